@@ -1,0 +1,17 @@
+"""Reading and writing weights: where a checkpoint's files are, what is in them, and parts on disk."""
+
+from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.checkpoint.part_file import read_part_file, write_part_file
+from splitlearn.checkpoint.shard import LazyTensor, Shard
+from splitlearn.checkpoint.shard_loader import ShardLoader
+from splitlearn.checkpoint.source import CheckpointSource
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointSource",
+    "LazyTensor",
+    "Shard",
+    "ShardLoader",
+    "read_part_file",
+    "write_part_file",
+]

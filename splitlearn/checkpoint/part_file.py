@@ -1,0 +1,61 @@
+"""Parts on disk: one torch file for each part, complete without the checkpoint that it came from."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splitlearn.checkpoint.errors import CheckpointError
+
+FORMAT = "splitlearn-part-1"
+
+
+def write_part_file(path: Path, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a part so that at every moment ``path`` holds either the old file or the whole new one.
+
+    Args:
+        path: the file, conventionally ``bottom.pt``, ``trunk.pt`` or ``top.pt``.
+        description: plain values that say what the part is.
+        tensors: the part's parameters and buffers.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; an older file is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            torch.save({"format": FORMAT, "description": dict(description), "tensors": dict(tensors)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_part_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read a part's description and its tensors, mapped from the file.
+
+    Returns:
+        What `write_part_file` was given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged, or not a part that this library wrote.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the part file {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or not a part file; save the part again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is a torch file but not a part that splitlearn saved")
+    return content["description"], content["tensors"]

@@ -1,0 +1,149 @@
+"""Where a checkpoint's files come from: a local folder, or a model hub through huggingface_hub."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.checkpoint.shard import Shard
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+
+class CheckpointSource:
+    """The safetensors files of one model, fetched one by one as they are needed.
+
+    Args:
+        model_name_or_path: a local folder, or a hub id such as ``"Qwen/Qwen2-7B"``.
+
+    Raises:
+        FileNotFoundError: a path that does not exist, or a file where a folder is needed.
+    """
+
+    def __init__(self, model_name_or_path: str | Path) -> None:
+        self.name = str(model_name_or_path)
+        path = Path(model_name_or_path).expanduser()
+        self._folder = path if path.is_dir() else None
+        if self._folder is None and (path.exists() or path.is_absolute() or self.name.startswith((".", "~"))):
+            what = "is a file; turn it into a folder with `python -m splitlearn prepare`" if path.exists() else "does not exist"
+            raise FileNotFoundError(f"the model folder {self.name} {what}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie in a local folder, so that looking at them costs no download."""
+        return self._folder is not None
+
+    def fetch(self, file: str) -> Path:
+        """Return the local path of one of the checkpoint's files, downloading just that file from the hub if need be.
+
+        Args:
+            file: name inside the checkpoint, as its index gives it.
+
+        Raises:
+            FileNotFoundError: the folder or the hub's repository has no such file.
+            CheckpointError: the name would leave the checkpoint's folder, or the hub refuses.
+        """
+        relative = PurePosixPath(file)
+        if relative.is_absolute() or ".." in relative.parts or "\\" in file:
+            raise CheckpointError(f"{self.name}: the index names {file!r}, which is outside the checkpoint's folder")
+        if self._folder is not None:
+            path = self._folder / file
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is missing")
+            return path
+        return self._download(file)
+
+    def _download(self, file: str) -> Path:
+        try:
+            return Path(hf_hub_download(self.name, file))
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise FileNotFoundError(
+                    f"{self.name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
+                ) from error
+            raise FileNotFoundError(f"{self.name} on the hub has no file {file}") from error
+        except (HFValidationError, HfHubHTTPError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise FileNotFoundError(f"{self.name} is no local folder and cannot be had from the hub: {reason}") from error
+
+    def _find(self, file: str) -> Path | None:
+        try:
+            return self.fetch(file)
+        except FileNotFoundError:
+            return None
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """The index: ``weight_map`` from tensor name to file name, and ``metadata``. A single file gets an index made for it.
+
+        Raises:
+            FileNotFoundError: there is neither an index nor a single safetensors file.
+            CheckpointError: the index is not JSON or has no usable ``weight_map``.
+        """
+        path = self._find(INDEX_FILE)
+        if path is not None:
+            return _parse_index(path)
+        try:
+            single = self.fetch(SINGLE_FILE)
+        except FileNotFoundError as error:
+            if self._folder is None:
+                raise
+            raise FileNotFoundError(
+                f"{self._folder} holds neither {INDEX_FILE} nor {SINGLE_FILE}; is it a model folder?"
+            ) from error
+        return {"metadata": {}, "weight_map": dict.fromkeys(sorted(Shard(single).names), SINGLE_FILE)}
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the checkpoint has an index of several files."""
+        return self._find(INDEX_FILE) is not None
+
+    @property
+    def weight_map(self) -> dict[str, str]:
+        """Which file holds each tensor."""
+        weight_map: dict[str, str] = self.index["weight_map"]
+        return weight_map
+
+    def open_shards(self, files: set[str]) -> dict[str, Shard]:
+        """Fetch and open the named files and check that each holds what the index says.
+
+        Returns:
+            The opened shards by file name.
+
+        Raises:
+            FileNotFoundError: a file is missing; the message names a tensor that it should hold.
+            CheckpointError: a file is damaged, or lacks a tensor that the index puts there.
+        """
+        tensors: dict[str, list[str]] = {}
+        for name, file in self.weight_map.items():
+            tensors.setdefault(file, []).append(name)
+        shards = {}
+        for file in sorted(files):
+            try:
+                shards[file] = Shard(self.fetch(file))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error} (the index says it holds {tensors[file][0]} and others)") from error
+            absent = [name for name in tensors[file] if name not in shards[file].names]
+            if absent:
+                raise CheckpointError(
+                    f"{shards[file].path} has no tensor {absent[0]!r}, though the index says so; fetch the checkpoint again"
+                )
+        return shards
+
+
+def _parse_index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); fetch it again") from error
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{path} has no 'weight_map' from tensor names to file names")
+    return {"metadata": index.get("metadata", {}), "weight_map": weight_map}

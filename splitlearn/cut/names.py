@@ -1,0 +1,50 @@
+"""What a checkpoint's tensor names say: pure rules on names, the same for every architecture.
+
+The loader itself matches names against the model that transformers builds; these rules answer the same questions when
+there is nothing but an index file.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+_HEAD = re.compile(r"(?:^|\.)(lm_head|embed_out|output_projection|output|head)\.(weight|bias)$")
+_EMBEDDING = re.compile(r"(?:^|\.)\w*(embed|embd|wte|wpe|word_embeddings)\w*\.")
+_BEFORE_LAYERS = re.compile(r"(?:^|\.)(project_in|word_embeddings_layernorm|emb_norm|embedding_norm)\.")
+_AFTER_LAYERS = re.compile(r"(?:^|\.)(\w*norm\w*|\w*ln_?f\w*|project_out)\.(weight|bias)$")
+
+
+class ParamMapper:
+    """Which part of a causal LM a checkpoint tensor belongs to, by its name alone.
+
+    ``model_type`` is taken by every method, as users of other loaders expect it there; no rule needs it.
+    """
+
+    @staticmethod
+    def get_layer_number(name: str, model_type: str | None = None) -> int | None:
+        """Return the decoder layer that ``name`` belongs to, or None for a tensor outside the layers.
+
+        The first whole-number component of a name is the layer: ``model.layers.3.mlp.experts.5.w1.weight`` is of layer 3.
+        """
+        match = _LAYER.search(name)
+        return int(match.group(1)) if match else None
+
+    @staticmethod
+    def is_lm_head(name: str, model_type: str | None = None) -> bool:
+        """Whether ``name`` is the language-model head's weight or bias."""
+        return ParamMapper.get_layer_number(name) is None and _HEAD.search(name) is not None
+
+    @staticmethod
+    def is_embedding(name: str, model_type: str | None = None) -> bool:
+        """Whether ``name`` acts on tokens before the first layer: token and position embeddings, their norm and projection."""
+        if ParamMapper.get_layer_number(name) is not None or ParamMapper.is_lm_head(name):
+            return False
+        return _EMBEDDING.search(name) is not None or _BEFORE_LAYERS.search(name) is not None
+
+    @staticmethod
+    def is_final_norm(name: str, model_type: str | None = None) -> bool:
+        """Whether ``name`` acts after the last layer and before the head: the final norm, or a projection beside it."""
+        if ParamMapper.get_layer_number(name) is not None or ParamMapper.is_embedding(name):
+            return False
+        return _AFTER_LAYERS.search(name) is not None

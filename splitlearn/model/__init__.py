@@ -1,0 +1,20 @@
+"""Building the parts of a causal LM, loading them, and running them together."""
+
+from splitlearn.model.anatomy import UnsupportedModelError
+from splitlearn.model.blueprint import plan_cut, read_config
+from splitlearn.model.composed import ComposedCausalLM
+from splitlearn.model.factory import ModelFactory, save_parts
+from splitlearn.model.split_model import SplitModel
+from splitlearn.model.ties import Tie, find_ties
+
+__all__ = [
+    "ComposedCausalLM",
+    "ModelFactory",
+    "SplitModel",
+    "Tie",
+    "UnsupportedModelError",
+    "find_ties",
+    "plan_cut",
+    "read_config",
+    "save_parts",
+]

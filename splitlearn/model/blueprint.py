@@ -1,0 +1,129 @@
+"""A causal LM without its weights: its class, its structure, and which tensor belongs to which part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from splitlearn.cut import PartSpec, SplitPlan
+from splitlearn.model.anatomy import Anatomy, UnsupportedModelError, examine
+
+
+def read_config(model_name_or_path: str | Path, model_type: str | None = None) -> PreTrainedConfig:
+    """Read a model's configuration; no weights are touched.
+
+    Args:
+        model_name_or_path: a local folder or a hub id.
+        model_type: the architecture that the caller expects, as transformers names it; None accepts any.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        FileNotFoundError: there is no configuration to be had.
+        UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
+    """
+    if Path(model_name_or_path).is_dir() and not (Path(model_name_or_path) / "config.json").is_file():
+        raise FileNotFoundError(f"{model_name_or_path} has no config.json; is it a model folder?")
+    try:
+        config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"no model configuration for {model_name_or_path}: {reason}") from error
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(f"the configuration of {model_name_or_path} cannot be used: {reason}") from error
+    if model_type is not None and config.model_type != model_type:
+        raise UnsupportedModelError(
+            f"model_type is {model_type!r}, but {model_name_or_path} is a {config.model_type!r} model; "
+            f"pass {config.model_type!r}, or null to accept what is there"
+        )
+    return config
+
+
+def plan_cut(config: PreTrainedConfig, split_point_1: int, split_point_2: int) -> SplitPlan:
+    """Check two split points against a model's configuration.
+
+    Raises:
+        CutError: they do not cut this model.
+    """
+    return SplitPlan(config.get_text_config(decoder=True).num_hidden_layers, split_point_1, split_point_2)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The structure of one causal LM, known without any weights.
+
+    Attributes:
+        config: the unsplit model's configuration.
+        model_class: the transformers class of the causal LM.
+        anatomy: where its layers are and what stands around them.
+        meta_model: the whole model on the meta device, for its names and shapes.
+        ties: parameter names that share another parameter's tensor, for example the head's that of the embedding.
+    """
+
+    config: PreTrainedConfig
+    model_class: type[PreTrainedModel]
+    anatomy: Anatomy
+    meta_model: PreTrainedModel
+    ties: dict[str, str]
+
+    @property
+    def _layer_prefix(self) -> str:
+        return f"{self.anatomy.decoder_path}.{self.anatomy.layers_name}."
+
+    def layer_of(self, name: str) -> int | None:
+        """Return the decoder layer of one of the model's own tensors, or None outside the layers."""
+        if not name.startswith(self._layer_prefix):
+            return None
+        return int(name[len(self._layer_prefix) :].split(".", 1)[0])
+
+    def belongs_to(self, name: str, part: PartSpec) -> bool:
+        """Whether the tensor ``name`` of the unsplit model is held by ``part``."""
+        layer = self.layer_of(name)
+        if layer is not None:
+            return part.start <= layer < part.end
+        decoder_prefix = f"{self.anatomy.decoder_path}."
+        if name.startswith(decoder_prefix):
+            child = name[len(decoder_prefix) :].split(".", 1)[0]
+            return part.has_head if child in self.anatomy.after_layers else part.has_embedding
+        return part.has_head
+
+    def local_name(self, name: str, part: PartSpec) -> str:
+        """Return the name inside ``part`` of the unsplit model's tensor ``name``: layers are numbered from the part's first."""
+        return self._renumbered(name, -part.start)
+
+    def global_name(self, name: str, part: PartSpec) -> str:
+        """Return the name in the unsplit model of the tensor ``name`` of ``part``."""
+        return self._renumbered(name, part.start)
+
+    def _renumbered(self, name: str, offset: int) -> str:
+        layer = self.layer_of(name)
+        if layer is None:
+            return name
+        rest = name[len(self._layer_prefix) :].split(".", 1)[1]
+        return f"{self._layer_prefix}{layer + offset}.{rest}"
+
+
+def draw_blueprint(config: PreTrainedConfig) -> Blueprint:
+    """Build a causal LM on the meta device and examine it; nothing is read or allocated.
+
+    Raises:
+        UnsupportedModelError: transformers has no causal LM for this configuration, or it has no layers that can be cut.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(f"{config.model_type} models cannot be cut: {reason}") from error
+    return Blueprint(
+        config=config,
+        model_class=type(model),
+        anatomy=examine(model),
+        meta_model=model,
+        ties=dict(model.all_tied_weights_keys or {}),
+    )

@@ -1,0 +1,131 @@
+"""The two ways to load all three parts: one after another from their own shards, or the whole model first."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM
+
+from splitlearn.cut import PartSpec, SplitPlan
+from splitlearn.memory import MemoryTracker
+from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.split_model import SplitModel
+from splitlearn.model.ties import tie_parts
+
+Parts = tuple[SplitModel, SplitModel, SplitModel]
+
+
+class Narrator:
+    """Tells the user what is being loaded and the tracker what it cost.
+
+    Args:
+        verbose: whether to print at all.
+        tracker: records a snapshot when loading begins and after each part.
+    """
+
+    def __init__(self, verbose: bool, tracker: MemoryTracker) -> None:
+        self._verbose = verbose
+        self._tracker = tracker
+        tracker.snapshot("before loading")
+
+    def begin(self, part: PartSpec) -> None:
+        """Announce a part."""
+        if self._verbose:
+            print(f"Loading component: {part.name} ({part.describe()})", flush=True)
+
+    def bar(self, description: str, total: int) -> tqdm:
+        """Return a progress bar over ``total`` steps, silent unless verbose."""
+        return tqdm(total=total, desc=description, disable=not self._verbose)
+
+    def end(self, label: str) -> None:
+        """Record the memory under ``label`` and print how it changed."""
+        self._tracker.snapshot(label)
+        if self._verbose:
+            self._tracker.report()
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def load_incrementally(
+    loader: PartLoader, plan: SplitPlan, devices: dict[str, str], dtype: torch.dtype, narrator: Narrator
+) -> Parts:
+    """Load bottom, then trunk, then top, each from just its own shards and tensors.
+
+    Args:
+        loader: the opened checkpoint.
+        plan: the cut.
+        devices: where each part goes.
+        dtype: what floating-point weights become.
+        narrator: reports progress and memory.
+
+    Raises:
+        CheckpointError: a file is damaged or a part could not be filled.
+        FileNotFoundError: a shard is missing.
+    """
+    parts: list[SplitModel] = []
+    for spec in plan.parts:
+        narrator.begin(spec)
+        part = _load_part(loader, spec, parts, dtype, narrator)
+        # Ties come before the move, so that a shared head is not carried to the device a second time.
+        tie_parts([*parts, part], devices)
+        parts.append(part.to(devices[spec.name]))
+        _release()
+        narrator.end(f"{spec.name} loaded")
+    bottom, trunk, top = parts
+    return bottom, trunk, top
+
+
+def _load_part(
+    loader: PartLoader, spec: PartSpec, loaded: list[SplitModel], dtype: torch.dtype, narrator: Narrator
+) -> SplitModel:
+    reading = loader.reading(spec)
+    with narrator.bar("Fetching shards", len(reading.files)) as bar:
+        for file in sorted(reading.files):
+            loader.source.fetch(file)
+            bar.update()
+    # transformers reads with several threads.
+    lock = threading.Lock()
+    with narrator.bar("Reading tensors", len(reading.sources)) as bar:
+
+        def on_read(name: str, size_bytes: int) -> None:
+            with lock:
+                bar.update()
+
+        return loader.load(reading, dtype, on_read, loader.already_read(reading, loaded, dtype))
+
+
+def load_whole(
+    loader: PartLoader, plan: SplitPlan, devices: dict[str, str], dtype: torch.dtype, narrator: Narrator
+) -> Parts:
+    """Load the whole model the traditional way, then divide its tensors among the parts.
+
+    Args:
+        loader: the opened checkpoint.
+        plan: the cut.
+        devices: where each part goes.
+        dtype: what floating-point weights become.
+        narrator: reports progress and memory.
+    """
+    whole = AutoModelForCausalLM.from_pretrained(loader.source.name, dtype=dtype, trust_remote_code=False)
+    narrator.end("whole model loaded")
+    tensors = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers(remove_duplicate=False))
+    detached = {name: tensor.detach() for name, tensor in tensors.items()}
+    del whole, tensors
+    parts: list[SplitModel] = []
+    for spec in plan.parts:
+        narrator.begin(spec)
+        part = SplitModel.from_tensors(loader.blueprint, spec, detached, loader.source.name)
+        tie_parts([*parts, part], devices)
+        parts.append(part.to(devices[spec.name]))
+        narrator.end(f"{spec.name} loaded")
+    del detached
+    _release()
+    bottom, trunk, top = parts
+    return bottom, trunk, top

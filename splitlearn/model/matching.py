@@ -1,0 +1,133 @@
+"""Which checkpoint tensor feeds which tensor of the model, settled by names and shapes before anything is read.
+
+Checkpoint names and layouts may differ from those of transformers' modules (older names, experts stored one by one).
+transformers' own conversion rules are asked, so whatever it can load, a part can.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, WeightTransform, rename_source_key
+
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint.errors import name_some
+from splitlearn.cut import PartSpec
+from splitlearn.model.blueprint import Blueprint
+
+# What transformers itself leaves out of old checkpoints without a word: buffers that are computed nowadays.
+_COMPUTED_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.attn\.(masked_)?bias$", r"attention\.(masked_)?bias$")
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where one checkpoint tensor goes.
+
+    Attributes:
+        source: its name in the checkpoint.
+        targets: the unsplit model's tensors that it feeds, alone or together with other checkpoint tensors.
+        is_converted: whether tensors are merged, split or transposed on the way, so that shapes cannot be compared.
+    """
+
+    source: str
+    targets: tuple[str, ...]
+    is_converted: bool
+
+
+def match_tensors(blueprint: Blueprint, names: Iterable[str], checkpoint: str) -> list[Match]:
+    """Assign every tensor of a checkpoint to the tensor of the model that it feeds.
+
+    Args:
+        blueprint: the model.
+        names: the checkpoint's tensor names.
+        checkpoint: what to call the checkpoint in messages.
+
+    Returns:
+        One match for each tensor that the model takes.
+
+    Raises:
+        CheckpointError: the model needs tensors that are not there, or the checkpoint holds tensors that the model lacks.
+    """
+    model = blueprint.meta_model
+    expected = model.state_dict()
+    conversions = get_model_conversion_mapping(model)
+    matches, unexpected = [], []
+    for name in names:
+        match = _match(name, model, expected, conversions)
+        if match is not None:
+            matches.append(match)
+        elif not _is_ignorable(name, model):
+            unexpected.append(name)
+    if unexpected:
+        raise CheckpointError(
+            f"{checkpoint} holds tensors that a {blueprint.config.model_type} model of "
+            f"{blueprint.config.get_text_config(decoder=True).num_hidden_layers} layers does not have: {name_some(unexpected)}"
+        )
+    missing = _missing(blueprint, matches, set(expected))
+    if missing:
+        raise CheckpointError(f"{checkpoint} lacks tensors that the model needs: {name_some(missing)}")
+    return matches
+
+
+def _match(
+    name: str, model: PreTrainedModel, expected: dict[str, torch.Tensor], conversions: list[WeightTransform]
+) -> Match | None:
+    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+    converters = [each for each in conversions if isinstance(each, WeightConverter)]
+    target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
+    if target not in expected:
+        # A checkpoint that already has the new names is taken as it is.
+        target, pattern = rename_source_key(name, [], [], model.base_model_prefix, expected)
+    if target not in expected:
+        return None
+    if pattern is None:
+        return Match(name, (target,), is_converted=False)
+    patterns = next(each.target_patterns for each in converters if pattern in each.source_patterns)
+    return Match(name, tuple(target.replace(patterns[0], each) for each in patterns), is_converted=True)
+
+
+def _is_ignorable(name: str, model: PreTrainedModel) -> bool:
+    patterns = [*_COMPUTED_BUFFERS, *(model._keys_to_ignore_on_load_unexpected or ())]
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _missing(blueprint: Blueprint, matches: list[Match], expected: set[str]) -> list[str]:
+    fed = {target for match in matches for target in match.targets}
+    for target, source in blueprint.ties.items():
+        if target in fed or source in fed:
+            fed |= {target, source}
+    return [name for name in expected - fed if not _may_be_missing(name, blueprint.meta_model)]
+
+
+def _may_be_missing(name: str, model: PreTrainedModel) -> bool:
+    return any(re.search(pattern, name) for pattern in model._keys_to_ignore_on_load_missing or ())
+
+
+def sources_for(blueprint: Blueprint, matches: list[Match], part: PartSpec) -> dict[str, str]:
+    """Say which checkpoint tensors a part reads and under which name transformers' loader is to see each.
+
+    Args:
+        blueprint: the model.
+        matches: the matches of the whole checkpoint.
+        part: the part.
+
+    Returns:
+        From the name to present (layers numbered from the part's first) to the name in the checkpoint.
+    """
+    chosen = {}
+    for match in matches:
+        if blueprint.belongs_to(match.targets[0], part):
+            layer = blueprint.layer_of(match.targets[0])
+            presented = match.source if layer is None else _renumber(match.source, layer, layer - part.start)
+            chosen[presented] = match.source
+    return chosen
+
+
+def _renumber(source: str, layer: int, local: int) -> str:
+    # The layer's number is the first whole-number component of a checkpoint name, whatever the list before it is called.
+    return re.sub(rf"(^|\.){layer}(?=\.)", rf"\g<1>{local}", source, count=1)

@@ -1,0 +1,214 @@
+"""Loading one part from a checkpoint through transformers' own loader, reading only what the part needs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor, Shard
+from splitlearn.checkpoint.errors import name_some
+from splitlearn.cut import PartSpec
+from splitlearn.model.blueprint import Blueprint, draw_blueprint
+from splitlearn.model.entrance import Entrance
+from splitlearn.model.matching import match_tensors, sources_for
+from splitlearn.model.split_model import SplitModel
+from splitlearn.model.surgery import cut_out
+
+OnRead = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class PartReading:
+    """What loading one part will read.
+
+    Attributes:
+        part: the part.
+        sources: from the tensor name that transformers' loader is shown to the name in the checkpoint.
+        files: the shards that hold them.
+    """
+
+    part: PartSpec
+    sources: dict[str, str]
+    files: frozenset[str]
+
+
+class PartLoader:
+    """Loads the parts of one checkpoint, each from just the shards and tensors it needs.
+
+    Making the loader compares the checkpoint's index with the model; no weights are read.
+
+    Args:
+        blueprint: the unsplit model's structure.
+        source: the checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
+        FileNotFoundError: there is no checkpoint.
+    """
+
+    def __init__(self, blueprint: Blueprint, source: CheckpointSource) -> None:
+        self.blueprint = blueprint
+        self.source = source
+        self.matches = match_tensors(blueprint, source.weight_map, source.name)
+        self._source_of = {target: match.source for match in self.matches for target in match.targets}
+
+    def contradicts_ties(self) -> bool:
+        """Whether the checkpoint stores both ends of a tie with different values."""
+        for pair in self.blueprint.ties.items():
+            names = [self._source_of[end] for end in pair if end in self._source_of]
+            if len(names) == 2:
+                files = [self.source.weight_map[name] for name in names]
+                shards = self.source.open_shards(set(files))
+                stored = [shards[file].read(name) for file, name in zip(files, names, strict=True)]
+                if not torch.equal(stored[0], stored[1]):
+                    return True
+        return False
+
+    def stored_dtype(self) -> torch.dtype:
+        """Return the dtype of the weights: the configuration's, or else that of the first matched floating-point tensor.
+
+        Raises:
+            CheckpointError: the checkpoint holds no floating-point weights.
+        """
+        configured = self.blueprint.config.get_text_config(decoder=True).dtype
+        if isinstance(configured, torch.dtype):
+            return configured
+        for match in self.matches:
+            file = self.source.weight_map[match.source]
+            dtype = self.source.open_shards({file})[file].dtype(match.source)
+            if dtype.is_floating_point:
+                return dtype
+        raise CheckpointError(f"{self.source.name} holds no floating-point weights")
+
+    def reading(self, part: PartSpec) -> PartReading:
+        """Say what loading ``part`` will read; nothing is opened."""
+        sources = sources_for(self.blueprint, self.matches, part)
+        for target, origin in self.blueprint.ties.items():
+            # A part that needs one end of a tie and finds it absent reads the other end under its own name.
+            for absent, present in ((target, origin), (origin, target)):
+                if absent not in self._source_of and self.blueprint.belongs_to(absent, part):
+                    sources[absent] = self._source_of[present]
+        files = frozenset(self.source.weight_map[name] for name in sources.values())
+        return PartReading(part, sources, files)
+
+    def open(self, reading: PartReading) -> dict[str, Shard]:
+        """Open the shards of a reading and check names and shapes, without reading weights.
+
+        Raises:
+            FileNotFoundError: a shard is missing.
+            CheckpointError: a shard is damaged, lacks a tensor, or holds one of another shape than the model's.
+        """
+        shards = self.source.open_shards(set(reading.files))
+        expected = self.blueprint.meta_model.state_dict()
+        for match in self.matches:
+            if match.is_converted or match.source not in reading.sources.values():
+                continue
+            file = self.source.weight_map[match.source]
+            stored, wanted = shards[file].shape(match.source), tuple(expected[match.targets[0]].shape)
+            if stored != wanted:
+                raise CheckpointError(f"{shards[file].path}: {match.source} has shape {stored}, but the model needs {wanted}")
+        return shards
+
+    def load(self, reading: PartReading, dtype: torch.dtype, on_read: OnRead, ready: dict[str, torch.Tensor]) -> SplitModel:
+        """Load one part onto the CPU; weights of the wanted dtype stay mapped from the file.
+
+        Args:
+            reading: what to read, from `reading`.
+            dtype: what floating-point weights become.
+            on_read: called with each tensor's name and size in bytes as it is read.
+            ready: tensors already in memory, by checkpoint name; they are shared instead of being read again.
+
+        Raises:
+            FileNotFoundError: a shard is missing.
+            CheckpointError: a shard is damaged, or transformers' loader could not fill the part.
+        """
+        shards = self.open(reading)
+        tensors: dict[str, Any] = {}
+        for presented, name in reading.sources.items():
+            shard = shards[self.source.weight_map[name]]
+            tensors[presented] = ready[name] if name in ready else LazyTensor(shard, name, on_read)
+        part_class = _part_class(self.blueprint, reading.part)
+        with _silent_transformers():
+            model, info = part_class.from_pretrained(
+                None,
+                config=self.blueprint.config,
+                state_dict=tensors,
+                dtype=dtype,
+                attn_implementation=self.blueprint.config._attn_implementation,
+                output_loading_info=True,
+            )
+        self._check(info, reading.part)
+        return SplitModel(self.blueprint, reading.part, model, model.entrance)
+
+    def already_read(
+        self, reading: PartReading, loaded: Sequence[SplitModel], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        """Return tensors of ``reading`` that parts on the CPU hold already: the other ends of ties, by checkpoint name."""
+        found = {}
+        for borrowed, owned in self.blueprint.ties.items():
+            source = reading.sources.get(borrowed)
+            for part in loaded:
+                if source is not None and self.blueprint.belongs_to(owned, part.part):
+                    parameter = part.model.get_parameter(self.blueprint.local_name(owned, part.part))
+                    if parameter.device.type == "cpu" and parameter.dtype == dtype:
+                        found[source] = parameter.detach()
+        return found
+
+    def _check(self, info: dict[str, Any], part: PartSpec) -> None:
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            names = [str(each) for each in info.get(kind, ())]
+            if names:
+                what = kind.split("_")[0]
+                raise CheckpointError(f"{self.source.name}: {part.name} was loaded with {what} tensors: {name_some(names)}")
+
+
+def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource) -> PartLoader:
+    """Draw a checkpoint's model and compare the two; a tie that the checkpoint contradicts is given up.
+
+    Raises:
+        UnsupportedModelError: the model cannot be cut.
+        CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
+        FileNotFoundError: there is no checkpoint.
+    """
+    loader = PartLoader(draw_blueprint(config), source)
+    if loader.contradicts_ties():
+        untied = copy.deepcopy(config)
+        untied.get_text_config(decoder=True).tie_word_embeddings = False
+        untied.tie_word_embeddings = False
+        return PartLoader(draw_blueprint(untied), source)
+    return loader
+
+
+def _part_class(blueprint: Blueprint, part: PartSpec) -> Any:
+    """Make a subclass of the model's class whose instances are cut down to ``part`` as soon as they are built."""
+    whole: type[PreTrainedModel] = blueprint.model_class
+
+    def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        whole.__init__(self, config, *args, **kwargs)
+        entrance: Entrance | None = cut_out(self, part, blueprint.anatomy)
+        self.entrance = entrance
+
+    # transformers looks its conversion rules up by the class's name and module, so both stay the whole model's.
+    return type(whole.__name__, (whole,), {"__init__": __init__, "__module__": whole.__module__})
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """Keep transformers' own bar and report off the terminal while a part is loaded; problems are raised instead."""
+    had_bar = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bar:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,231 @@
+"""One part of a cut model, callable on its own.
+
+Shapes: B rows, T tokens, D hidden size, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from splitlearn.checkpoint import CheckpointError, read_part_file, write_part_file
+from splitlearn.cut import PartSpec
+from splitlearn.model.blueprint import Blueprint, draw_blueprint
+from splitlearn.model.entrance import Entrance
+from splitlearn.model.surgery import cut_out
+
+
+class SplitModel(nn.Module):
+    """Bottom, trunk or top of a causal LM, made of transformers' own modules.
+
+    Bottom takes token ids, trunk and top take smashed data; bottom and trunk return smashed data, top returns what the unsplit
+    transformers model returns. Inputs are moved to the part's device.
+
+    Args:
+        blueprint: the unsplit model's structure.
+        part: which part this is.
+        model: the causal LM, already cut down to the part.
+        entrance: where smashed data enter; None for a bottom.
+    """
+
+    def __init__(self, blueprint: Blueprint, part: PartSpec, model: PreTrainedModel, entrance: Entrance | None) -> None:
+        super().__init__()
+        self.blueprint = blueprint
+        self.part = part
+        self.model = model
+        self._entrance = entrance
+        self._accepted = set(inspect.signature(blueprint.anatomy.base(model).forward).parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the part's tensors (the CPU for a part without any)."""
+        tensor = next(self.parameters(), next(self.buffers(), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the part's parameters."""
+        parameter = next(self.parameters(), None)
+        return torch.get_default_dtype() if parameter is None else parameter.dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the part's parameters hold."""
+        return sum(each.numel() for each in self.parameters())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the part's parameters."""
+        return sum(each.nbytes for each in self.parameters())
+
+    def make_cache(self) -> DynamicCache:
+        """Return an empty key-value cache for this part's own layers, to pass as ``past_key_values``."""
+        return DynamicCache(config=self.blueprint.anatomy.base(self.model).config)
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: DynamicCache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the part.
+
+        Args:
+            inputs: token ids of shape (B, T) for a bottom, smashed data of shape (B, T, D) for a trunk or top.
+            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), with cached tokens first; the same for every part.
+            position_ids: positions of the tokens, shape (B, T); the same for every part.
+            past_key_values: this part's own cache, from `make_cache`; it is filled in place.
+            use_cache: whether to fill the cache; None fills it where one is given.
+            **kwargs: further arguments of the transformers model, for example ``labels`` for a top.
+
+        Returns:
+            Smashed data of shape (B, T, D); from a top transformers' output with ``.logits`` (B, T, V), and ``.loss`` if labels
+            were given.
+
+        Raises:
+            ValueError: a cache is wanted and none was given, or ``inputs`` are not what this part takes.
+        """
+        self._check_inputs(inputs, past_key_values, use_cache)
+        if not self.part.has_head and self.part.start == self.part.end and not self.part.has_embedding:
+            return inputs
+        arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        arguments["past_key_values"] = past_key_values
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        arguments["use_cache"] = past_key_values is not None
+        arguments = {name: self._moved(value) for name, value in arguments.items()}
+        if "position_ids" not in self._accepted:
+            arguments.pop("position_ids", None)
+        return self._run(self._moved(inputs), arguments)
+
+    def _check_inputs(self, inputs: torch.Tensor, cache: DynamicCache | None, use_cache: bool | None) -> None:
+        if use_cache and cache is None:
+            raise ValueError("use_cache=True needs a cache to fill: pass past_key_values=part.make_cache()")
+        wanted = (2, "token ids of shape (B, T)") if self.part.has_embedding else (3, "smashed data of shape (B, T, D)")
+        if inputs.ndim != wanted[0] or inputs.is_floating_point() == self.part.has_embedding:
+            raise ValueError(f"{self.part.name} takes {wanted[1]}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
+
+    def _moved(self, value: Any) -> Any:
+        return value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+    def _run(self, inputs: torch.Tensor, arguments: dict[str, Any]) -> Any:
+        base = self.blueprint.anatomy.base(self.model)
+        if self._entrance is None:
+            return base(input_ids=inputs, **arguments)[0]
+        self._entrance.open(inputs)
+        try:
+            if self.part.has_head:
+                output: CausalLMOutputWithPast = self.model(inputs_embeds=inputs, **arguments)
+            else:
+                output = base(inputs_embeds=inputs, **arguments)[0]
+            self._entrance.close()
+        finally:
+            self._entrance.abandon()
+        return output
+
+    def loss(self, logits_BTV: torch.Tensor, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int) -> torch.Tensor:
+        """Return the model's own next-token loss, summed over supervised tokens and divided by ``num_tokens``.
+
+        Args:
+            logits_BTV: what a top returned, shape (B, T, V).
+            labels_BT: the token ids, -100 where a token is not supervised, shape (B, T).
+            num_tokens: what to divide by, usually the supervised tokens of the whole batch.
+
+        Returns:
+            A scalar on the logits' device.
+        """
+        text = self.blueprint.config.get_text_config(decoder=True)
+        loss: torch.Tensor = self.model.loss_function(
+            logits=logits_BTV,
+            labels=labels_BT.to(logits_BTV.device),
+            vocab_size=text.vocab_size,
+            num_items_in_batch=num_tokens,
+        )
+        return loss
+
+    def named_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the part's parameters and all its buffers under the unsplit model's names."""
+        tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        return {self.blueprint.global_name(name, self.part): tensor.detach() for name, tensor in tensors.items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the part as one file that `load` reads without the original checkpoint.
+
+        Raises:
+            OSError: the folder cannot be written or the disk is full; an older file is left as it was.
+        """
+        description = {
+            "config": self.blueprint.config.to_json_string(use_diff=False),
+            "attn_implementation": self.blueprint.config._attn_implementation,
+            "name": self.part.name,
+            "start": self.part.start,
+            "end": self.part.end,
+            "num_layers": self.part.num_layers,
+        }
+        write_part_file(Path(path), description, self.named_tensors())
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> SplitModel:
+        """Read a part that `save` wrote; its weights are mapped from the file, and equal to the bit.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: the file is damaged, or not a part.
+        """
+        description, tensors = read_part_file(Path(path))
+        try:
+            config = AutoConfig.for_model(**json.loads(description["config"]))
+            config._attn_implementation = description["attn_implementation"]
+            part = PartSpec(*(description[name] for name in ("name", "start", "end", "num_layers")))
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} does not say which part it is ({error}); save the part again") from error
+        return cls.from_tensors(draw_blueprint(config), part, tensors, str(path)).to(device)
+
+    @classmethod
+    def from_tensors(
+        cls, blueprint: Blueprint, part: PartSpec, tensors: Mapping[str, torch.Tensor], source: str
+    ) -> SplitModel:
+        """Make a part of tensors that have the unsplit model's names and layouts; they are shared, not copied.
+
+        Args:
+            blueprint: the unsplit model's structure.
+            part: which part to make.
+            tensors: parameters and all buffers by the unsplit model's names; those of other parts are passed over.
+            source: where the tensors come from, for messages.
+
+        Raises:
+            CheckpointError: a tensor of the part is missing or has another shape.
+        """
+        model = copy.deepcopy(blueprint.meta_model)
+        entrance = cut_out(model, part, blueprint.anatomy)
+        for name, place in [*model.named_parameters(), *model.named_buffers()]:
+            tensor = tensors.get(blueprint.global_name(name, part))
+            if tensor is None:
+                raise CheckpointError(f"{source} lacks the tensor {blueprint.global_name(name, part)}")
+            if tensor.shape != place.shape:
+                raise CheckpointError(
+                    f"{source}: {name} has shape {tuple(tensor.shape)}, but the model needs {tuple(place.shape)}"
+                )
+            _assign(model, name, tensor)
+        model.eval()
+        return cls(blueprint, part, model, entrance)
+
+
+def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+    else:
+        module._buffers[leaf] = tensor

@@ -1,0 +1,65 @@
+"""Parameters that a model ties together, usually the head to the token embedding, when the cut puts them into two parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from splitlearn.model.split_model import SplitModel
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Two parameters that the unsplit model keeps equal.
+
+    Attributes:
+        owner: the part that holds the tensor the unsplit model keeps, and its name there.
+        borrower: the part that uses the same tensor under another name, and that name.
+    """
+
+    owner: tuple[SplitModel, str]
+    borrower: tuple[SplitModel, str]
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """The owner's and the borrower's parameter."""
+        (owner, owner_name), (borrower, borrower_name) = self.owner, self.borrower
+        return owner.model.get_parameter(owner_name), borrower.model.get_parameter(borrower_name)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether both names mean one parameter, as they do when both parts are on one device."""
+        owned, borrowed = self.parameters
+        return owned is borrowed
+
+
+def find_ties(parts: Sequence[SplitModel]) -> list[Tie]:
+    """Return the ties whose two ends are both held by ``parts``."""
+    if not parts:
+        return []
+    blueprint = parts[0].blueprint
+    ties = []
+    for borrowed, owned in blueprint.ties.items():
+        ends = [
+            next(((part, blueprint.local_name(name, part.part)) for part in parts if blueprint.belongs_to(name, part.part)), None)
+            for name in (owned, borrowed)
+        ]
+        if ends[0] is not None and ends[1] is not None:
+            ties.append(Tie(ends[0], ends[1]))
+    return ties
+
+
+def tie_parts(parts: Sequence[SplitModel], devices: Mapping[str, str]) -> None:
+    """Make tied parameters of parts that live on one device one parameter, owned by the lower part.
+
+    Args:
+        parts: parts of one model; the last may not have been moved to its device yet.
+        devices: the device of each part by name.
+    """
+    for tie in find_ties(parts):
+        (owner, _), (borrower, name) = tie.owner, tie.borrower
+        if devices[owner.part.name] == devices[borrower.part.name] and not tie.is_shared:
+            path, _, leaf = name.rpartition(".")
+            setattr(borrower.model.get_submodule(path), leaf, tie.parameters[0])
