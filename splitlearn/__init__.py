@@ -1,0 +1,48 @@
+"""Split learning for causal language models: cut a model in three, load each part incrementally, train them together."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splitlearn.app import compose, train
+    from splitlearn.cut import CutError, SplitPlan
+    from splitlearn.memory import MemoryTracker
+    from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
+    from splitlearn.training import SplitCausalLM
+
+_HOMES = {
+    "ComposedCausalLM": "splitlearn.model",
+    "CutError": "splitlearn.cut",
+    "MemoryTracker": "splitlearn.memory",
+    "ModelFactory": "splitlearn.model",
+    "SplitCausalLM": "splitlearn.training",
+    "SplitModel": "splitlearn.model",
+    "SplitPlan": "splitlearn.cut",
+    "compose": "splitlearn.app",
+    "train": "splitlearn.app",
+}
+
+__all__ = [
+    "ComposedCausalLM",
+    "CutError",
+    "MemoryTracker",
+    "ModelFactory",
+    "SplitCausalLM",
+    "SplitModel",
+    "SplitPlan",
+    "compose",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: torch and transformers take seconds, and `import splitlearn` should not.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'splitlearn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,6 +2,7 @@
 
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.part_file import read_part_file, write_part_file
+from splitlearn.checkpoint.prepare import prepare_checkpoint
 from splitlearn.checkpoint.shard import LazyTensor, Shard
 from splitlearn.checkpoint.shard_loader import ShardLoader
 from splitlearn.checkpoint.source import CheckpointSource
@@ -12,6 +13,7 @@ __all__ = [
     "LazyTensor",
     "Shard",
     "ShardLoader",
+    "prepare_checkpoint",
     "read_part_file",
     "write_part_file",
 ]

@@ -90,15 +90,16 @@ def _load_part(
         for file in sorted(reading.files):
             loader.source.fetch(file)
             bar.update()
+    ready = loader.already_read(reading, loaded, dtype)
     # transformers reads with several threads.
     lock = threading.Lock()
-    with narrator.bar("Reading tensors", len(reading.sources)) as bar:
+    with narrator.bar("Loading parameters from shards", len(reading.sources) - len(ready)) as bar:
 
         def on_read(name: str, size_bytes: int) -> None:
             with lock:
                 bar.update()
 
-        return loader.load(reading, dtype, on_read, loader.already_read(reading, loaded, dtype))
+        return loader.load(reading, dtype, on_read, ready)
 
 
 def load_whole(

@@ -1,0 +1,210 @@
+"""One run: compose the objects that a configuration names, train, and say what came of it.
+
+Notebooks and tests call `train` with a configuration from `compose`; the command line does the same.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedConfig
+
+from splitlearn.cut import CutError, SplitPlan, resolve_device_map
+from splitlearn.embedded import resolve_model
+from splitlearn.memory import GIB
+from splitlearn.model import read_config, save_parts
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
+from splitlearn.training.callbacks import TokenThroughput
+from splitlearn.training.strategy import root_device_arguments
+from splitlearn.training.summary import print_summary, write_summary
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind.
+
+    Attributes:
+        metrics: the figures of ``summary.json``.
+        module: the trained module with its three parts.
+        datamodule: the data.
+        trainer: Lightning's trainer.
+        folder: the run's folder.
+    """
+
+    metrics: dict[str, float]
+    module: SplitCausalLM
+    datamodule: LightningDataModule
+    trainer: Trainer
+    folder: Path
+
+
+def conf_folder() -> Path:
+    """Return the folder of the configuration files, in a checkout as in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def compose(*overrides: str, config_name: str = "train") -> DictConfig:
+    """Compose a configuration as the command line does, for notebooks and tests.
+
+    Args:
+        *overrides: as on the command line, for example ``"split.point_1=2"``.
+        config_name: the file in ``conf/`` to start from.
+    """
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return hydra_compose(config_name, overrides=list(overrides))
+
+
+def plan_split(split: DictConfig, config: PreTrainedConfig) -> SplitPlan:
+    """Return the cut that a ``split`` configuration asks for: its points, or else its fractions of the depth.
+
+    Raises:
+        CutError: it does not cut this model, or a point is neither given nor a fraction there for it.
+    """
+    num_layers = config.get_text_config(decoder=True).num_hidden_layers
+    fractions = split.get("fractions")
+    by_fraction = SplitPlan.from_fractions(num_layers, *fractions) if fractions is not None else None
+    points = []
+    for name in ("point_1", "point_2"):
+        if split.get(name) is not None:
+            points.append(split[name])
+        elif by_fraction is not None:
+            points.append(getattr(by_fraction, f"split_{name}"))
+        else:
+            raise CutError(f"split.{name} is not set; give a layer from 0 to {num_layers}, or a named cut such as split=thirds")
+    return SplitPlan(num_layers, *points)
+
+
+def _check_block_size(block_size: int | None, config: PreTrainedConfig) -> None:
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if block_size is not None and positions is not None and block_size > positions:
+        raise ValueError(f"data.block_size is {block_size}, but the model has only {positions} positions; choose at most that")
+
+
+def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
+    """Cut, load, train, evaluate and save one model.
+
+    Cut, devices, data and settings are checked before any weights are read.
+
+    Args:
+        cfg: a configuration like ``conf/train.yaml``.
+        folder: the run's folder; None takes ``cfg.run_folder``.
+
+    Returns:
+        The figures and the objects of the run.
+
+    Raises:
+        CutError: the split points do not cut the model; ``summary.json`` then says ``"status": "refused"``.
+        ValueError: a setting, the data or the checkpoint cannot be used.
+        FileNotFoundError: a file or folder does not exist.
+    """
+    run_folder = Path(folder if folder is not None else cfg.run_folder)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    name = resolve_model(cfg.model.name_or_path)
+    config = read_config(name, cfg.model.type)
+    summary: dict[str, Any] = {"status": "refused", "model": cfg.model.name_or_path, "folder": str(run_folder.resolve())}
+    try:
+        plan = plan_split(cfg.split, config)
+    except CutError as error:
+        asked = {f"split_{point}": _plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
+        write_summary(run_folder, summary | asked | {"reason": str(error)})
+        raise
+    summary |= {"status": "completed", "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
+    _check_block_size(cfg.data.get("block_size"), config)
+    module = _make_module(cfg, name, plan)
+    datamodule: LightningDataModule = instantiate(cfg.data, tokenizer_name_or_path=name)
+    trainer = _make_trainer(cfg, run_folder)
+    # Bad data is found here, before weights are read.
+    datamodule.setup("fit")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
+    metrics = _run(trainer, module, datamodule, ckpt_path=cfg.ckpt_path)
+    parts_folder = run_folder / "parts"
+    if cfg.save_parts:
+        save_parts(module.parts, parts_folder)
+    summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
+    summary |= {"versions": _versions(), "saved_parts": str(parts_folder.resolve()) if cfg.save_parts else None}
+    write_summary(run_folder, summary)
+    print_summary(summary)
+    return TrainResult(metrics, module, datamodule, trainer, run_folder)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
+    return SplitCausalLM(
+        name,
+        plan.split_point_1,
+        plan.split_point_2,
+        model_type=cfg.model.type,
+        device=cfg.device,
+        device_map=_plain(cfg.device_map),
+        low_memory=cfg.model.low_memory,
+        dtype=cfg.model.dtype,
+        optimizer=_plain(cfg.optimizer),
+        verbose=cfg.verbose,
+    )
+
+
+def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
+    devices = resolve_device_map(cfg.device, _plain(cfg.device_map), num_gpus=torch.cuda.device_count())
+    settings = dict(cfg.trainer)
+    precision = SplitPrecision(settings.pop("precision"), devices)
+    callbacks: list[Callback] = [instantiate(each) for each in cfg.callbacks.values() if each is not None]
+    return instantiate(
+        settings,
+        **root_device_arguments(devices),
+        strategy=SplitStrategy(devices, precision_plugin=precision),
+        callbacks=callbacks,
+        logger=[instantiate(each) for each in cfg.logger.values() if each is not None],
+        default_root_dir=str(run_folder),
+        _convert_="partial",
+    )
+
+
+def _run(
+    trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule, ckpt_path: str | None
+) -> dict[str, float]:
+    with warnings.catch_warnings():
+        # Advice on worker processes: the packed blocks are in memory, so workers would only cost.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        before = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
+        began_s = time.perf_counter()
+        trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        train_s = time.perf_counter() - began_s
+        after = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
+    throughput = next((each for each in trainer.callbacks if isinstance(each, TokenThroughput)), None)
+    tracker = module.tracker
+    metrics = {f"{name}_before": before[name] for name in ("val_loss", "val_perplexity")}
+    metrics |= {f"{name}_after": after[name] for name in ("val_loss", "val_perplexity")}
+    metrics |= {
+        "train_s": train_s,
+        "train_steps": trainer.global_step,
+        "train_tokens": throughput.num_tokens if throughput else 0,
+        "tokens_per_s": throughput.tokens_per_s if throughput else None,
+        "peak_rss_gib": tracker.peak_rss_bytes / GIB,
+        "peak_anonymous_gib": tracker.peak_anonymous_bytes / GIB,
+        "peak_gpu_gib": tracker.peak_gpu_bytes / GIB,
+    }
+    return metrics
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    names = ("splitlearn", "torch", "lightning", "transformers")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,41 @@
+"""What a user sees when something they gave cannot be used: one sentence, and an exit status that is not 0."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from splitlearn.cut import CutError
+
+_USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ImportError)
+
+
+def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Turn a task's errors about its input into one sentence on stderr and exit status 2.
+
+    In a sweep a cut that does not fit is told and the sweep goes on; anything else fails the sweep once its other runs are done.
+    ``HYDRA_FULL_ERROR=1`` shows the traceback.
+    """
+
+    @functools.wraps(task)
+    def run(cfg: Any) -> Any:
+        try:
+            return task(cfg)
+        except _USER_ERRORS as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            print(f"{'refused' if isinstance(error, CutError) else 'error'}: {error}", file=sys.stderr, flush=True)
+            if not in_sweep:
+                raise SystemExit(2) from error
+            if not isinstance(error, CutError):
+                raise
+            return None
+
+    return run

@@ -1,0 +1,34 @@
+"""``python -m splitlearn prepare``."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from splitlearn.app import conf_folder
+from splitlearn.checkpoint import CheckpointError, prepare_checkpoint
+from splitlearn.cli.errors import one_sentence
+from splitlearn.training.module import parse_dtype
+
+
+@hydra.main(config_path=str(conf_folder()), config_name="prepare", version_base="1.3")
+@one_sentence
+def main(cfg: DictConfig) -> None:
+    """Write the prepared checkpoint; the folder appears whole or not at all."""
+    out = Path(cfg.out)
+    if out.exists():
+        raise CheckpointError(f"out={out} exists already; name a new folder")
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        dtype = parse_dtype(cfg.dtype)
+        prepare_checkpoint(cfg.source, temporary, **({} if dtype is None else {"dtype": dtype}), max_shard_size=cfg.max_shard_size)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shards = sorted(out.glob("*.safetensors"))
+    print(f"wrote {out}: {len(shards)} shards, {sum(each.stat().st_size for each in shards) / 2**30:.2f} GiB")

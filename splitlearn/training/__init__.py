@@ -1,0 +1,17 @@
+"""Training the three parts with Lightning."""
+
+from splitlearn.training.module import SplitCausalLM
+from splitlearn.training.optimization import Optimization, PartOptimization
+from splitlearn.training.part_memory import PartMemory, part_memory
+from splitlearn.training.precision import SplitPrecision
+from splitlearn.training.strategy import SplitStrategy
+
+__all__ = [
+    "Optimization",
+    "PartMemory",
+    "PartOptimization",
+    "SplitCausalLM",
+    "SplitPrecision",
+    "SplitStrategy",
+    "part_memory",
+]

@@ -1,0 +1,6 @@
+"""Callbacks, one a file."""
+
+from splitlearn.training.callbacks.memory_report import MemoryReport
+from splitlearn.training.callbacks.token_throughput import TokenThroughput
+
+__all__ = ["MemoryReport", "TokenThroughput"]

@@ -1,0 +1,95 @@
+"""What the parts and the process hold in memory, at every epoch's end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from splitlearn.memory import GIB, MemorySnapshot
+from splitlearn.training.module import SplitCausalLM
+from splitlearn.training.part_memory import PartMemory, part_memory
+
+
+class MemoryReport(Callback):
+    """Prints a table at each training epoch's end, logs its figures, and writes them to a file in the run's folder.
+
+    Metrics, each in GiB (2**30 bytes):
+        memory/bottom_gib, memory/trunk_gib, memory/top_gib: weights of the part.
+        memory/rss_gib: resident memory of the process; memory/peak_rss_gib: its highest so far.
+        memory/anonymous_gib, memory/file_gib: the resident memory that no file backs, and that files back (Linux).
+        memory/gpu_0_gib and so on: what torch has allocated on each GPU.
+
+    Args:
+        filename: the file to write, inside the Trainer's ``default_root_dir``.
+        print_table: whether to print.
+    """
+
+    def __init__(self, *, filename: str = "memory_report.json", print_table: bool = True) -> None:
+        self._filename = filename
+        self._print_table = print_table
+        self._epochs: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin sampling memory in the background."""
+        if isinstance(pl_module, SplitCausalLM) and stage == "fit":
+            pl_module.tracker.__enter__()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop sampling."""
+        if isinstance(pl_module, SplitCausalLM) and stage == "fit":
+            pl_module.tracker.__exit__(None, None, None)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a snapshot and report it.
+
+        Raises:
+            TypeError: the module is not a `SplitCausalLM`, so it has no parts to report.
+        """
+        if not isinstance(pl_module, SplitCausalLM):
+            raise TypeError(f"MemoryReport reports the parts of a SplitCausalLM, not of a {type(pl_module).__name__}")
+        snapshot = pl_module.tracker.snapshot(f"epoch {trainer.current_epoch + 1}")
+        parts = part_memory(pl_module.parts)
+        peak = {"rss_bytes": pl_module.tracker.peak_rss_bytes, "anonymous_bytes": pl_module.tracker.peak_anonymous_bytes}
+        pl_module.log_dict(_metrics(parts, snapshot, peak["rss_bytes"]))
+        report = {"epoch": trainer.current_epoch + 1, "parts": [each.to_dict() for each in parts]}
+        self._epochs.append(report | {"process": snapshot.to_dict(), "peak": peak})
+        _write(Path(trainer.default_root_dir) / self._filename, {"unit": "bytes", "epochs": self._epochs})
+        if self._print_table:
+            Console().print(memory_table(parts, snapshot, peak["rss_bytes"]))
+
+
+def _metrics(parts: list[PartMemory], snapshot: MemorySnapshot, peak_rss_bytes: int) -> dict[str, float]:
+    sizes: dict[str, int | None] = {f"{part.name}_gib": part.weight_bytes for part in parts}
+    sizes |= {"rss_gib": snapshot.rss_bytes, "peak_rss_gib": peak_rss_bytes}
+    sizes |= {"anonymous_gib": snapshot.anonymous_bytes, "file_gib": snapshot.file_bytes}
+    sizes |= {f"gpu_{index}_gib": size for index, size in enumerate(snapshot.gpu_bytes)}
+    return {f"memory/{name}": size / GIB for name, size in sizes.items() if size is not None}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    temporary.replace(path)
+
+
+def memory_table(parts: list[PartMemory], snapshot: MemorySnapshot, peak_rss_bytes: int) -> Table:
+    """Return a table of what the parts hold and, below it, what the process holds; sizes in GiB."""
+    table = Table(title=f"memory, {snapshot.label}", title_justify="left", caption_justify="left")
+    for heading in ("part", "holds", "device", "dtype"):
+        table.add_column(heading)
+    for heading in ("parameters", "trained", "GiB"):
+        table.add_column(heading, justify="right")
+    for part in parts:
+        counts = f"{part.num_parameters:,}", f"{part.num_trainable:,}", f"{part.weight_bytes / GIB:.3f}"
+        table.add_row(part.name, part.layers, part.device, part.dtype, *counts)
+    process = [f"process: RAM {snapshot.rss_bytes / GIB:.2f} GiB (peak {peak_rss_bytes / GIB:.2f})"]
+    if snapshot.anonymous_bytes is not None and snapshot.file_bytes is not None:
+        process.append(f"anonymous {snapshot.anonymous_bytes / GIB:.2f}, file-backed {snapshot.file_bytes / GIB:.2f}")
+    process += [f"GPU {index}: {size / GIB:.2f} GiB" for index, size in enumerate(snapshot.gpu_bytes)]
+    table.caption = "; ".join(process)
+    return table

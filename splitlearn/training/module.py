@@ -1,0 +1,240 @@
+"""The three parts of a causal LM as one LightningModule.
+
+Shapes: B rows, T tokens, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint.errors import name_some
+from splitlearn.memory import MemoryTracker
+from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, Tie, find_ties, read_config
+from splitlearn.training.optimization import Optimization
+from splitlearn.training.token_window import TokenWindow
+
+Batch = dict[str, torch.Tensor]
+_IGNORED_LABEL = -100
+
+
+class SplitCausalLM(LightningModule):
+    """Fine-tunes a causal LM that is cut into bottom, trunk and top.
+
+    The parts are loaded in Lightning's set-up hooks, one after another, and only once. Metrics: ``train_loss``, ``val_loss``
+    (nats for each supervised token), ``train_perplexity``, ``val_perplexity``, ``learning_rate``.
+
+    Args:
+        model_name_or_path: a local folder or a hub id.
+        split_point_1: first layer of the trunk.
+        split_point_2: first layer of the top.
+        model_type: the architecture the checkpoint must have; None takes what it is.
+        device: where a part goes that ``device_map`` does not name.
+        device_map: None, one device, a mapping from part to device, or ``"auto"``.
+        low_memory: load part by part rather than the whole model first.
+        dtype: what floating-point weights become, for example ``"float32"``; None keeps what the checkpoint has.
+        optimizer: plain settings of `Optimization`.
+        verbose: print what is loaded and what it costs.
+
+    Raises:
+        ValueError: a setting is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        split_point_1: int,
+        split_point_2: int,
+        model_type: str | None = None,
+        device: str = "cpu",
+        device_map: str | Mapping[str, str] | None = None,
+        low_memory: bool = True,
+        dtype: str | None = None,
+        optimizer: Mapping[str, Any] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.optimization = Optimization.from_plain(optimizer or {})
+        self.load_dtype = parse_dtype(dtype)
+        self.tracker = MemoryTracker()
+        self.model: ComposedCausalLM | None = None
+        self._ties: list[Tie] = []
+        self._window = TokenWindow()
+
+    @property
+    def strict_loading(self) -> bool:
+        """False: a checkpoint holds only what was trained; `on_load_checkpoint` checks that it holds all of that."""
+        return False
+
+    @property
+    def composed(self) -> ComposedCausalLM:
+        """The loaded model.
+
+        Raises:
+            RuntimeError: the parts have not been loaded.
+        """
+        if self.model is None:
+            raise RuntimeError("the parts are not loaded yet: call load_parts(), or let the Trainer do it")
+        return self.model
+
+    @property
+    def parts(self) -> tuple[SplitModel, SplitModel, SplitModel]:
+        """Bottom, trunk and top."""
+        return self.composed.parts
+
+    def setup(self, stage: str) -> None:
+        """Load the parts, as `load_parts` does."""
+        self.load_parts()
+
+    def configure_model(self) -> None:
+        """Load the parts, as `load_parts` does; Lightning calls only this when it restores a checkpoint."""
+        self.load_parts()
+
+    def load_parts(self) -> None:
+        """Load bottom, trunk and top, freeze what is not trained; a second call does nothing.
+
+        Raises:
+            ValueError: one side of a tied head is frozen and the other trained, or the checkpoint, cut or devices are unusable.
+            FileNotFoundError: the checkpoint is not there.
+        """
+        if self.model is not None:
+            return
+        hparams = self.hparams
+        self._refuse_half_frozen_tie()
+        parts = ModelFactory.create_split_models(
+            hparams.model_type,
+            hparams.model_name_or_path,
+            hparams.split_point_1,
+            hparams.split_point_2,
+            device=hparams.device,
+            device_map=hparams.device_map,
+            low_memory=hparams.low_memory,
+            verbose=hparams.verbose,
+            dtype=self.load_dtype,
+            tracker=self.tracker,
+        )
+        for part in parts:
+            part.requires_grad_(self.optimization.of(part.part.name).train)
+        self._ties = [tie for tie in find_ties(parts) if not tie.is_shared]
+        self.model = ComposedCausalLM(*parts).train()
+
+    def _refuse_half_frozen_tie(self) -> None:
+        config = read_config(self.hparams.model_name_or_path, self.hparams.model_type)
+        sides = [self.optimization.of(name).train for name in ("bottom", "top")]
+        if sides[0] != sides[1] and config.get_text_config(decoder=True).tie_word_embeddings:
+            raise ValueError(
+                "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: "
+                "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"
+            )
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
+        return self.composed(input_ids, **kwargs)
+
+    def _loss(self, batch: Batch, divisor: int) -> torch.Tensor:
+        inputs = {name: batch[name] for name in ("attention_mask", "position_ids") if name in batch}
+        logits_BTV = self.composed(batch["input_ids"], **inputs).logits
+        return self.composed.top.loss(logits_BTV, batch["labels"], divisor)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
+        num_tokens = count_supervised(batch["labels"])
+        divisor = self._window.add(num_tokens)
+        loss = self._loss(batch, divisor)
+        mean = loss.detach() * (divisor / max(num_tokens, 1))
+        self.log("train_loss", mean.to(self.device), prog_bar=True, on_step=True, on_epoch=True, batch_size=num_tokens)
+        # Lightning divides by the number of accumulated batches; the token window does that exactly.
+        return loss * self.trainer.accumulate_grad_batches
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss of ``input_ids`` and ``labels``, each (B, T), averaged over the set's supervised tokens."""
+        num_tokens = count_supervised(batch["labels"])
+        loss = self._loss(batch, max(num_tokens, 1))
+        self.log("val_loss", loss.to(self.device), prog_bar=True, batch_size=num_tokens)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training perplexity."""
+        self.log("train_perplexity", _perplexity(self.trainer.callback_metrics["train_loss_epoch"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out perplexity."""
+        self.log("val_perplexity", _perplexity(self.trainer.callback_metrics["val_loss"]), prog_bar=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gather the gradients of ties over two devices, then scale all gradients to the mean over the step's tokens."""
+        for tie in self._ties:
+            owned, borrowed = tie.parameters
+            if owned.grad is not None and borrowed.grad is not None:
+                owned.grad += borrowed.grad.to(owned.device)
+                borrowed.grad = None
+        self._window.close(self.parameters())
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then copy tied tensors to where they are borrowed, so that both ends stay equal."""
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            for tie in self._ties:
+                owned, borrowed = tie.parameters
+                borrowed.copy_(owned)
+
+    def configure_optimizers(self) -> Any:
+        """Return one AdamW over the trained parts and its schedule, stepped after every optimizer step."""
+        # The borrowed end of a tie follows its owner, so the optimizer must not step it too.
+        borrowed = {tie.parameters[1] for tie in self._ties}
+        optimizer = self.optimization.make_optimizer(self.parts, leave_out=borrowed)
+        schedule = self.optimization.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _trained_names(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what was not trained: it is in the base checkpoint."""
+        trained = self._trained_names()
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another cut, or one that does not hold exactly what is trained.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit; the message shows the difference.
+        """
+        self.load_parts()
+        saved = checkpoint.get("hyper_parameters", {})
+        for name in ("split_point_1", "split_point_2"):
+            if name in saved and saved[name] != self.hparams[name]:
+                raise CheckpointError(f"the checkpoint was saved with {name}={saved[name]}, this run has {self.hparams[name]}")
+        stored, trained = set(checkpoint["state_dict"]), self._trained_names()
+        for names, what in ((trained - stored, "lacks trained tensors"), (stored - trained, "holds tensors not trained here")):
+            if names:
+                raise CheckpointError(f"the checkpoint {what}: {name_some(list(names))}")
+
+
+def count_supervised(labels_BT: torch.Tensor) -> int:
+    """Return how many tokens of ``labels_BT`` (B, T) the loss counts: each row's first token has nothing to predict it."""
+    return int((labels_BT[:, 1:] != _IGNORED_LABEL).sum())
+
+
+def parse_dtype(name: str | None) -> torch.dtype | None:
+    """Return the floating-point dtype of that name, None for None.
+
+    Raises:
+        ValueError: torch has no floating-point dtype of that name.
+    """
+    if name is None:
+        return None
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"model.dtype is {name!r}; use float32, bfloat16 or float16, or null to keep the checkpoint's")
+    return dtype
+
+
+def _perplexity(loss: torch.Tensor) -> float:
+    # exp overflows a float beyond 709 nats; such a loss is a broken run, and infinite perplexity says so.
+    return math.exp(loss.item()) if loss.item() < 700 else math.inf

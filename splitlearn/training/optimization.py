@@ -1,0 +1,115 @@
+"""How the parts are optimised: one AdamW with parameter groups for each part, and one schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import get_scheduler
+
+from splitlearn.cut import PART_NAMES
+from splitlearn.model import SplitModel
+
+SCHEDULES = ("constant_with_warmup", "cosine", "linear")
+
+
+@dataclass(frozen=True)
+class PartOptimization:
+    """What differs for one part.
+
+    Attributes:
+        train: whether the part is trained at all; a frozen part keeps no gradients and no optimizer state.
+        learning_rate: None takes the common one.
+        weight_decay: None takes the common one.
+    """
+
+    train: bool = True
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the three parts are optimised.
+
+    Attributes:
+        learning_rate: peak learning rate.
+        weight_decay: decay of matrices; vectors (norms, biases) are not decayed.
+        betas: AdamW's two averaging factors.
+        schedule: what follows the warm-up: ``"cosine"`` or ``"linear"`` decay to zero, or ``"constant_with_warmup"``.
+        warmup_fraction: share of all steps over which the learning rate rises from zero, 0 to 1.
+        parts: what differs for a part, by its name.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: str = "cosine"
+    warmup_fraction: float = 0.05
+    parts: dict[str, PartOptimization] = field(default_factory=dict)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Optimization:
+        """Make it from plain values, for example a configuration file's.
+
+        Raises:
+            ValueError: an unknown setting or part, or a value out of range.
+        """
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"optimizer.{sorted(unknown)[0]} is not known; there are {', '.join(cls.__dataclass_fields__)}")
+        chosen = dict(values)
+        parts = dict(chosen.pop("parts", None) or {})
+        for name, settings in parts.items():
+            if name not in PART_NAMES:
+                raise ValueError(f"optimizer.parts names {name!r}; the parts are {', '.join(PART_NAMES)}")
+            unknown = set(settings) - set(PartOptimization.__dataclass_fields__)
+            if unknown:
+                raise ValueError(f"optimizer.parts.{name}.{sorted(unknown)[0]} is not known")
+            parts[name] = PartOptimization(**settings)
+        return cls(**{**chosen, "betas": tuple(chosen.get("betas", cls.betas)), "parts": parts})
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"optimizer.schedule is {self.schedule!r}; use one of {', '.join(SCHEDULES)}")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ValueError(f"optimizer.warmup_fraction is {self.warmup_fraction!r}; it must lie between 0 and 1")
+        if not any(self.of(name).train for name in PART_NAMES):
+            raise ValueError("optimizer.parts freezes bottom, trunk and top, so there is nothing to train")
+
+    def of(self, name: str) -> PartOptimization:
+        """Return what differs for the part ``name``."""
+        return self.parts.get(name, PartOptimization())
+
+    def make_optimizer(
+        self, parts: Sequence[SplitModel], leave_out: Collection[torch.nn.Parameter] = ()
+    ) -> torch.optim.AdamW:
+        """Return one AdamW with two parameter groups, decayed and not, for each trained part.
+
+        A parameter that two parts share is in the lower part's group.
+
+        Args:
+            parts: bottom, trunk and top.
+            leave_out: parameters that somebody else updates.
+        """
+        groups: list[dict[str, Any]] = []
+        seen = set(leave_out)
+        for part in parts:
+            settings = self.of(part.part.name)
+            decay = self.weight_decay if settings.weight_decay is None else settings.weight_decay
+            rate = self.learning_rate if settings.learning_rate is None else settings.learning_rate
+            own = [each for each in part.parameters() if each.requires_grad and each not in seen]
+            seen.update(own)
+            matrices, vectors = [each for each in own if each.ndim > 1], [each for each in own if each.ndim <= 1]
+            for kind, parameters, weight_decay in (("", matrices, decay), ("/no_decay", vectors, 0.0)):
+                if parameters:
+                    name = f"{part.part.name}{kind}"
+                    groups.append({"params": parameters, "name": name, "lr": rate, "weight_decay": weight_decay})
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+
+    def make_schedule(self, optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the warm-up and decay over ``num_steps`` optimizer steps."""
+        warmup = round(self.warmup_fraction * num_steps)
+        return get_scheduler(self.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)

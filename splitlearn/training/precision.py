@@ -1,0 +1,45 @@
+"""Mixed precision for parts on several kinds of device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from lightning.pytorch.plugins.precision import Precision
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class SplitPrecision(Precision):
+    """Full precision, or bfloat16 autocast on every kind of device that a part lives on.
+
+    Lightning's own plugin autocasts on one kind of device only. Parts whose weights themselves are bfloat16 are had by loading
+    them so (``model.dtype=bfloat16``), which keeps rotary frequencies in fp32, unlike Lightning's ``bf16-true``.
+
+    Args:
+        precision: ``"32-true"`` or ``"bf16-mixed"``.
+        devices: the device of each part by name.
+
+    Raises:
+        ValueError: another precision is asked for.
+    """
+
+    def __init__(self, precision: str, devices: Mapping[str, str]) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision is {precision!r}; use {' or '.join(PRECISIONS)} "
+                "(for weights in bfloat16: trainer.precision=32-true model.dtype=bfloat16)"
+            )
+        self.precision = precision  # type: ignore[assignment]
+        self._device_types = sorted({torch.device(device).type for device in devices.values()})
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        """Autocast on the parts' devices while a step runs forward."""
+        with ExitStack() as stack:
+            if self.precision == "bf16-mixed":
+                for device_type in self._device_types:
+                    stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16))
+            yield

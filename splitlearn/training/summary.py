@@ -1,0 +1,85 @@
+"""The end of a run: one table for the eye and one file for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+
+from splitlearn.memory import GIB
+
+SUMMARY_FILE = "summary.json"
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
+    """Write ``summary.json`` so that it is there whole or not at all.
+
+    Numbers that JSON cannot hold (infinite, not a number) are written as null.
+
+    Returns:
+        The file's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SUMMARY_FILE
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(_finite(summary), file, indent=2, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print held-out loss before and after, memory for each part, throughput, and where the files are."""
+    Console().print(Group(_quality_table(summary), _parts_table(summary), _footer(summary)))
+
+
+def _quality_table(summary: dict[str, Any]) -> Table:
+    table = Table(title=f"{summary['model']} cut at {summary['split_point_1']} / {summary['split_point_2']}", title_justify="left")
+    table.add_column("held-out text")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    metrics = summary["metrics"]
+    for label, name, places in (("loss (nats a token)", "val_loss", 4), ("perplexity", "val_perplexity", 2)):
+        before, after = metrics[f"{name}_before"], metrics[f"{name}_after"]
+        table.add_row(label, f"{before:.{places}f}", f"{after:.{places}f}")
+    return table
+
+
+def _parts_table(summary: dict[str, Any]) -> Table:
+    table = Table(title="memory", title_justify="left")
+    for heading in ("part", "holds", "device"):
+        table.add_column(heading)
+    for heading in ("parameters", "trained", "weights GiB"):
+        table.add_column(heading, justify="right")
+    for part in summary["parts"]:
+        counts = f"{part['num_parameters']:,}", f"{part['num_trainable']:,}", f"{part['weight_bytes'] / GIB:.3f}"
+        table.add_row(part["name"], part["layers"], part["device"], *counts)
+    return table
+
+
+def _footer(summary: dict[str, Any]) -> str:
+    metrics = summary["metrics"]
+    rate = metrics["tokens_per_s"]
+    lines = [
+        f"peak RAM {metrics['peak_rss_gib']:.2f} GiB (anonymous {metrics['peak_anonymous_gib']:.2f})"
+        + (f", peak GPU {metrics['peak_gpu_gib']:.2f} GiB" if metrics["peak_gpu_gib"] else ""),
+        f"{metrics['train_tokens']:,} tokens trained in {metrics['train_s']:.0f} s"
+        + (f" ({rate:,.0f} tokens/s in the steps)" if rate else ""),
+        f"files: {summary['folder']}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""Loss per supervised token over a whole optimizer step, however many micro-batches it is accumulated from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+
+class TokenWindow:
+    """Counts the supervised tokens of one optimizer step.
+
+    How many tokens a step will have is not known at its first micro-batch. So every micro-batch's summed loss is divided by the
+    first one's count, and the gradients are scaled once at the end to the count of all. With one micro-batch a step nothing is
+    scaled, and the gradients are exactly those of the mean.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._total = 0
+
+    def add(self, num_tokens: int) -> int:
+        """Count a micro-batch's supervised tokens and return what to divide its summed loss by (at least 1)."""
+        if self._first == 0:
+            self._first = max(num_tokens, 1)
+        self._total += num_tokens
+        return self._first
+
+    def close(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Scale the gradients to the mean over all tokens since the last call, and begin anew."""
+        factor = self._first / max(self._total, 1)
+        self._first = self._total = 0
+        if factor != 1.0:
+            torch._foreach_mul_([each.grad for each in parameters if each.grad is not None], factor)
