@@ -5,15 +5,19 @@ Notebooks and tests call `train` with a configuration from `compose`; the comman
 
 from __future__ import annotations
 
+import copy
+import platform
 import time
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
@@ -86,8 +90,11 @@ def plan_split(split: DictConfig, config: PreTrainedConfig) -> SplitPlan:
     return SplitPlan(num_layers, *points)
 
 
-def _check_block_size(block_size: int | None, config: PreTrainedConfig) -> None:
+def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
+    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
+        raise FileNotFoundError(f"ckpt_path is {cfg.ckpt_path}, which does not exist")
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    block_size = cfg.data.get("block_size")
     if block_size is not None and positions is not None and block_size > positions:
         raise ValueError(f"data.block_size is {block_size}, but the model has only {positions} positions; choose at most that")
 
@@ -95,33 +102,45 @@ def _check_block_size(block_size: int | None, config: PreTrainedConfig) -> None:
 def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     """Cut, load, train, evaluate and save one model.
 
-    Cut, devices, data and settings are checked before any weights are read.
+    Cut, devices, data and settings are checked before any weights are read. Whatever happens, ``summary.json`` in the run's
+    folder says so: its ``status`` is ``completed``, ``refused`` (no cut of this model) or ``failed``, the latter two with a
+    ``reason``.
 
     Args:
         cfg: a configuration like ``conf/train.yaml``.
-        folder: the run's folder; None takes ``cfg.run_folder``.
+        folder: the run's folder; None takes ``cfg.run_folder``, which only the command line sets.
 
     Returns:
         The figures and the objects of the run.
 
     Raises:
-        CutError: the split points do not cut the model; ``summary.json`` then says ``"status": "refused"``.
+        CutError: the split points do not cut the model.
         ValueError: a setting, the data or the checkpoint cannot be used.
         FileNotFoundError: a file or folder does not exist.
     """
-    run_folder = Path(folder if folder is not None else cfg.run_folder)
+    if folder is None and not HydraConfig.initialized():
+        raise ValueError("outside the command line train() needs to know the run's folder: train(cfg, folder=...)")
+    cfg = copy.deepcopy(cfg)
+    if folder is not None:
+        cfg.run_folder = str(folder)
+    run_folder = Path(cfg.run_folder)
+    split = {f"split_{point}": _plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
+    summary = {"status": "completed", "model": cfg.model.name_or_path, "folder": str(run_folder.resolve()), **split}
+    try:
+        return _train(cfg, run_folder, summary)
+    except Exception as error:
+        status = "refused" if isinstance(error, CutError) else "failed"
+        write_summary(run_folder, summary | {"status": status, "reason": f"{error}"})
+        raise
+
+
+def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
     seed_everything(cfg.seed, workers=True, verbose=False)
     name = resolve_model(cfg.model.name_or_path)
     config = read_config(name, cfg.model.type)
-    summary: dict[str, Any] = {"status": "refused", "model": cfg.model.name_or_path, "folder": str(run_folder.resolve())}
-    try:
-        plan = plan_split(cfg.split, config)
-    except CutError as error:
-        asked = {f"split_{point}": _plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
-        write_summary(run_folder, summary | asked | {"reason": str(error)})
-        raise
-    summary |= {"status": "completed", "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
-    _check_block_size(cfg.data.get("block_size"), config)
+    plan = plan_split(cfg.split, config)
+    summary |= {"split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
+    _check_settings(cfg, config)
     module = _make_module(cfg, name, plan)
     datamodule: LightningDataModule = instantiate(cfg.data, tokenizer_name_or_path=name)
     trainer = _make_trainer(cfg, run_folder)
@@ -130,11 +149,11 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     run_folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
     metrics = _run(trainer, module, datamodule, ckpt_path=cfg.ckpt_path)
-    parts_folder = run_folder / "parts"
-    if cfg.save_parts:
+    parts_folder = run_folder / "parts" if cfg.save_parts else None
+    if parts_folder is not None:
         save_parts(module.parts, parts_folder)
     summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
-    summary |= {"versions": _versions(), "saved_parts": str(parts_folder.resolve()) if cfg.save_parts else None}
+    summary |= {"saved_parts": str(parts_folder.resolve()) if parts_folder else None, "versions": _versions()}
     write_summary(run_folder, summary)
     print_summary(summary)
     return TrainResult(metrics, module, datamodule, trainer, run_folder)
@@ -175,12 +194,12 @@ def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
     )
 
 
-def _run(
-    trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule, ckpt_path: str | None
-) -> dict[str, float]:
+def _run(trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule, ckpt_path: str | None) -> dict[str, float]:
     with warnings.catch_warnings():
         # Advice on worker processes: the packed blocks are in memory, so workers would only cost.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning's own use of torch, which no user can change.
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         before = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
         began_s = time.perf_counter()
         trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
@@ -203,8 +222,5 @@ def _run(
 
 
 def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
     names = ("splitlearn", "torch", "lightning", "transformers")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

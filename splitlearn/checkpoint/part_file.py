@@ -34,7 +34,7 @@ def write_part_file(path: Path, description: Mapping[str, Any], tensors: Mapping
             torch.save({"format": FORMAT, "description": dict(description), "tensors": dict(tensors)}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -10,17 +10,18 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import MissingMandatoryValue
 
 from splitlearn.cut import CutError
 
-_USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ImportError)
+_USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ImportError, MissingMandatoryValue)
 
 
 def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Turn a task's errors about its input into one sentence on stderr and exit status 2.
 
-    In a sweep a cut that does not fit is told and the sweep goes on; anything else fails the sweep once its other runs are done.
-    ``HYDRA_FULL_ERROR=1`` shows the traceback.
+    In a sweep a cut that does not fit is told and the sweep goes on; anything else fails the sweep once its other runs are
+    done. ``HYDRA_FULL_ERROR=1`` shows the traceback.
     """
 
     @functools.wraps(task)
@@ -31,7 +32,7 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-            print(f"{'refused' if isinstance(error, CutError) else 'error'}: {error}", file=sys.stderr, flush=True)
+            print(f"{'refused' if isinstance(error, CutError) else 'error'}: {_sentence(error)}", file=sys.stderr, flush=True)
             if not in_sweep:
                 raise SystemExit(2) from error
             if not isinstance(error, CutError):
@@ -39,3 +40,9 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return None
 
     return run
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not set; add {error.full_key}=... to the command"
+    return str(error)

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import hydra
+import torch
 from omegaconf import DictConfig
 
 from splitlearn.app import conf_folder
@@ -25,8 +26,7 @@ def main(cfg: DictConfig) -> None:
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
     try:
-        dtype = parse_dtype(cfg.dtype)
-        prepare_checkpoint(cfg.source, temporary, **({} if dtype is None else {"dtype": dtype}), max_shard_size=cfg.max_shard_size)
+        prepare_checkpoint(cfg.source, temporary, parse_dtype(cfg.dtype) or torch.float32, cfg.max_shard_size)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -107,7 +107,7 @@ class TextDataModule(LightningDataModule):
 
     def _loader(self, name: str, shuffle: bool) -> DataLoader[dict[str, torch.Tensor]]:
         return DataLoader(
-            self.blocks[name],  # type: ignore[arg-type]
+            self.blocks[name],
             batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=self.num_workers,

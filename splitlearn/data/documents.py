@@ -68,7 +68,8 @@ def _read_json(paths: list[Path], text_field: str, sample_by: str, cache_dir: st
         raise ValueError(_first_bad_line(paths, text_field) or f"{paths[0]} cannot be read as jsonl: {error}") from error
     if rows.features[text_field].dtype not in ("string", "large_string"):
         raise ValueError(_first_bad_line(paths, text_field) or f"{paths[0]}: the field {text_field!r} is not text")
-    return rows.select_columns(text_field).rename_column(text_field, "text") if text_field != "text" else rows.select_columns("text")
+    texts = rows.select_columns(text_field)
+    return texts if text_field == "text" else texts.rename_column(text_field, "text")
 
 
 def _problem(line: str, text_field: str) -> str | None:

@@ -44,7 +44,8 @@ class Anatomy:
 
     def decoder(self, model: PreTrainedModel) -> nn.Module:
         """Return the module of ``model`` that owns the layer list."""
-        return model.get_submodule(self.decoder_path)
+        decoder: nn.Module = model.get_submodule(self.decoder_path)
+        return decoder
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """Return the layer list of ``model``."""
@@ -70,7 +71,7 @@ def _find_layers(model: PreTrainedModel) -> tuple[str, str]:
     return min(found, key=lambda place: place[0].count("."))
 
 
-class _ReachedLayers(Exception):
+class _LayersReachedError(Exception):
     """Ends the trial call at the first decoder layer."""
 
 
@@ -110,7 +111,7 @@ def _run_before_layers(model: PreTrainedModel, base_name: str, decoder: nn.Modul
         return record
 
     def reached(*args: Any, **kwargs: Any) -> None:
-        raise _ReachedLayers
+        raise _LayersReachedError
 
     replacements: dict[nn.Module, Callable[..., Any]] = {
         child: recorded(name, child) for name, child in decoder.named_children() if child is not layers
@@ -119,7 +120,7 @@ def _run_before_layers(model: PreTrainedModel, base_name: str, decoder: nn.Modul
     with _forwards_replaced(replacements | dict.fromkeys(layers, reached)), torch.no_grad(), torch.device("cpu"):
         try:
             getattr(model, base_name)(input_ids=torch.ones(2, 3, dtype=torch.long), use_cache=False)
-        except _ReachedLayers:
+        except _LayersReachedError:
             return ran
     raise UnsupportedModelError(f"{type(model).__name__} was called without reaching its decoder layers, so it cannot be cut")
 

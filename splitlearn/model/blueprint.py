@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PartSpec, SplitPlan
 from splitlearn.model.anatomy import Anatomy, UnsupportedModelError, examine
 
@@ -26,7 +27,8 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None) -
         FileNotFoundError: there is no configuration to be had.
         UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
     """
-    if Path(model_name_or_path).is_dir() and not (Path(model_name_or_path) / "config.json").is_file():
+    is_local = CheckpointSource(model_name_or_path).is_local
+    if is_local and not (Path(model_name_or_path) / "config.json").is_file():
         raise FileNotFoundError(f"{model_name_or_path} has no config.json; is it a model folder?")
     try:
         config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)

@@ -66,7 +66,7 @@ class Entrance:
 
 
 @cache
-def _receiving_class(cls: type[nn.Module]) -> type[nn.Module]:
+def _receiving_class(cls: Any) -> Any:
     # A subclass and not a hook: gradient checkpointing re-runs a layer's hooks in the backward pass, when the smashed data
     # are gone, but saves the arguments that __call__ was given.
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -102,9 +102,7 @@ def _load_part(
         return loader.load(reading, dtype, on_read, ready)
 
 
-def load_whole(
-    loader: PartLoader, plan: SplitPlan, devices: dict[str, str], dtype: torch.dtype, narrator: Narrator
-) -> Parts:
+def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], dtype: torch.dtype, narrator: Narrator) -> Parts:
     """Load the whole model the traditional way, then divide its tensors among the parts.
 
     Args:

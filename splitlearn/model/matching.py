@@ -21,7 +21,7 @@ from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint
 
 # What transformers itself leaves out of old checkpoints without a word: buffers that are computed nowadays.
-_COMPUTED_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.attn\.(masked_)?bias$", r"attention\.(masked_)?bias$")
+_COMPUTED_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.(attn|attention)\.(masked_)?bias$")
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,7 @@ class PartLoader:
         self._check(info, reading.part)
         return SplitModel(self.blueprint, reading.part, model, model.entrance)
 
-    def already_read(
-        self, reading: PartReading, loaded: Sequence[SplitModel], dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
+    def already_read(self, reading: PartReading, loaded: Sequence[SplitModel], dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Return tensors of ``reading`` that parts on the CPU hold already: the other ends of ties, by checkpoint name."""
         found = {}
         for borrowed, owned in self.blueprint.ties.items():

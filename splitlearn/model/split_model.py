@@ -84,7 +84,7 @@ class SplitModel(nn.Module):
 
         Args:
             inputs: token ids of shape (B, T) for a bottom, smashed data of shape (B, T, D) for a trunk or top.
-            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), with cached tokens first; the same for every part.
+            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), cached tokens first; the same for every part.
             position_ids: positions of the tokens, shape (B, T); the same for every part.
             past_key_values: this part's own cache, from `make_cache`; it is filled in place.
             use_cache: whether to fill the cache; None fills it where one is given.
@@ -193,9 +193,7 @@ class SplitModel(nn.Module):
         return cls.from_tensors(draw_blueprint(config), part, tensors, str(path)).to(device)
 
     @classmethod
-    def from_tensors(
-        cls, blueprint: Blueprint, part: PartSpec, tensors: Mapping[str, torch.Tensor], source: str
-    ) -> SplitModel:
+    def from_tensors(cls, blueprint: Blueprint, part: PartSpec, tensors: Mapping[str, torch.Tensor], source: str) -> SplitModel:
         """Make a part of tensors that have the unsplit model's names and layouts; they are shared, not copied.
 
         Args:

@@ -56,7 +56,7 @@ def _describe_only_kept_layers(model: PreTrainedModel, layers: nn.ModuleList, pa
         if isinstance(config, PreTrainedConfig):
             if id(config) not in sliced:
                 sliced[id(config)] = slice_config(config, part.start, part.end)
-            module.config = sliced[id(config)]  # type: ignore[assignment]
+            module.config = sliced[id(config)]
         for name in _LAYER_COUNT_ATTRIBUTES:
             if getattr(module, name, None) == part.num_layers:
                 setattr(module, name, part.end - part.start)

@@ -42,13 +42,17 @@ def find_ties(parts: Sequence[SplitModel]) -> list[Tie]:
     blueprint = parts[0].blueprint
     ties = []
     for borrowed, owned in blueprint.ties.items():
-        ends = [
-            next(((part, blueprint.local_name(name, part.part)) for part in parts if blueprint.belongs_to(name, part.part)), None)
-            for name in (owned, borrowed)
-        ]
-        if ends[0] is not None and ends[1] is not None:
-            ties.append(Tie(ends[0], ends[1]))
+        owner, borrower = _holder(owned, parts), _holder(borrowed, parts)
+        if owner is not None and borrower is not None:
+            ties.append(Tie(owner, borrower))
     return ties
+
+
+def _holder(name: str, parts: Sequence[SplitModel]) -> tuple[SplitModel, str] | None:
+    for part in parts:
+        if part.blueprint.belongs_to(name, part.part):
+            return part, part.blueprint.local_name(name, part.part)
+    return None
 
 
 def tie_parts(parts: Sequence[SplitModel], devices: Mapping[str, str]) -> None:

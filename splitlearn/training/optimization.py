@@ -83,9 +83,7 @@ class Optimization:
         """Return what differs for the part ``name``."""
         return self.parts.get(name, PartOptimization())
 
-    def make_optimizer(
-        self, parts: Sequence[SplitModel], leave_out: Collection[torch.nn.Parameter] = ()
-    ) -> torch.optim.AdamW:
+    def make_optimizer(self, parts: Sequence[SplitModel], leave_out: Collection[torch.nn.Parameter] = ()) -> torch.optim.AdamW:
         """Return one AdamW with two parameter groups, decayed and not, for each trained part.
 
         A parameter that two parts share is in the lower part's group.

@@ -32,7 +32,7 @@ class SplitPrecision(Precision):
                 f"trainer.precision is {precision!r}; use {' or '.join(PRECISIONS)} "
                 "(for weights in bfloat16: trainer.precision=32-true model.dtype=bfloat16)"
             )
-        self.precision = precision  # type: ignore[assignment]
+        self.precision = precision
         self._device_types = sorted({torch.device(device).type for device in devices.values()})
 
     @contextmanager

@@ -12,8 +12,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 class SplitStrategy(SingleDeviceStrategy):
     """One process whose model's parts live where the device map says.
 
-    Lightning's own single-device strategy would move the whole model to one device at the start, back to the CPU at the end, and
-    all optimizer state to one device on resume.
+    Lightning's own single-device strategy would move the whole model to one device at the start, back to the CPU at the end,
+    and all optimizer state to one device on resume.
 
     Args:
         devices: the device of each part by name; batches go to the bottom's.
@@ -36,7 +36,7 @@ class SplitStrategy(SingleDeviceStrategy):
     def setup(self, trainer: Any) -> None:
         """Set up as Lightning does, without its moving of optimizer state to one device."""
         self.accelerator.setup(trainer)
-        self.model = self.precision_plugin.convert_module(self.model)
+        self.model: Any = self.precision_plugin.convert_module(self.model)
         self.model = self._setup_model(self.model)
         if trainer.state.fn == "fit":
             self.setup_optimizers(trainer)

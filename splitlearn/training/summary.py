@@ -49,7 +49,8 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 def _quality_table(summary: dict[str, Any]) -> Table:
-    table = Table(title=f"{summary['model']} cut at {summary['split_point_1']} / {summary['split_point_2']}", title_justify="left")
+    title = f"{summary['model']} cut at {summary['split_point_1']} / {summary['split_point_2']}"
+    table = Table(title=title, title_justify="left")
     table.add_column("held-out text")
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")

@@ -60,7 +60,11 @@ class MemoryReport(Callback):
         self._epochs.append(report | {"process": snapshot.to_dict(), "peak": peak})
         _write(Path(trainer.default_root_dir) / self._filename, {"unit": "bytes", "epochs": self._epochs})
         if self._print_table:
-            Console().print(memory_table(parts, snapshot, peak["rss_bytes"]))
+            # Through the progress bar, which would otherwise be drawn over the table.
+            console = Console()
+            with console.capture() as captured:
+                console.print(memory_table(parts, snapshot, peak["rss_bytes"]))
+            pl_module.print("\n" + captured.get())
 
 
 def _metrics(parts: list[PartMemory], snapshot: MemorySnapshot, peak_rss_bytes: int) -> dict[str, float]:
