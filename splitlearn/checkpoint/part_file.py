@@ -54,8 +54,8 @@ def read_part_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         raise FileNotFoundError(f"the part file {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or not a part file; save the part again") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a part file ({type(error).__name__}); save the part again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a torch file but not a part that splitlearn saved")
     return content["description"], content["tensors"]

@@ -76,12 +76,14 @@ class _LayersReachedError(Exception):
 
 
 def _stand_in_forward(module: nn.Module, hidden_size: int) -> Callable[..., torch.Tensor]:
-    width = getattr(module, "embedding_dim", hidden_size)
+    width = getattr(module, "embedding_dim", getattr(module, "out_features", None))
 
     def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
         tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
         floats = [each for each in tensors if each.is_floating_point() and each.ndim >= 3]
-        return floats[0] if floats else torch.zeros(*tensors[0].shape, width)
+        if floats:
+            return floats[0] if width is None else floats[0].new_zeros(*floats[0].shape[:-1], width)
+        return torch.zeros(*tensors[0].shape, width or hidden_size)
 
     return forward
 

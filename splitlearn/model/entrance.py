@@ -34,7 +34,8 @@ class Entrance:
 
     def attach(self, module: nn.Module) -> None:
         """Let ``module`` receive the smashed data when it is the first attached module to run."""
-        module.__class__ = _receiving_class(type(module))
+        cls: Any = type(module)
+        module.__class__ = _receiving_class(cls)
         module._entrance = self  # type: ignore[assignment]
 
     def open(self, hidden_BTD: torch.Tensor) -> None:
@@ -73,5 +74,5 @@ def _receiving_class(cls: Any) -> Any:
         args, kwargs = self._entrance.substitute(args, kwargs)
         return super(receiving, self).__call__(*args, **kwargs)
 
-    receiving = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+    receiving: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
     return receiving

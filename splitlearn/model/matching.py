@@ -7,6 +7,7 @@ transformers' own conversion rules are asked, so whatever it can load, a part ca
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,12 +32,17 @@ class Match:
     Attributes:
         source: its name in the checkpoint.
         targets: the unsplit model's tensors that it feeds, alone or together with other checkpoint tensors.
-        is_converted: whether tensors are merged, split or transposed on the way, so that shapes cannot be compared.
+        pattern: the pattern of the conversion that merges, splits or transposes it on the way; None if it is taken as it is.
     """
 
     source: str
     targets: tuple[str, ...]
-    is_converted: bool
+    pattern: str | None
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether its shape may differ from its target's."""
+        return self.pattern is not None
 
 
 def match_tensors(blueprint: Blueprint, names: Iterable[str], checkpoint: str) -> list[Match]:
@@ -68,7 +74,7 @@ def match_tensors(blueprint: Blueprint, names: Iterable[str], checkpoint: str) -
             f"{checkpoint} holds tensors that a {blueprint.config.model_type} model of "
             f"{blueprint.config.get_text_config(decoder=True).num_hidden_layers} layers does not have: {name_some(unexpected)}"
         )
-    missing = _missing(blueprint, matches, set(expected))
+    missing = _missing(blueprint, matches, set(expected)) or _missing_members(matches)
     if missing:
         raise CheckpointError(f"{checkpoint} lacks tensors that the model needs: {name_some(missing)}")
     return matches
@@ -86,9 +92,9 @@ def _match(
     if target not in expected:
         return None
     if pattern is None:
-        return Match(name, (target,), is_converted=False)
+        return Match(name, (target,), pattern=None)
     patterns = next(each.target_patterns for each in converters if pattern in each.source_patterns)
-    return Match(name, tuple(target.replace(patterns[0], each) for each in patterns), is_converted=True)
+    return Match(name, tuple(target.replace(patterns[0], each) for each in patterns), pattern)
 
 
 def _is_ignorable(name: str, model: PreTrainedModel) -> bool:
@@ -102,6 +108,26 @@ def _missing(blueprint: Blueprint, matches: list[Match], expected: set[str]) -> 
         if target in fed or source in fed:
             fed |= {target, source}
     return [name for name in expected - fed if not _may_be_missing(name, blueprint.meta_model)]
+
+
+def _missing_members(matches: list[Match]) -> list[str]:
+    """Name tensors that are absent from lists merged into one tensor, such as one expert's of many."""
+    # From target and pattern to the list's members: number in the list -> checkpoint name.
+    lists: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+    for match in matches:
+        if match.pattern is not None and "*" in match.pattern:
+            number = re.search(re.escape(match.pattern).replace(r"\*", r"(\d+)"), match.source)
+            if number is not None:
+                lists[match.targets[0]][match.pattern][int(number.group(1))] = match.source
+    missing = []
+    for by_pattern in lists.values():
+        size = 1 + max(number for members in by_pattern.values() for number in members)
+        for pattern, members in by_pattern.items():
+            head, tail = pattern.split("*")[:2]
+            example_number, example = next(iter(members.items()))
+            absent = sorted(set(range(size)) - set(members))
+            missing += [example.replace(f"{head}{example_number}{tail}", f"{head}{number}{tail}") for number in absent]
+    return missing
 
 
 def _may_be_missing(name: str, model: PreTrainedModel) -> bool:

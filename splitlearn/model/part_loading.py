@@ -135,15 +135,18 @@ class PartLoader:
             shard = shards[self.source.weight_map[name]]
             tensors[presented] = ready[name] if name in ready else LazyTensor(shard, name, on_read)
         part_class = _part_class(self.blueprint, reading.part)
-        with _silent_transformers():
-            model, info = part_class.from_pretrained(
-                None,
-                config=self.blueprint.config,
-                state_dict=tensors,
-                dtype=dtype,
-                attn_implementation=self.blueprint.config._attn_implementation,
-                output_loading_info=True,
-            )
+        try:
+            with _silent_transformers():
+                model, info = part_class.from_pretrained(
+                    None,
+                    config=self.blueprint.config,
+                    state_dict=tensors,
+                    dtype=dtype,
+                    attn_implementation=self.blueprint.config._attn_implementation,
+                    output_loading_info=True,
+                )
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.source.name}: {reading.part.name} cannot be filled: {error}") from error
         self._check(info, reading.part)
         return SplitModel(self.blueprint, reading.part, model, model.entrance)
 

@@ -43,6 +43,7 @@ class SplitModel(nn.Module):
         self.part = part
         self.model = model
         self._entrance = entrance
+        self.train(model.training)
         self._accepted = set(inspect.signature(blueprint.anatomy.base(model).forward).parameters)
 
     @property

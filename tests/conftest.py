@@ -1,0 +1,38 @@
+"""Shared fixtures: tiny checkpoints on disk, made once for the whole run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Tests never talk to a hub; what they load lies in folders they made.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import transformers
+
+from tests.tiny_models import write_tiny_checkpoint
+
+transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that gives the folder of a sharded tiny checkpoint, written on first use."""
+    made: dict[tuple[object, ...], Path] = {}
+
+    def get(model_type: str, **changes: object) -> Path:
+        key = (model_type, *sorted(changes.items()))
+        if key not in made:
+            made[key] = write_tiny_checkpoint(tmp_path_factory.mktemp(model_type), model_type, **changes)
+        return made[key]
+
+    return get

@@ -1,0 +1,48 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.cut import ParamMapper
+from splitlearn.model.blueprint import draw_blueprint, plan_cut, read_config
+from splitlearn.model.part_loading import PartLoader
+from tests.tiny_models import CONFIGS
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.layers.3.mlp.experts.5.w1.weight", 3),
+        ("transformer.h.11.attn.c_attn.weight", 11),
+        ("h.0.ln_1.bias", 0),
+        ("model.decoder.layers.7.fc1.weight", 7),
+        ("model.embed_tokens.weight", None),
+        ("lm_head.weight", None),
+    ],
+)
+def test_layer_numbers(name: str, layer: int | None) -> None:
+    assert ParamMapper.get_layer_number(name, "any") == layer
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_names_alone_agree_with_the_model_for_every_architecture(
+    model_type: str, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """The rules on names must put each tensor where matching against the real model puts it."""
+    folder = tiny_checkpoint(model_type, tie_word_embeddings=False)
+    config = read_config(folder)
+    loader = PartLoader(draw_blueprint(config), CheckpointSource(folder))
+    plan = plan_cut(config, 2, 4)
+    for match in loader.matches:
+        layer = ParamMapper.get_layer_number(match.source, model_type)
+        kinds = {
+            "layer": layer is not None,
+            "embedding": ParamMapper.is_embedding(match.source, model_type),
+            "final norm": ParamMapper.is_final_norm(match.source, model_type),
+            "head": ParamMapper.is_lm_head(match.source, model_type),
+        }
+        assert sum(kinds.values()) == 1, (match.source, kinds)
+        assert layer == loader.blueprint.layer_of(match.targets[0])
+        if layer is None:
+            assert kinds["embedding"] == loader.blueprint.belongs_to(match.targets[0], plan.bottom), match.source

@@ -1,0 +1,252 @@
+"""Loading reads what is needed and no more, refuses what does not fit, and leaves nothing changed behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from splitlearn.checkpoint import CheckpointError, CheckpointSource, Shard
+from splitlearn.checkpoint.source import INDEX_FILE
+from splitlearn.cut import CutError, DeviceMapError
+from splitlearn.memory import MemoryTracker
+from splitlearn.model import ComposedCausalLM, ModelFactory, UnsupportedModelError
+from splitlearn.model.blueprint import draw_blueprint, plan_cut, read_config
+from splitlearn.model.part_loading import PartLoader
+from tests.tiny_models import token_ids
+
+
+@pytest.fixture
+def folder(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_checkpoint("qwen2", tie_word_embeddings=True), tmp_path / "model")
+
+
+@pytest.fixture
+def no_weights_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Shard, name: str) -> torch.Tensor:
+        pytest.fail(f"{name} was read before the input had been checked")
+
+    monkeypatch.setattr(Shard, "read", refuse)
+
+
+def create(folder: Path, first: object = 2, second: object = 4, model_type: str | None = None, **settings: object):  # type: ignore[no-untyped-def]
+    return ModelFactory.create_split_models(model_type, folder, first, second, **{"low_memory": True, **settings})  # type: ignore[arg-type]
+
+
+def rewrite_shard(folder: Path, tensor: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    path = folder / CheckpointSource(folder).weight_map[tensor]
+    tensors = {name: value.clone() for name, value in load_file(path).items()}
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def rewrite_index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
+    index = json.loads((folder / INDEX_FILE).read_text())
+    change(index["weight_map"])
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("name", ["bottom", "trunk", "top"])
+def test_a_part_needs_only_its_own_shards(name: str, folder: Path) -> None:
+    """With every other shard deleted the part still loads, and it reads exactly the tensors it holds."""
+    config = read_config(folder)
+    loader = PartLoader(draw_blueprint(config), CheckpointSource(folder))
+    spec = getattr(plan_cut(config, 2, 4), name)
+    reading = loader.reading(spec)
+    for file in set(loader.source.weight_map.values()) - reading.files:
+        (folder / file).unlink()
+    assert len(list(folder.glob("*.safetensors"))) == len(reading.files) < len(set(loader.source.weight_map.values()))
+    read: dict[str, int] = {}
+    part = loader.load(reading, torch.float32, read.__setitem__, ready={})
+    assert sorted(read) == sorted(reading.sources.values())
+    assert sum(read.values()) == part.weight_bytes
+
+
+def test_a_tied_head_is_one_parameter_and_is_read_once(folder: Path) -> None:
+    bottom, _, top = create(folder)
+    assert top.model.lm_head.weight is bottom.model.model.embed_tokens.weight
+
+
+def test_a_head_that_the_checkpoint_stores_differently_is_not_tied(folder: Path) -> None:
+    def add_head(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = torch.randn_like(tensors["model.embed_tokens.weight"])
+
+    rewrite_shard(folder, "model.embed_tokens.weight", add_head)
+    rewrite_index(folder, lambda names: names.update({"lm_head.weight": names["model.embed_tokens.weight"]}))
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    parts = create(folder)
+    assert torch.equal(parts[2].model.lm_head.weight, whole.lm_head.weight)
+    assert not torch.equal(parts[2].model.lm_head.weight, parts[0].model.model.embed_tokens.weight)
+
+
+@pytest.mark.usefixtures("no_weights_read")
+@pytest.mark.parametrize("low_memory", [True, False])
+class TestRefusedBeforeWeightsAreRead:
+    @pytest.mark.parametrize("cut", [(-1, 3), (2, 7), (4, 2), (True, 3), (1.0, 3), ("1", 3)])
+    def test_no_cut(self, folder: Path, cut: tuple[object, object], low_memory: bool) -> None:
+        with pytest.raises(CutError):
+            create(folder, *cut, low_memory=low_memory)
+
+    def test_another_model_type(self, folder: Path, low_memory: bool) -> None:
+        with pytest.raises(UnsupportedModelError, match=r"model_type is 'gpt2', but .* is a 'qwen2' model"):
+            create(folder, model_type="gpt2", low_memory=low_memory)
+
+    def test_an_unknown_model_type(self, folder: Path, low_memory: bool) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen99"}))
+        with pytest.raises(UnsupportedModelError, match="qwen99"):
+            create(folder, low_memory=low_memory)
+
+    def test_a_model_that_generates_no_text(self, tmp_path: Path, low_memory: bool) -> None:
+        transformers.ViTConfig().save_pretrained(tmp_path)
+        with pytest.raises(UnsupportedModelError, match="vit models cannot be cut"):
+            create(tmp_path, low_memory=low_memory)
+
+    def test_devices_that_are_not_there(self, folder: Path, low_memory: bool) -> None:
+        absent = f"cuda:{torch.cuda.device_count()}"
+        with pytest.raises(DeviceMapError, match=absent):
+            create(folder, device=absent, low_memory=low_memory)
+        with pytest.raises(DeviceMapError, match="device_map names 'head'"):
+            create(folder, device_map={"head": "cpu"}, low_memory=low_memory)
+
+    def test_a_missing_shard(self, folder: Path, low_memory: bool) -> None:
+        file = CheckpointSource(folder).weight_map["model.layers.5.mlp.up_proj.weight"]
+        (folder / file).unlink()
+        with pytest.raises(FileNotFoundError, match=file):
+            create(folder, low_memory=low_memory)
+
+    def test_a_truncated_shard(self, folder: Path, low_memory: bool) -> None:
+        path = folder / CheckpointSource(folder).weight_map["model.layers.5.mlp.up_proj.weight"]
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(CheckpointError, match=path.name):
+            create(folder, low_memory=low_memory)
+
+    def test_a_missing_tensor(self, folder: Path, low_memory: bool) -> None:
+        rewrite_index(folder, lambda names: names.pop("model.layers.3.mlp.up_proj.weight"))
+        with pytest.raises(CheckpointError, match=r"lacks tensors that the model needs: model\.layers\.3\.mlp\.up_proj\.weight"):
+            create(folder, low_memory=low_memory)
+
+    def test_an_unexpected_tensor(self, folder: Path, low_memory: bool) -> None:
+        rewrite_index(folder, lambda names: names.update({"model.layers.3.mlp.spare.weight": next(iter(names.values()))}))
+        with pytest.raises(CheckpointError, match=r"does not have: model\.layers\.3\.mlp\.spare\.weight"):
+            create(folder, low_memory=low_memory)
+
+    def test_an_index_that_names_an_absent_file(self, folder: Path, low_memory: bool) -> None:
+        rewrite_index(folder, lambda names: names.update({"model.norm.weight": "absent.safetensors"}))
+        with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
+            create(folder, low_memory=low_memory)
+
+    def test_more_layers_in_the_configuration(self, folder: Path, low_memory: bool) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        changes = {"num_hidden_layers": 7, "layer_types": [*config["layer_types"], "full_attention"]}
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(CheckpointError, match=r"lacks .*layers\.6\."):
+            create(folder, low_memory=low_memory)
+
+    def test_a_tensor_of_another_shape(self, folder: Path, low_memory: bool) -> None:
+        name = "model.layers.3.mlp.up_proj.weight"
+        rewrite_shard(folder, name, lambda tensors: tensors.update({name: torch.ones(3, 5)}))
+        with pytest.raises(CheckpointError, match=rf"{name} has shape \(3, 5\), but the model needs \(96, 64\)"):
+            create(folder, low_memory=low_memory)
+
+    def test_a_folder_that_is_no_model(self, tmp_path: Path, low_memory: bool) -> None:
+        with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+            create(tmp_path, low_memory=low_memory)
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            create(tmp_path / "absent", low_memory=low_memory)
+
+    def test_auto_save_without_a_place(self, folder: Path, low_memory: bool) -> None:
+        with pytest.raises(ValueError, match="storage_path"):
+            create(folder, auto_save=True, low_memory=low_memory)
+
+
+def test_a_missing_expert_is_an_error(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """Experts are merged while loading, yet that one of them is missing is found by the names alone."""
+    folder = shutil.copytree(tiny_checkpoint("mixtral", tie_word_embeddings=False), tmp_path / "model")
+    names = CheckpointSource(folder).weight_map
+    absent = next(name for name in names if ".layers.3." in name and ".experts.2.w1." in name)
+    rewrite_index(folder, lambda names: names.pop(absent))
+    with pytest.raises(CheckpointError, match=f"lacks tensors that the model needs: {absent}$"):
+        create(folder)
+
+
+def test_only_its_own_words_are_printed_when_verbose(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    create(folder, verbose=True)
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    headings = [line for line in lines if line.startswith("Loading component")]
+    assert headings == [
+        "Loading component: bottom (layers 0-1 + embedding)",
+        "Loading component: trunk (layers 2-3)",
+        "Loading component: top (layers 4-5 + final norm + head)",
+    ]
+    assert [line for line in lines if line.startswith("Memory:")] == [
+        f"Memory: {name} loaded" for name in ("bottom", "trunk", "top")
+    ]
+    assert sum(line.startswith("  RAM: ") for line in lines) == sum(line.startswith("  GPU: ") for line in lines) == 3
+    assert err.count("Fetching shards: 100%") == err.count("Loading parameters from shards: 100%") == 3
+    assert "Loading weights" not in err
+
+
+@pytest.mark.parametrize("low_memory", [True, False])
+def test_nothing_is_printed_otherwise(folder: Path, low_memory: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    create(folder, low_memory=low_memory)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_snapshot_is_taken_after_each_part(folder: Path) -> None:
+    tracker = MemoryTracker()
+    create(folder, tracker=tracker)
+    assert [each.label for each in tracker.snapshots] == ["before loading", "bottom loaded", "trunk loaded", "top loaded"]
+
+
+@pytest.mark.parametrize("low_memory", [True, False])
+def test_no_global_state_is_changed(folder: Path, low_memory: bool) -> None:
+    def state() -> tuple[object, ...]:
+        return (
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.random.get_rng_state().tolist(),
+            dict(os.environ),
+            transformers.utils.logging.get_verbosity(),
+            transformers.utils.logging.is_progress_bar_enabled(),
+        )
+
+    transformers.utils.logging.enable_progress_bar()
+    try:
+        before = state()
+        create(folder, low_memory=low_memory, dtype=torch.bfloat16)
+        assert state() == before
+    finally:
+        transformers.utils.logging.disable_progress_bar()
+
+
+def test_training_mapped_weights_leaves_the_checkpoint_alone(folder: Path) -> None:
+    def digest() -> dict[str, str]:
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+    before = digest()
+    split = ComposedCausalLM(*create(folder))
+    optimizer = torch.optim.SGD(split.parameters(), lr=0.1)
+    split(token_ids(), labels=token_ids()).loss.backward()
+    optimizer.step()
+    assert digest() == before
+
+
+def test_a_read_only_checkpoint_loads(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    try:
+        create(folder)
+    finally:
+        folder.chmod(0o755)

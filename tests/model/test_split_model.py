@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitlearn.checkpoint import CheckpointError, write_part_file
+from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
+from tests.tiny_models import token_ids
+
+LOAD_AND_RUN = """
+import sys, torch
+torch.set_num_threads(1)  # as in the test run: sums of experts depend on it
+from splitlearn.model import ComposedCausalLM, SplitModel
+parts = [SplitModel.load(f"{sys.argv[1]}/{name}.pt") for name in ("bottom", "trunk", "top")]
+with torch.no_grad():
+    torch.save(ComposedCausalLM(*parts)(torch.load(sys.argv[2], weights_only=True)).logits, sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma3_text", "mixtral"])
+def test_saved_parts_load_in_a_fresh_process_without_the_checkpoint(
+    model_type: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint(model_type, tie_word_embeddings=True), tmp_path / "model")
+    parts = ModelFactory.create_split_models(
+        model_type, folder, 2, 4, low_memory=True, storage_path=tmp_path / "parts", auto_save=True
+    )
+    with torch.no_grad():
+        expected = ComposedCausalLM(*parts)(token_ids()).logits.clone()
+    shutil.rmtree(folder)
+    torch.save(token_ids(), tmp_path / "ids.pt")
+    command = [sys.executable, "-c", LOAD_AND_RUN, tmp_path / "parts", tmp_path / "ids.pt", tmp_path / "logits.pt"]
+    subprocess.run(command, check=True)
+    assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
+
+
+def test_a_saved_trained_part_keeps_what_it_learned(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    trunk = ModelFactory.create_split_models(None, tiny_checkpoint("llama"), 1, 5, low_memory=True)[1]
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.add_(1.0)
+    trunk.save(tmp_path / "trunk.pt")
+    loaded = SplitModel.load(tmp_path / "trunk.pt")
+    assert loaded.part == trunk.part
+    assert not loaded.training
+    for (name, saved), (other, read) in zip(trunk.named_parameters(), loaded.named_parameters(), strict=True):
+        assert name == other and torch.equal(saved, read)
+
+
+def test_damaged_descriptions_are_refused(tmp_path: Path) -> None:
+    write_part_file(tmp_path / "part.pt", {"config": "{}"}, {})
+    with pytest.raises(CheckpointError, match="does not say which part it is"):
+        SplitModel.load(tmp_path / "part.pt")
+
+
+def test_inputs_that_a_part_does_not_take(tiny_checkpoint: Callable[..., Path]) -> None:
+    bottom, trunk, top = ModelFactory.create_split_models(None, tiny_checkpoint("llama"), 2, 4, low_memory=True)
+    with pytest.raises(ValueError, match=r"bottom takes token ids of shape \(B, T\), not torch.float32"):
+        bottom(torch.zeros(1, 2, 64))
+    with pytest.raises(ValueError, match=r"trunk takes smashed data of shape \(B, T, D\), not torch.int64"):
+        trunk(token_ids())
+    with pytest.raises(ValueError, match=r"past_key_values=part\.make_cache\(\)"):
+        top(torch.zeros(1, 2, 64), use_cache=True)
+
+
+def test_an_interrupted_call_does_not_spoil_the_next(tiny_checkpoint: Callable[..., Path]) -> None:
+    _, trunk, _ = ModelFactory.create_split_models(None, tiny_checkpoint("llama"), 2, 4, low_memory=True)
+    hidden = torch.randn(1, 3, 64)
+    with torch.no_grad():
+        expected = trunk(hidden)
+        with pytest.raises(TypeError):
+            trunk(hidden, attention_mask=torch.ones(1, 99, 7))
+        assert torch.equal(trunk(hidden), expected)
+
+
+def test_parts_of_different_cuts_do_not_compose(tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = tiny_checkpoint("llama")
+    bottom, trunk, _ = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True)
+    *_, top = ModelFactory.create_split_models(None, folder, 2, 5, low_memory=True)
+    with pytest.raises(ValueError, match="not bottom, trunk and top of one cut"):
+        ComposedCausalLM(bottom, trunk, top)
+    with pytest.raises(ValueError, match="not bottom, trunk and top of one cut"):
+        ComposedCausalLM(trunk, bottom, top)
