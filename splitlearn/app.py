@@ -20,6 +20,7 @@ from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
@@ -183,6 +184,8 @@ def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
     settings = dict(cfg.trainer)
     precision = SplitPrecision(settings.pop("precision"), devices)
     callbacks: list[Callback] = [instantiate(each) for each in cfg.callbacks.values() if each is not None]
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
     return instantiate(
         settings,
         **root_device_arguments(devices),

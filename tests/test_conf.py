@@ -1,0 +1,92 @@
+"""Every configuration file composes, names things that exist, and explains itself."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from splitlearn.app import compose, conf_folder
+from splitlearn.training import Optimization
+
+FILES = sorted(path.relative_to(conf_folder()) for path in conf_folder().rglob("*.yaml"))
+GROUPS = {"model": 7, "split": 4, "data": 2, "optimizer": 1, "trainer": 1, "callbacks": 5, "logger": 3, "experiment": 1, "debug": 2}
+REQUIRED = {"data/text_files": "data.source=notes.txt", "prepare": ""}
+
+
+def overrides_for(file: Path) -> list[str]:
+    choice = f"{file.parent}={file.stem}"
+    needed = REQUIRED.get(str(file.with_suffix("")))
+    return [choice, *([needed] if needed else [])]
+
+
+def test_the_number_of_files() -> None:
+    """If a file is added, it is counted here, so none is missed by the tests below."""
+    counts: dict[str, int] = {}
+    for file in FILES:
+        counts[str(file.parent)] = counts.get(str(file.parent), 0) + 1
+    assert counts == {".": 2, **GROUPS}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path(".")], ids=str)
+def test_every_choice_composes_and_resolves(file: Path) -> None:
+    cfg = compose(*overrides_for(file), "run_folder=/tmp/run")
+    resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check_targets(resolved)
+    Optimization.from_plain(resolved["optimizer"])
+
+
+def test_top_level_files_compose() -> None:
+    assert {path.name for path in FILES if path.parent == Path(".")} == {"train.yaml", "prepare.yaml"}
+    check_targets(OmegaConf.to_container(compose("run_folder=/tmp/run"), resolve=True, throw_on_missing=True))
+    compose("source=a.gguf", "out=b", config_name="prepare")
+
+
+def check_targets(node: Any) -> None:
+    """Each ``_target_`` exists, and takes every setting beside it."""
+    if isinstance(node, list):
+        for each in node:
+            check_targets(each)
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        signature = inspect.signature(get_class(node["_target_"]).__init__)
+        unknown = set(node) - {"_target_"} - set(signature.parameters)
+        assert not unknown, f"{node['_target_']} takes no {unknown}"
+    for each in node.values():
+        check_targets(each)
+
+
+def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
+    text = (conf_folder() / "train.yaml").read_text()
+    for group in ("model", "split", "data"):
+        line = next(line for line in text.splitlines() if line.strip().startswith(f"- {group}:"))
+        listed = set(line.split("#")[1].split(":")[1].replace(" ", "").split(","))
+        assert listed == {file.stem for file in FILES if file.parent == Path(group)}
+
+
+def test_every_default_of_train_yaml_has_a_comment() -> None:
+    lines = (conf_folder() / "train.yaml").read_text().split("hydra:\n  run")[0].splitlines()
+    settings = [line for line in lines if ":" in line and not line.startswith(("#", "defaults"))]
+    assert len(settings) == 16
+    assert all("#" in line for line in settings)
+
+
+def test_experiments_begin_with_their_command() -> None:
+    for file in FILES:
+        if file.parent == Path("experiment"):
+            lines = (conf_folder() / file).read_text().splitlines()
+            assert lines[:2] == ["# @package _global_", f"# python train.py experiment={file.stem}"]
+
+
+def test_configuration_files_name_only_our_and_lightnings_classes() -> None:
+    for file in FILES:
+        for line in (conf_folder() / file).read_text().splitlines():
+            if "_target_" in line:
+                assert line.split(":")[1].strip().startswith(("splitlearn.", "lightning.pytorch.")), file
+        assert isinstance(yaml.safe_load((conf_folder() / file).read_text()), dict)

@@ -1,0 +1,284 @@
+"""Training the parts with Lightning takes the steps that the unsplit model takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM
+
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
+from splitlearn.training.module import count_supervised, parse_dtype
+from tests.tiny_models import token_ids
+
+CPU = dict.fromkeys(("bottom", "trunk", "top"), "cpu")
+OPTIMIZER = {"learning_rate": 1e-3, "weight_decay": 0.01, "schedule": "linear", "warmup_fraction": 0.4}
+
+
+def batches(rows_each: list[int]) -> list[dict[str, torch.Tensor]]:
+    """Return left-padded batches with unsupervised prompts of different lengths."""
+    made = []
+    for seed, rows in enumerate(rows_each):
+        ids = token_ids(rows, 11, seed)
+        mask, labels = torch.ones_like(ids), ids.clone()
+        mask[0, : seed + 1] = 0
+        labels[0, : seed + 1] = -100
+        labels[:, : seed % 3] = -100
+        made.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return made
+
+
+class SeedEachBatch(Callback):
+    """Gives every batch the dropout that the unsplit model's has, whatever else draws random numbers between."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(batch_idx)
+
+
+def trainer(folder: Path, **settings: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    strategy = SplitStrategy(CPU, precision_plugin=SplitPrecision(settings.pop("precision", "32-true"), CPU))
+    return Trainer(accelerator="cpu", strategy=strategy, default_root_dir=folder, **{**quiet, "max_epochs": 1, **settings})
+
+
+def loader(rows: list[dict[str, torch.Tensor]]) -> DataLoader[dict[str, torch.Tensor]]:
+    return DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
+
+
+def fit(module: SplitCausalLM, data: list[dict[str, torch.Tensor]], folder: Path, **settings: Any) -> Trainer:
+    made = trainer(folder, callbacks=[SeedEachBatch()], **settings)
+    made.fit(module, loader(data))
+    return made
+
+
+def trained_parameters(module: SplitCausalLM) -> dict[str, torch.Tensor]:
+    return {
+        part.blueprint.global_name(name, part.part): parameter
+        for part in module.parts
+        for name, parameter in part.model.named_parameters(remove_duplicate=False)
+    }
+
+
+def train_unsplit(folder: Path, data: list[dict[str, torch.Tensor]], clip: float) -> Any:
+    """Train the whole model with torch alone."""
+    whole = AutoModelForCausalLM.from_pretrained(folder).train()
+    matrices = [parameter for parameter in whole.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in whole.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    steps, warmup = len(data), round(0.4 * len(data))
+    rates = [step / warmup if step < warmup else (steps - step) / (steps - warmup) for step in range(steps)]
+    for index, (batch, rate) in enumerate(zip(data, rates, strict=True)):
+        torch.manual_seed(index)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * rate
+        count = count_supervised(batch["labels"])
+        whole(**batch, use_cache=False, num_items_in_batch=count).loss.backward()
+        torch.nn.utils.clip_grad_norm_(whole.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    return whole
+
+
+@pytest.mark.parametrize(("model_type", "tied"), [("gpt2", True), ("qwen2", True), ("llama", False), ("mixtral", False)])
+def test_five_steps_equal_the_unsplit_models(
+    model_type: str, tied: bool, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint(model_type, tie_word_embeddings=tied)
+    data = batches([3, 2, 4, 3, 2])
+    whole = train_unsplit(folder, data, clip=1e9)
+    module = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER)
+    fit(module, data, tmp_path)
+    before = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+    parameters = trained_parameters(module)
+    for name, expected in whole.named_parameters():
+        assert float((expected - parameters[name]).detach().abs().max()) == 0.0, name
+        assert not torch.equal(expected, before[name]), f"{name} was not trained"
+
+
+def test_clipping_is_over_all_parts(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint("qwen2", tie_word_embeddings=True)
+    data = batches([3, 2, 4, 3, 2])
+    whole = train_unsplit(folder, data, clip=0.05)
+    module = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER)
+    fit(module, data, tmp_path, gradient_clip_val=0.05)
+    parameters = trained_parameters(module)
+    # The norm is summed over the parameters in another order than the unsplit model's.
+    for name, expected in whole.named_parameters():
+        torch.testing.assert_close(parameters[name], expected, atol=1e-6, rtol=0)
+
+
+def test_accumulated_small_batches_equal_the_large_one(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama", tie_word_embeddings=False, attention_dropout=0.0)
+    small = batches([3, 1, 2])
+    large = {name: torch.cat([batch[name] for batch in small]) for name in small[0]}
+    results = []
+    for data, accumulate in ((small, 3), ([large], 1)):
+        module = SplitCausalLM(str(folder), 2, 4, optimizer={"learning_rate": 1e-2, "schedule": "constant_with_warmup"})
+        gradients: dict[str, torch.Tensor] = {}
+        original = module.configure_gradient_clipping
+
+        def keep(*args: Any, module: SplitCausalLM = module, kept: dict[str, torch.Tensor] = gradients, **kwargs: Any) -> None:
+            kept.update({name: parameter.grad.clone() for name, parameter in module.named_parameters()})
+
+        module.configure_gradient_clipping = keep  # type: ignore[method-assign]
+        assert original is not None
+        fit(module, data, tmp_path, accumulate_grad_batches=accumulate)
+        results.append(gradients)
+    assert len({count_supervised(batch["labels"]) for batch in small}) == 3, "unequal counts are the point"
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], atol=1e-6, rtol=0)
+
+
+def test_a_frozen_trunk_keeps_no_gradient_and_no_state(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama")
+    module = SplitCausalLM(str(folder), 2, 4, optimizer={**OPTIMIZER, "parts": {"trunk": {"train": False}}})
+    made = fit(module, batches([2, 2]), tmp_path)
+    before = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+    trunk = set(module.parts[1].parameters())
+    assert trunk and all(parameter.grad is None for parameter in trunk)
+    assert not trunk & set(made.optimizers[0].state)
+    for name, parameter in trained_parameters(module).items():
+        assert torch.equal(parameter, before[name]) == (parameter in trunk), name
+
+
+def test_a_tie_over_two_devices_learns_as_one_tensor(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tensors that are kept equal must follow the shared one, through clipping and steps."""
+    folder = tiny_checkpoint("qwen2", tie_word_embeddings=True)
+    data = batches([3, 2, 4])
+    shared = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER)
+    fit(shared, data, tmp_path, gradient_clip_val=0.5)
+    # There is one kind of device here, so sharing is refused as it would be between two.
+    monkeypatch.setattr("splitlearn.model.load_model.tie_parts", lambda parts, devices: None)
+    apart = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER)
+    apart.load_parts()
+    assert apart.parts[0].model.model.embed_tokens.weight is not apart.parts[2].model.lm_head.weight
+    apart.parts[2].model.lm_head.weight.data = apart.parts[2].model.lm_head.weight.data.clone()
+    fit(apart, data, tmp_path, gradient_clip_val=0.5)
+    embedding, head = apart.parts[0].model.model.embed_tokens.weight, apart.parts[2].model.lm_head.weight
+    assert torch.equal(embedding, head)
+    for name, expected in trained_parameters(shared).items():
+        torch.testing.assert_close(trained_parameters(apart)[name], expected, atol=1e-6, rtol=0)
+
+
+def test_half_a_tie_cannot_be_frozen(tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = tiny_checkpoint("qwen2", tie_word_embeddings=True)
+    for part in ("bottom", "top"):
+        module = SplitCausalLM(str(folder), 2, 4, optimizer={"parts": {part: {"train": False}}})
+        with pytest.raises(ValueError, match="tied to its embedding"):
+            module.load_parts()
+    both = SplitCausalLM(str(folder), 2, 4, optimizer={"parts": {"bottom": {"train": False}, "top": {"train": False}}})
+    both.load_parts()
+
+
+def test_parts_are_loaded_once(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4)
+    with pytest.raises(RuntimeError, match="not loaded yet"):
+        _ = module.parts
+    made = trainer(tmp_path)
+    made.validate(module, loader(batches([2])), verbose=False)
+    parts = module.parts
+    made.fit(module, loader(batches([2])))
+    assert module.parts == parts
+    assert [each.label for each in module.tracker.snapshots].count("bottom loaded") == 1
+
+
+def test_metrics(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama")
+    data = batches([3, 1, 2])
+    metrics = trainer(tmp_path).validate(SplitCausalLM(str(folder), 2, 4), loader(data), verbose=False)[0]
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    counts = [count_supervised(batch["labels"]) for batch in data]
+    with torch.no_grad():
+        losses = [float(whole(**batch).loss) for batch in data]
+    expected = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+    assert metrics["val_loss"] == pytest.approx(expected, rel=1e-5), "a mean over tokens, not over batches"
+    assert metrics["val_perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+    module = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER)
+    made = fit(module, data, tmp_path)
+    assert made.callback_metrics["train_perplexity"] == pytest.approx(
+        math.exp(made.callback_metrics["train_loss_epoch"]), rel=1e-4
+    )
+
+
+def test_a_batch_without_supervised_tokens_changes_nothing(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    batch = batches([2])[0]
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4, optimizer={"weight_decay": 0.0})
+    fit(module, [batch], tmp_path)
+    before = dict(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("llama")).named_parameters())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trained_parameters(module).items())
+
+
+def test_mixed_precision_trains(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama")
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    batch = batches([3])[0]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = float(whole(**batch).loss)
+    module = SplitCausalLM(str(folder), 2, 4)
+    made = trainer(tmp_path, precision="bf16-mixed")
+    metrics = made.validate(module, loader([batch]), verbose=False)[0]
+    assert metrics["val_loss"] == pytest.approx(expected, rel=1e-3)
+    assert metrics["val_loss"] != pytest.approx(float(whole(**batch).loss.detach()), rel=1e-7)
+    fit(module, [batch], tmp_path, precision="bf16-mixed")
+    assert {part.dtype for part in module.parts} == {torch.float32}
+
+
+def test_other_precisions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"trainer\.precision is 'bf16-true'.*model\.dtype=bfloat16"):
+        SplitPrecision("bf16-true", CPU)
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def saved(self, tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> tuple[SplitCausalLM, Path]:
+        optimizer = {**OPTIMIZER, "parts": {"trunk": {"train": False}}}
+        module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4, optimizer=optimizer)
+        made = fit(module, batches([2, 2]), tmp_path)
+        made.save_checkpoint(tmp_path / "last.ckpt")
+        return module, tmp_path / "last.ckpt"
+
+    def test_they_hold_only_what_was_trained_and_no_code(self, saved: tuple[SplitCausalLM, Path]) -> None:
+        module, path = saved
+        content = torch.load(path, weights_only=True)
+        assert content["state_dict"] and not any(name.startswith("model.trunk") for name in content["state_dict"])
+        assert content["hyper_parameters"]["split_point_2"] == 4
+
+    def test_they_restore_module_and_optimizer(self, saved: tuple[SplitCausalLM, Path], tmp_path: Path) -> None:
+        module, path = saved
+        restored = SplitCausalLM.load_from_checkpoint(path, weights_only=True)
+        expected = trained_parameters(module)
+        assert all(torch.equal(value, expected[name]) for name, value in trained_parameters(restored).items())
+        again = trainer(tmp_path, max_epochs=2)
+        again.fit(restored, loader(batches([2, 2])), ckpt_path=path, weights_only=True)
+        assert again.global_step == 4
+
+    def test_one_of_another_cut_is_refused(self, saved: tuple[SplitCausalLM, Path], tmp_path: Path) -> None:
+        module, path = saved
+        other = SplitCausalLM(module.hparams.model_name_or_path, 1, 4)
+        with pytest.raises(CheckpointError, match="saved with split_point_1=2, this run has 1"):
+            trainer(tmp_path).fit(other, loader(batches([2])), ckpt_path=path, weights_only=True)
+
+    def test_one_that_lacks_trained_tensors_is_refused(self, saved: tuple[SplitCausalLM, Path], tmp_path: Path) -> None:
+        module, path = saved
+        other = SplitCausalLM(module.hparams.model_name_or_path, 2, 4)
+        with pytest.raises(CheckpointError, match="lacks trained tensors: model.trunk"):
+            trainer(tmp_path).fit(other, loader(batches([2])), ckpt_path=path, weights_only=True)
+
+
+def test_dtypes() -> None:
+    assert parse_dtype(None) is None
+    assert parse_dtype("bfloat16") is torch.bfloat16
+    for name in ("int8", "nonsense", 3):
+        with pytest.raises(ValueError, match=r"model\.dtype is"):
+            parse_dtype(name)  # type: ignore[arg-type]
