@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 
 import torch
@@ -48,7 +47,7 @@ class Narrator:
 
 
 def _release() -> None:
-    gc.collect()
+    # What loading held is gone once its last reference is: no cycles keep it, so the collector's pause would buy nothing.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
