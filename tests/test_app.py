@@ -33,7 +33,14 @@ def test_held_out_loss_falls(result: splitlearn.app.TrainResult) -> None:
 def test_the_run_folder(result: splitlearn.app.TrainResult) -> None:
     files = {str(path.relative_to(result.folder)) for path in result.folder.rglob("*") if path.is_file()}
     parts = {f"parts/{name}.pt" for name in ("bottom", "trunk", "top")}
-    assert files >= {"summary.json", "config.yaml", "memory_report.json", "metrics/metrics.csv", "checkpoints/last.ckpt", *parts}
+    assert files >= {
+        "summary.json",
+        "config.yaml",
+        "memory_report.json",
+        "metrics/metrics.csv",
+        "checkpoints/last.ckpt",
+        *parts,
+    }
     assert not [file for file in files if "tmp" in file]
     summary = json.loads((result.folder / "summary.json").read_text())
     assert summary["status"] == "completed"
@@ -58,7 +65,14 @@ def test_the_metrics_file(result: splitlearn.app.TrainResult) -> None:
     with (result.folder / "metrics" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     columns = {name for row in rows for name, value in row.items() if value}
-    assert columns >= {"val_loss", "val_perplexity", "train_loss_epoch", "train_perplexity", "memory/rss_gib", "memory/trunk_gib"}
+    assert columns >= {
+        "val_loss",
+        "val_perplexity",
+        "train_loss_epoch",
+        "train_perplexity",
+        "memory/rss_gib",
+        "memory/trunk_gib",
+    }
 
 
 def test_saved_parts_are_the_trained_model(result: splitlearn.app.TrainResult) -> None:

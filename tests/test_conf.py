@@ -15,7 +15,17 @@ from splitlearn.app import compose, conf_folder
 from splitlearn.training import Optimization
 
 FILES = sorted(path.relative_to(conf_folder()) for path in conf_folder().rglob("*.yaml"))
-GROUPS = {"model": 7, "split": 4, "data": 2, "optimizer": 1, "trainer": 1, "callbacks": 5, "logger": 3, "experiment": 1, "debug": 2}
+GROUPS = {
+    "model": 7,
+    "split": 4,
+    "data": 2,
+    "optimizer": 1,
+    "trainer": 1,
+    "callbacks": 5,
+    "logger": 3,
+    "experiment": 1,
+    "debug": 2,
+}
 REQUIRED = {"data/text_files": "data.source=notes.txt", "prepare": ""}
 
 
@@ -33,7 +43,7 @@ def test_the_number_of_files() -> None:
     assert counts == {".": 2, **GROUPS}
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path(".")], ids=str)
+@pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path()], ids=str)
 def test_every_choice_composes_and_resolves(file: Path) -> None:
     cfg = compose(*overrides_for(file), "run_folder=/tmp/run")
     resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -42,7 +52,7 @@ def test_every_choice_composes_and_resolves(file: Path) -> None:
 
 
 def test_top_level_files_compose() -> None:
-    assert {path.name for path in FILES if path.parent == Path(".")} == {"train.yaml", "prepare.yaml"}
+    assert {path.name for path in FILES if path.parent == Path()} == {"train.yaml", "prepare.yaml"}
     check_targets(OmegaConf.to_container(compose("run_folder=/tmp/run"), resolve=True, throw_on_missing=True))
     compose("source=a.gguf", "out=b", config_name="prepare")
 

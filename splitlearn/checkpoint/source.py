@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -110,6 +111,19 @@ class CheckpointSource:
         """Which file holds each tensor."""
         weight_map: dict[str, str] = self.index["weight_map"]
         return weight_map
+
+    def stored_dtype(self) -> torch.dtype:
+        """Return the dtype of the first floating-point tensor, from the header alone.
+
+        Raises:
+            CheckpointError: there is no floating-point tensor.
+            FileNotFoundError: a shard is missing.
+        """
+        for name, file in self.weight_map.items():
+            dtype = Shard(self.fetch(file)).dtype(name)
+            if dtype.is_floating_point:
+                return dtype
+        raise CheckpointError(f"{self.name} holds no floating-point weights")
 
     def open_shards(self, files: set[str]) -> dict[str, Shard]:
         """Fetch and open the named files and check that each holds what the index says.

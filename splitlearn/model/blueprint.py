@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PartSpec, SplitPlan
@@ -38,6 +44,10 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None) -
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModelError(f"the configuration of {model_name_or_path} cannot be used: {reason}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModelError(
+            f"{model_name_or_path} is a {config.model_type} model, of which transformers has no causal LM"
+        )
     if model_type is not None and config.model_type != model_type:
         raise UnsupportedModelError(
             f"model_type is {model_type!r}, but {model_name_or_path} is a {config.model_type!r} model; "
@@ -63,6 +73,7 @@ class Blueprint:
         config: the unsplit model's configuration.
         model_class: the transformers class of the causal LM.
         anatomy: where its layers are and what stands around them.
+        dtype: what its floating-point weights are, or become when they are loaded.
         meta_model: the whole model on the meta device, for its names and shapes.
         ties: parameter names that share another parameter's tensor, for example the head's that of the embedding.
     """
@@ -70,6 +81,7 @@ class Blueprint:
     config: PreTrainedConfig
     model_class: type[PreTrainedModel]
     anatomy: Anatomy
+    dtype: torch.dtype
     meta_model: PreTrainedModel
     ties: dict[str, str]
 
@@ -110,22 +122,23 @@ class Blueprint:
         return f"{self._layer_prefix}{layer + offset}.{rest}"
 
 
-def draw_blueprint(config: PreTrainedConfig) -> Blueprint:
+def draw_blueprint(config: PreTrainedConfig, dtype: torch.dtype) -> Blueprint:
     """Build a causal LM on the meta device and examine it; nothing is read or allocated.
 
+    Args:
+        config: the unsplit model's configuration.
+        dtype: what its floating-point weights are, or become when they are loaded.
+
     Raises:
-        UnsupportedModelError: transformers has no causal LM for this configuration, or it has no layers that can be cut.
+        UnsupportedModelError: the model has no layers that can be cut.
     """
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UnsupportedModelError(f"{config.model_type} models cannot be cut: {reason}") from error
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     return Blueprint(
         config=config,
         model_class=type(model),
         anatomy=examine(model),
+        dtype=dtype,
         meta_model=model,
         ties=dict(model.all_tied_weights_keys or {}),
     )

@@ -75,13 +75,13 @@ class ModelFactory:
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
         config = read_config(model_name_or_path, model_type)
         plan = plan_cut(config, split_point_1, split_point_2)
-        loader = open_checkpoint(config, CheckpointSource(model_name_or_path))
+        loader = open_checkpoint(config, CheckpointSource(model_name_or_path), dtype)
         if loader.source.is_local:
             for part in plan.parts:
                 loader.open(loader.reading(part))
         narrator = Narrator(verbose, tracker or MemoryTracker())
         load = load_incrementally if low_memory else load_whole
-        parts = load(loader, plan, devices, dtype or loader.stored_dtype(), narrator)
+        parts = load(loader, plan, devices, narrator)
         if auto_save and storage_path is not None:
             save_parts(parts, storage_path)
         return parts

@@ -52,16 +52,13 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
-def load_incrementally(
-    loader: PartLoader, plan: SplitPlan, devices: dict[str, str], dtype: torch.dtype, narrator: Narrator
-) -> Parts:
+def load_incrementally(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], narrator: Narrator) -> Parts:
     """Load bottom, then trunk, then top, each from just its own shards and tensors.
 
     Args:
         loader: the opened checkpoint.
         plan: the cut.
         devices: where each part goes.
-        dtype: what floating-point weights become.
         narrator: reports progress and memory.
 
     Raises:
@@ -71,7 +68,7 @@ def load_incrementally(
     parts: list[SplitModel] = []
     for spec in plan.parts:
         narrator.begin(spec)
-        part = _load_part(loader, spec, parts, dtype, narrator)
+        part = _load_part(loader, spec, parts, narrator)
         # Ties come before the move, so that a shared head is not carried to the device a second time.
         tie_parts([*parts, part], devices)
         parts.append(part.to(devices[spec.name]))
@@ -81,15 +78,13 @@ def load_incrementally(
     return bottom, trunk, top
 
 
-def _load_part(
-    loader: PartLoader, spec: PartSpec, loaded: list[SplitModel], dtype: torch.dtype, narrator: Narrator
-) -> SplitModel:
+def _load_part(loader: PartLoader, spec: PartSpec, loaded: list[SplitModel], narrator: Narrator) -> SplitModel:
     reading = loader.reading(spec)
     with narrator.bar("Fetching shards", len(reading.files)) as bar:
         for file in sorted(reading.files):
             loader.source.fetch(file)
             bar.update()
-    ready = loader.already_read(reading, loaded, dtype)
+    ready = loader.already_read(reading, loaded)
     # transformers reads with several threads.
     lock = threading.Lock()
     with narrator.bar("Loading parameters from shards", len(reading.sources) - len(ready)) as bar:
@@ -98,20 +93,19 @@ def _load_part(
             with lock:
                 bar.update()
 
-        return loader.load(reading, dtype, on_read, ready)
+        return loader.load(reading, on_read, ready)
 
 
-def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], dtype: torch.dtype, narrator: Narrator) -> Parts:
+def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], narrator: Narrator) -> Parts:
     """Load the whole model the traditional way, then divide its tensors among the parts.
 
     Args:
         loader: the opened checkpoint.
         plan: the cut.
         devices: where each part goes.
-        dtype: what floating-point weights become.
         narrator: reports progress and memory.
     """
-    whole = AutoModelForCausalLM.from_pretrained(loader.source.name, dtype=dtype, trust_remote_code=False)
+    whole = AutoModelForCausalLM.from_pretrained(loader.source.name, dtype=loader.blueprint.dtype, trust_remote_code=False)
     narrator.end("whole model loaded")
     tensors = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers(remove_duplicate=False))
     detached = {name: tensor.detach() for name, tensor in tensors.items()}

@@ -16,7 +16,6 @@ from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor,
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, draw_blueprint
-from splitlearn.model.entrance import Entrance
 from splitlearn.model.matching import match_tensors, sources_for
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.surgery import cut_out
@@ -71,22 +70,6 @@ class PartLoader:
                     return True
         return False
 
-    def stored_dtype(self) -> torch.dtype:
-        """Return the dtype of the weights: the configuration's, or else that of the first matched floating-point tensor.
-
-        Raises:
-            CheckpointError: the checkpoint holds no floating-point weights.
-        """
-        configured = self.blueprint.config.get_text_config(decoder=True).dtype
-        if isinstance(configured, torch.dtype):
-            return configured
-        for match in self.matches:
-            file = self.source.weight_map[match.source]
-            dtype = self.source.open_shards({file})[file].dtype(match.source)
-            if dtype.is_floating_point:
-                return dtype
-        raise CheckpointError(f"{self.source.name} holds no floating-point weights")
-
     def reading(self, part: PartSpec) -> PartReading:
         """Say what loading ``part`` will read; nothing is opened."""
         sources = sources_for(self.blueprint, self.matches, part)
@@ -116,12 +99,11 @@ class PartLoader:
                 raise CheckpointError(f"{shards[file].path}: {match.source} has shape {stored}, but the model needs {wanted}")
         return shards
 
-    def load(self, reading: PartReading, dtype: torch.dtype, on_read: OnRead, ready: dict[str, torch.Tensor]) -> SplitModel:
-        """Load one part onto the CPU; weights of the wanted dtype stay mapped from the file.
+    def load(self, reading: PartReading, on_read: OnRead, ready: dict[str, torch.Tensor]) -> SplitModel:
+        """Load one part onto the CPU; weights of the blueprint's dtype stay mapped from the file.
 
         Args:
             reading: what to read, from `reading`.
-            dtype: what floating-point weights become.
             on_read: called with each tensor's name and size in bytes as it is read.
             ready: tensors already in memory, by checkpoint name; they are shared instead of being read again.
 
@@ -134,23 +116,23 @@ class PartLoader:
         for presented, name in reading.sources.items():
             shard = shards[self.source.weight_map[name]]
             tensors[presented] = ready[name] if name in ready else LazyTensor(shard, name, on_read)
-        part_class = _part_class(self.blueprint, reading.part)
+        carved, entrance = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
         try:
             with _silent_transformers():
-                model, info = part_class.from_pretrained(
+                model, info = _class_that_makes(carved).from_pretrained(
                     None,
                     config=self.blueprint.config,
                     state_dict=tensors,
-                    dtype=dtype,
+                    dtype=self.blueprint.dtype,
                     attn_implementation=self.blueprint.config._attn_implementation,
                     output_loading_info=True,
                 )
         except RuntimeError as error:
             raise CheckpointError(f"{self.source.name}: {reading.part.name} cannot be filled: {error}") from error
         self._check(info, reading.part)
-        return SplitModel(self.blueprint, reading.part, model, model.entrance)
+        return SplitModel(self.blueprint, reading.part, model, entrance)
 
-    def already_read(self, reading: PartReading, loaded: Sequence[SplitModel], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def already_read(self, reading: PartReading, loaded: Sequence[SplitModel]) -> dict[str, torch.Tensor]:
         """Return tensors of ``reading`` that parts on the CPU hold already: the other ends of ties, by checkpoint name."""
         found = {}
         for borrowed, owned in self.blueprint.ties.items():
@@ -158,7 +140,7 @@ class PartLoader:
             for part in loaded:
                 if source is not None and self.blueprint.belongs_to(owned, part.part):
                     parameter = part.model.get_parameter(self.blueprint.local_name(owned, part.part))
-                    if parameter.device.type == "cpu" and parameter.dtype == dtype:
+                    if parameter.device.type == "cpu" and parameter.dtype == self.blueprint.dtype:
                         found[source] = parameter.detach()
         return found
 
@@ -170,34 +152,36 @@ class PartLoader:
                 raise CheckpointError(f"{self.source.name}: {part.name} was loaded with {what} tensors: {name_some(names)}")
 
 
-def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource) -> PartLoader:
+def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource, dtype: torch.dtype | None = None) -> PartLoader:
     """Draw a checkpoint's model and compare the two; a tie that the checkpoint contradicts is given up.
+
+    Args:
+        config: the model's configuration.
+        source: the checkpoint.
+        dtype: what floating-point weights become; None keeps the configuration's, or else what is stored.
 
     Raises:
         UnsupportedModelError: the model cannot be cut.
         CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
         FileNotFoundError: there is no checkpoint.
     """
-    loader = PartLoader(draw_blueprint(config), source)
+    configured = config.get_text_config(decoder=True).dtype
+    wanted = dtype or (configured if isinstance(configured, torch.dtype) else source.stored_dtype())
+    loader = PartLoader(draw_blueprint(config, wanted), source)
     if loader.contradicts_ties():
         untied = copy.deepcopy(config)
         untied.get_text_config(decoder=True).tie_word_embeddings = False
         untied.tie_word_embeddings = False
-        return PartLoader(draw_blueprint(untied), source)
+        return PartLoader(draw_blueprint(untied, wanted), source)
     return loader
 
 
-def _part_class(blueprint: Blueprint, part: PartSpec) -> Any:
-    """Make a subclass of the model's class whose instances are cut down to ``part`` as soon as they are built."""
-    whole: type[PreTrainedModel] = blueprint.model_class
-
-    def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        whole.__init__(self, config, *args, **kwargs)
-        entrance: Entrance | None = cut_out(self, part, blueprint.anatomy)
-        self.entrance = entrance
-
-    # transformers looks its conversion rules up by the class's name and module, so both stay the whole model's.
-    return type(whole.__name__, (whole,), {"__init__": __init__, "__module__": whole.__module__})
+def _class_that_makes(model: PreTrainedModel) -> Any:
+    """Return a class for transformers' loader to fill whose only instance is ``model``."""
+    whole = type(model)
+    # What __new__ returns is an instance of the parent class and not of this one, so Python does not initialise it again.
+    namespace = {"__new__": lambda cls, *args, **kwargs: model, "__module__": whole.__module__}
+    return type(whole.__name__, (whole,), namespace)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 from collections.abc import Mapping
@@ -191,7 +190,8 @@ class SplitModel(nn.Module):
             part = PartSpec(*(description[name] for name in ("name", "start", "end", "num_layers")))
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} does not say which part it is ({error}); save the part again") from error
-        return cls.from_tensors(draw_blueprint(config), part, tensors, str(path)).to(device)
+        dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
+        return cls.from_tensors(draw_blueprint(config, dtype), part, tensors, str(path)).to(device)
 
     @classmethod
     def from_tensors(cls, blueprint: Blueprint, part: PartSpec, tensors: Mapping[str, torch.Tensor], source: str) -> SplitModel:
@@ -206,8 +206,7 @@ class SplitModel(nn.Module):
         Raises:
             CheckpointError: a tensor of the part is missing or has another shape.
         """
-        model = copy.deepcopy(blueprint.meta_model)
-        entrance = cut_out(model, part, blueprint.anatomy)
+        model, entrance = cut_out(blueprint.meta_model, part, blueprint.anatomy)
         for name, place in [*model.named_parameters(), *model.named_buffers()]:
             tensor = tensors.get(blueprint.global_name(name, part))
             if tensor is None:

@@ -82,31 +82,42 @@ def _drop_foreign_modules(model: PreTrainedModel, part: PartSpec, anatomy: Anato
                 setattr(model, name, None)
 
 
-def cut_out(model: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> Entrance | None:
-    """Turn a whole causal LM into one of its parts, in place.
+def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[PreTrainedModel, Entrance | None]:
+    """Make one part of a whole causal LM.
 
     Args:
-        model: a causal LM built from its full configuration, on the meta device.
-        part: the part to keep.
+        whole: a causal LM built from its full configuration, on the meta device; it is left as it is.
+        part: the part to make.
         anatomy: where the model's layers are, from `examine`.
 
     Returns:
-        Where smashed data enter a trunk or top; None for a bottom, which takes token ids.
+        The part, on the meta device, and where smashed data enter it (None for a bottom, which takes token ids).
     """
+    model, kept = _copy_without_foreign_layers(whole, part, anatomy)
     decoder = anatomy.decoder(model)
-    kept = nn.ModuleList(list(anatomy.layers(model))[part.start : part.end])
-    setattr(decoder, anatomy.layers_name, kept)
     _rebase_layer_indices(kept, part.start)
     _describe_only_kept_layers(model, kept, part)
     _drop_foreign_modules(model, part, anatomy)
     # No part owns both ends of a tie; whoever holds bottom and top ties them.
     _forget_ties(model)
     if part.has_embedding:
-        return None
+        return model, None
     entrance = Entrance()
     for receiver in [*kept, *(getattr(decoder, name) for name in anatomy.after_layers)]:
         entrance.attach(receiver)
-    return entrance
+    return model, entrance
+
+
+def _copy_without_foreign_layers(
+    whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy
+) -> tuple[PreTrainedModel, nn.ModuleList]:
+    layers = anatomy.layers(whole)
+    # deepcopy takes what its memo holds as copies already made: the parameters themselves, which loading replaces anyway, and
+    # for the layer list one of the kept layers.
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in whole.parameters()}
+    kept = nn.ModuleList(copy.deepcopy(layer, memo) for layer in list(layers)[part.start : part.end])
+    memo[id(layers)] = kept
+    return copy.deepcopy(whole, memo), kept
 
 
 def _forget_ties(model: Any) -> None:

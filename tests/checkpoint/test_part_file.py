@@ -14,7 +14,7 @@ def test_round_trip_is_mapped_and_equal(tmp_path: Path) -> None:
     description, read = read_part_file(path)
     assert description == {"name": "bottom"}
     assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
-    assert os.listdir(path.parent) == ["bottom.pt"]
+    assert [file.name for file in path.parent.iterdir()] == ["bottom.pt"]
     umask = os.umask(0)
     os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
@@ -31,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         write_part_file(path, {"version": 2}, {"a": torch.ones(9)})
     assert read_part_file(path)[0] == {"version": 1}
-    assert os.listdir(tmp_path) == ["top.pt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["top.pt"]
 
 
 class Evil:

@@ -7,20 +7,18 @@ from safetensors.torch import load_file
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, ShardLoader
 from splitlearn.cut import ParamMapper
-from splitlearn.model.blueprint import draw_blueprint, plan_cut, read_config
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.blueprint import plan_cut, read_config
+from splitlearn.model.part_loading import open_checkpoint
 from tests.tiny_models import CONFIGS
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("model_type", CONFIGS)
-def test_shards_by_name_are_those_that_loading_opens(
-    model_type: str, tied: bool, tiny_checkpoint: Callable[..., Path]
-) -> None:
+def test_shards_by_name_are_those_that_loading_opens(model_type: str, tied: bool, tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint(model_type, tie_word_embeddings=tied)
     config = read_config(folder)
     index = ShardLoader.load_index_json(folder)
-    loader = PartLoader(draw_blueprint(config), CheckpointSource(folder))
+    loader = open_checkpoint(config, CheckpointSource(folder))
     for part in plan_cut(config, 2, 4).parts:
         required = ShardLoader.get_required_shards_for_component(
             index,

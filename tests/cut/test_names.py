@@ -5,8 +5,8 @@ import pytest
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import ParamMapper
-from splitlearn.model.blueprint import draw_blueprint, plan_cut, read_config
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.blueprint import plan_cut, read_config
+from splitlearn.model.part_loading import open_checkpoint
 from tests.tiny_models import CONFIGS
 
 
@@ -26,13 +26,11 @@ def test_layer_numbers(name: str, layer: int | None) -> None:
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
-def test_names_alone_agree_with_the_model_for_every_architecture(
-    model_type: str, tiny_checkpoint: Callable[..., Path]
-) -> None:
+def test_names_alone_agree_with_the_model_for_every_architecture(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     """The rules on names must put each tensor where matching against the real model puts it."""
     folder = tiny_checkpoint(model_type, tie_word_embeddings=False)
     config = read_config(folder)
-    loader = PartLoader(draw_blueprint(config), CheckpointSource(folder))
+    loader = open_checkpoint(config, CheckpointSource(folder))
     plan = plan_cut(config, 2, 4)
     for match in loader.matches:
         layer = ParamMapper.get_layer_number(match.source, model_type)

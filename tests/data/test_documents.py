@@ -57,7 +57,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no text in there"):
         read(str(tmp_path / "empty.txt"), cache=tmp_path)
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(ValueError, match="data.sample_by is 'word'"):
+    with pytest.raises(ValueError, match=r"data\.sample_by is 'word'"):
         read(str(tmp_path / "a.txt"), sample_by="word", cache=tmp_path)
     rows = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}])
     with pytest.raises(ValueError, match="mixes jsonl and text"):

@@ -50,7 +50,7 @@ def test_warm_up_and_decay(tiny_checkpoint: Callable[..., Path]) -> None:
         ({"parts": {"top": {"lr": 1}}}, r"optimizer\.parts\.top\.lr is not known"),
         ({"schedule": "step"}, "optimizer.schedule is 'step'"),
         ({"warmup_fraction": 1.5}, "optimizer.warmup_fraction is 1.5"),
-        ({"parts": dict.fromkeys(("bottom", "trunk", "top"), {"train": False})}, "nothing to train"),
+        ({"parts": {name: {"train": False} for name in ("bottom", "trunk", "top")}}, "nothing to train"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:
