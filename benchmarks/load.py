@@ -27,6 +27,14 @@ import psutil
 
 GIB = 2**30
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
     "qwen2_0_5b": {
         "hidden_size": 896,
         "intermediate_size": 4864,

@@ -104,8 +104,8 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     """Cut, load, train, evaluate and save one model.
 
     Cut, devices, data and settings are checked before any weights are read. Whatever happens, ``summary.json`` in the run's
-    folder says so: its ``status`` is ``completed``, ``refused`` (no cut of this model) or ``failed``, the latter two with a
-    ``reason``.
+    folder says so: its ``status`` is ``completed``, ``refused`` (no cut of this model), ``failed`` or ``interrupted``, all but
+    the first with a ``reason``.
 
     Args:
         cfg: a configuration like ``conf/train.yaml``.
@@ -129,9 +129,9 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     summary = {"status": "completed", "model": cfg.model.name_or_path, "folder": str(run_folder.resolve()), **split}
     try:
         return _train(cfg, run_folder, summary)
-    except Exception as error:
-        status = "refused" if isinstance(error, CutError) else "failed"
-        write_summary(run_folder, summary | {"status": status, "reason": f"{error}"})
+    except BaseException as error:
+        status = "refused" if isinstance(error, CutError) else "failed" if isinstance(error, Exception) else "interrupted"
+        write_summary(run_folder, summary | {"status": status, "reason": str(error) or type(error).__name__})
         raise
 
 

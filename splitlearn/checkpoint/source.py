@@ -18,6 +18,10 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
 
+class AbsentFileError(FileNotFoundError):
+    """A checkpoint that can be reached and does not have the file."""
+
+
 class CheckpointSource:
     """The safetensors files of one model, fetched one by one as they are needed.
 
@@ -57,7 +61,7 @@ class CheckpointSource:
         if self._folder is not None:
             path = self._folder / file
             if not path.is_file():
-                raise FileNotFoundError(f"{path} is missing")
+                raise AbsentFileError(f"{path} is missing")
             return path
         return self._download(file)
 
@@ -69,7 +73,7 @@ class CheckpointSource:
                 raise FileNotFoundError(
                     f"{self.name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
                 ) from error
-            raise FileNotFoundError(f"{self.name} on the hub has no file {file}") from error
+            raise AbsentFileError(f"{self.name} on the hub has no file {file}") from error
         except (HFValidationError, HfHubHTTPError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FileNotFoundError(f"{self.name} is no local folder and cannot be had from the hub: {reason}") from error
@@ -77,7 +81,7 @@ class CheckpointSource:
     def _find(self, file: str) -> Path | None:
         try:
             return self.fetch(file)
-        except FileNotFoundError:
+        except AbsentFileError:
             return None
 
     @cached_property
@@ -93,12 +97,8 @@ class CheckpointSource:
             return _parse_index(path)
         try:
             single = self.fetch(SINGLE_FILE)
-        except FileNotFoundError as error:
-            if self._folder is None:
-                raise
-            raise FileNotFoundError(
-                f"{self._folder} holds neither {INDEX_FILE} nor {SINGLE_FILE}; is it a model folder?"
-            ) from error
+        except AbsentFileError as error:
+            raise FileNotFoundError(f"{self.name} holds neither {INDEX_FILE} nor {SINGLE_FILE}; is it a model?") from error
         return {"metadata": {}, "weight_map": dict.fromkeys(sorted(Shard(single).names), SINGLE_FILE)}
 
     @property

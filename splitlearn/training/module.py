@@ -199,6 +199,13 @@ class SplitCausalLM(LightningModule):
         trained = self._trained_names()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load trained tensors; frozen ones, which a checkpoint leaves out, do not count as missing."""
+        keys = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        trained = self._trained_names()
+        keys.missing_keys[:] = [name for name in keys.missing_keys if name in trained]
+        return keys
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another cut, or one that does not hold exactly what is trained.
 

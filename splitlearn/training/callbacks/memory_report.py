@@ -44,6 +44,10 @@ class MemoryReport(Callback):
         if isinstance(pl_module, SplitCausalLM) and stage == "fit":
             pl_module.tracker.__exit__(None, None, None)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop sampling; Lightning does not tear callbacks down after an error."""
+        self.teardown(trainer, pl_module, "fit")
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a snapshot and report it.
 

@@ -1,0 +1,157 @@
+"""The real commands, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from splitlearn.embedded import resolve_model
+from tests.tiny_models import write_tiny_checkpoint
+
+pytestmark = pytest.mark.end_to_end
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=8"]
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "HYDRA_FULL_ERROR": "0", **environment}
+    return subprocess.run([sys.executable, *map(str, command)], cwd=cwd, env=variables, capture_output=True, text=True)
+
+
+def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run(ROOT / "train.py", *overrides, cwd=cwd)
+
+
+def summaries(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("summary.json"))]
+
+
+def test_train_shows_loading_and_leaves_its_results(tmp_path: Path) -> None:
+    done = train(*SHORT, "split=thirds", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Loading component: bottom (layers 0-2 + embedding)" in done.stdout
+    assert "embedded:qwen2_tiny cut at 3 / 5" in done.stdout
+    assert "memory, epoch 1" in done.stdout
+    (summary,) = summaries(tmp_path)
+    assert summary["status"] == "completed"
+    folder = Path(str(summary["folder"]))
+    assert folder.parent.parent == tmp_path / "outputs"
+    assert (folder / "parts" / "trunk.pt").is_file()
+    assert (folder / ".hydra" / "overrides.yaml").is_file()
+
+
+def test_a_sweep_goes_on_after_a_refused_cut(tmp_path: Path) -> None:
+    done = train("-m", *SHORT, "split.point_1=1,7", "split.point_2=5", "save_parts=false", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("refused: split_point_1 is 7 and split_point_2 is 5") == 1
+    found = summaries(tmp_path / "multirun")
+    assert [(each["status"], each["split_point_1"]) for each in found] == [("completed", 1), ("refused", 7)]
+
+
+def test_a_sweep_in_which_something_else_goes_wrong_fails(tmp_path: Path) -> None:
+    done = train("-m", *SHORT, "data.block_size=128,100000", "split.point_1=2", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "error: data.block_size is 100000" in done.stderr
+    assert [each["status"] for each in summaries(tmp_path / "multirun")] == ["completed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["split.point_1=9"], "refused: split_point_1 is 9, but the model has 8 decoder layers: choose 0 to 8"),
+        (["split.point_1=true"], "refused: split_point_1 is True (bool); it must be a whole number of layers"),
+        (["split.point_1=one"], "refused: split_point_1 is 'one' (str); it must be a whole number of layers"),
+        (["device_map=cuda:9"], "error: device_map is 'cuda:9', but this machine has"),
+        (["device_map={middle: cpu}"], "error: device_map names 'middle'; the parts are bottom, trunk, top"),
+        (["model.type=gpt2"], "error: model_type is 'gpt2', but"),
+        (["model.name_or_path=./absent"], "error: the model folder ./absent does not exist"),
+        (["data=text_files", "data.source=absent.txt"], "error: the data file absent.txt does not exist"),
+        (["data=text_files"], "error: data.source is not set; add data.source=... to the command"),
+        (["ckpt_path=absent.ckpt"], "error: ckpt_path is absent.ckpt, which does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence(overrides: list[str], sentence: str, tmp_path: Path) -> None:
+    done = train(*overrides, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(sentence), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Loading component" not in done.stdout
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file() and ".hydra" not in path.parts}
+    assert written == {"summary.json", "train.log"}, "nothing half-written"
+
+
+def test_a_damaged_checkpoint_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    folder = shutil.copytree(resolve_model("embedded:qwen2_tiny"), tmp_path / "model")
+    shard = sorted(folder.glob("*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-10])
+    done = train("model.name_or_path=model", *SHORT, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"error: model/{shard.name} is damaged" in done.stderr
+    assert "Loading component" not in done.stdout
+
+
+def test_text_files_and_a_frozen_trunk(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("\n\n".join(f"Paragraph {index} about splitting models." for index in range(200)))
+    overrides = ["data=text_files", "data.source=notes.txt", "data.block_size=32", "optimizer.parts.trunk.train=false"]
+    done = train(*overrides, "trainer.max_steps=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (summary,) = summaries(tmp_path)
+    assert [part["num_trainable"] > 0 for part in summary["parts"]] == [True, False, True]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("debug", ["fast_dev_run", "overfit"])
+def test_debug(debug: str, tmp_path: Path) -> None:
+    epochs = [] if debug == "fast_dev_run" else ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1"]
+    done = train(f"debug={debug}", *epochs, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("parts"))
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    done = train(*SHORT, "logger=csv_tensorboard", "save_parts=false", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("events.out.tfevents*")) and list(tmp_path.rglob("metrics.csv"))
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    first = train(*SHORT, "trainer.max_epochs=1", "hydra.run.dir=first", "trainer.max_steps=-1", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    overrides = [*SHORT, "trainer.max_epochs=2", "trainer.max_steps=-1", "ckpt_path=first/checkpoints/last.ckpt"]
+    second = train(*overrides, "hydra.run.dir=second", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    steps = [
+        json.loads((tmp_path / name / "summary.json").read_text())["metrics"]["train_steps"] for name in ("first", "second")
+    ]
+    assert steps == [2, 4]
+
+
+def test_prepare(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path / "single", "llama", max_shard_size="1GB")
+    command = ["-m", "splitlearn", "prepare", "source=single", "out=sharded", "max_shard_size=100KB"]
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("wrote sharded: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sharded", "single"]
+    again = run(*command, cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr == "error: out=sharded exists already; name a new folder\n"
+    absent = run("-m", "splitlearn", "prepare", "source=absent", "out=other", cwd=tmp_path)
+    assert absent.returncode == 2 and absent.stderr == "error: absent does not exist\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sharded", "single"]
+
+
+def test_the_command_line_explains_itself(tmp_path: Path) -> None:
+    for arguments in ([], ["--help"]):
+        done = run("-m", "splitlearn", *arguments, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "train " in done.stdout and "prepare " in done.stdout
+    done = run("-m", "splitlearn", "fly", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: 'fly' is no command; there are train, prepare\n"

