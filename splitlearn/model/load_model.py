@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from splitlearn.cut import PartSpec, SplitPlan
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import tie_parts
 
@@ -105,7 +106,8 @@ def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], nar
         devices: where each part goes.
         narrator: reports progress and memory.
     """
-    whole = AutoModelForCausalLM.from_pretrained(loader.source.name, dtype=loader.blueprint.dtype, trust_remote_code=False)
+    with silent_transformers():
+        whole = AutoModelForCausalLM.from_pretrained(loader.source.name, dtype=loader.blueprint.dtype, trust_remote_code=False)
     narrator.end("whole model loaded")
     tensors = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers(remove_duplicate=False))
     detached = {name: tensor.detach() for name, tensor in tensors.items()}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor, Shard
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, draw_blueprint
 from splitlearn.model.matching import match_tensors, sources_for
+from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.surgery import cut_out
 
@@ -90,8 +89,9 @@ class PartLoader:
         """
         shards = self.source.open_shards(set(reading.files))
         expected = self.blueprint.meta_model.state_dict()
+        wanted_names = set(reading.sources.values())
         for match in self.matches:
-            if match.is_converted or match.source not in reading.sources.values():
+            if match.is_converted or match.source not in wanted_names:
                 continue
             file = self.source.weight_map[match.source]
             stored, wanted = shards[file].shape(match.source), tuple(expected[match.targets[0]].shape)
@@ -118,7 +118,7 @@ class PartLoader:
             tensors[presented] = ready[name] if name in ready else LazyTensor(shard, name, on_read)
         carved, entrance = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
         try:
-            with _silent_transformers():
+            with silent_transformers():
                 model, info = _class_that_makes(carved).from_pretrained(
                     None,
                     config=self.blueprint.config,
@@ -182,18 +182,3 @@ def _class_that_makes(model: PreTrainedModel) -> Any:
     # What __new__ returns is an instance of the parent class and not of this one, so Python does not initialise it again.
     namespace = {"__new__": lambda cls, *args, **kwargs: model, "__module__": whole.__module__}
     return type(whole.__name__, (whole,), namespace)
-
-
-@contextmanager
-def _silent_transformers() -> Iterator[None]:
-    """Keep transformers' own bar and report off the terminal while a part is loaded; problems are raised instead."""
-    had_bar = transformers_logging.is_progress_bar_enabled()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bar:
-            transformers_logging.enable_progress_bar()

@@ -98,12 +98,12 @@ class SplitModel(nn.Module):
             ValueError: a cache is wanted and none was given, or ``inputs`` are not what this part takes.
         """
         self._check_inputs(inputs, past_key_values, use_cache)
-        if not self.part.has_head and self.part.start == self.part.end and not self.part.has_embedding:
+        if self.part.name == "trunk" and self.part.start == self.part.end:
             return inputs
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments["past_key_values"] = past_key_values
         arguments = {name: value for name, value in arguments.items() if value is not None}
-        arguments["use_cache"] = past_key_values is not None
+        arguments["use_cache"] = past_key_values is not None if use_cache is None else use_cache
         arguments = {name: self._moved(value) for name, value in arguments.items()}
         if "position_ids" not in self._accepted:
             arguments.pop("position_ids", None)
@@ -117,7 +117,10 @@ class SplitModel(nn.Module):
             raise ValueError(f"{self.part.name} takes {wanted[1]}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
 
     def _moved(self, value: Any) -> Any:
-        return value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        # Only towards a GPU: a copy from a GPU into ordinary memory that nobody waits for may be read before it is there.
+        return value.to(self.device, non_blocking=self.device.type == "cuda")
 
     def _run(self, inputs: torch.Tensor, arguments: dict[str, Any]) -> Any:
         base = self.blueprint.anatomy.base(self.model)

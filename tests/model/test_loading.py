@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,14 @@ def no_weights_read(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"{name} was read before the input had been checked")
 
     monkeypatch.setattr(Shard, "read", refuse)
+
+
+@pytest.fixture
+def transformers_bars() -> Iterator[None]:
+    """transformers shows its bars, as it does for users."""
+    transformers.utils.logging.enable_progress_bar()
+    yield
+    transformers.utils.logging.disable_progress_bar()
 
 
 def create(folder: Path, first: object = 2, second: object = 4, model_type: str | None = None, **settings: object):  # type: ignore[no-untyped-def]
@@ -180,6 +188,7 @@ def test_a_missing_expert_is_an_error(tiny_checkpoint: Callable[..., Path], tmp_
         create(folder)
 
 
+@pytest.mark.usefixtures("transformers_bars")
 def test_only_its_own_words_are_printed_when_verbose(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     create(folder, verbose=True)
     out, err = capfd.readouterr()
@@ -198,6 +207,7 @@ def test_only_its_own_words_are_printed_when_verbose(folder: Path, capfd: pytest
     assert "Loading weights" not in err
 
 
+@pytest.mark.usefixtures("transformers_bars")
 @pytest.mark.parametrize("low_memory", [True, False])
 def test_nothing_is_printed_otherwise(folder: Path, low_memory: bool, capfd: pytest.CaptureFixture[str]) -> None:
     create(folder, low_memory=low_memory)
@@ -210,6 +220,7 @@ def test_a_snapshot_is_taken_after_each_part(folder: Path) -> None:
     assert [each.label for each in tracker.snapshots] == ["before loading", "bottom loaded", "trunk loaded", "top loaded"]
 
 
+@pytest.mark.usefixtures("transformers_bars")
 @pytest.mark.parametrize("low_memory", [True, False])
 def test_no_global_state_is_changed(folder: Path, low_memory: bool) -> None:
     def state() -> tuple[object, ...]:
@@ -223,13 +234,9 @@ def test_no_global_state_is_changed(folder: Path, low_memory: bool) -> None:
             transformers.utils.logging.is_progress_bar_enabled(),
         )
 
-    transformers.utils.logging.enable_progress_bar()
-    try:
-        before = state()
-        create(folder, low_memory=low_memory, dtype=torch.bfloat16)
-        assert state() == before
-    finally:
-        transformers.utils.logging.disable_progress_bar()
+    before = state()
+    create(folder, low_memory=low_memory, dtype=torch.bfloat16)
+    assert state() == before
 
 
 def test_training_mapped_weights_leaves_the_checkpoint_alone(folder: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from splitlearn.checkpoint import CheckpointError, write_part_file
-from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
-from tests.tiny_models import token_ids
+from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, save_parts
+from tests.tiny_models import CONFIGS, token_ids
 
 LOAD_AND_RUN = """
 import sys, torch
@@ -38,6 +39,28 @@ def test_saved_parts_load_in_a_fresh_process_without_the_checkpoint(
     command = [sys.executable, "-c", LOAD_AND_RUN, tmp_path / "parts", tmp_path / "ids.pt", tmp_path / "logits.pt"]
     subprocess.run(command, check=True)
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_saved_parts_are_complete_for_every_architecture(
+    model_type: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint(model_type, tie_word_embeddings=False)
+    parts = ModelFactory.create_split_models(model_type, folder, 2, 4, low_memory=True)
+    loaded = [SplitModel.load(path) for path in save_parts(parts, tmp_path)]
+    with torch.no_grad():
+        assert torch.equal(ComposedCausalLM(*parts)(token_ids()).logits, ComposedCausalLM(*loaded)(token_ids()).logits)
+
+
+def test_a_copied_part_is_a_part_of_its_own(tiny_checkpoint: Callable[..., Path]) -> None:
+    _, trunk, _ = ModelFactory.create_split_models(None, tiny_checkpoint("llama"), 2, 4, low_memory=True)
+    copied = copy.deepcopy(trunk)
+    hidden = torch.randn(1, 3, 64)
+    with torch.no_grad():
+        expected = trunk(hidden)
+        for parameter in trunk.parameters():
+            parameter.zero_()
+        assert torch.equal(copied(hidden), expected)
 
 
 def test_a_saved_trained_part_keeps_what_it_learned(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
