@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,17 +15,24 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer:
-    """Serves one folder as the files of one repository.
+    """Serves folders as repositories.
 
     Args:
-        folder: the repository's files.
-        repo_id: its name.
+        repositories: the folder of each repository by its id.
+        token: what clients must send to be given anything; None lets everybody in.
+
+    Attributes:
+        downloads: the files that were sent, in order.
+        failures: for a file, the statuses to answer its next downloads with.
+        requests: how often each file was asked for, refusals included.
     """
 
-    def __init__(self, folder: Path, repo_id: str) -> None:
-        self.folder = folder
-        self.repo_id = repo_id
+    def __init__(self, repositories: dict[str, Path], token: str | None = None) -> None:
+        self.repositories = repositories
+        self.token = token
         self.downloads: list[str] = []
+        self.failures: dict[str, list[int]] = {}
+        self.requests: Counter[str] = Counter()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
 
@@ -62,25 +70,36 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         hub = self.server.hub
         path = self.path.split("?")[0]
-        if path.startswith(f"/api/models/{hub.repo_id}"):
-            files = [{"rfilename": each.name} for each in sorted(hub.folder.iterdir())]
-            self._send(json.dumps({"id": hub.repo_id, "sha": COMMIT, "siblings": files}).encode(), with_body)
+        if hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._refuse(401, "GatedRepo")
             return
-        prefix = f"/{hub.repo_id}/resolve/"
-        if not path.startswith(prefix):
-            self._refuse("RepoNotFound")
-            return
-        file = hub.folder / path[len(prefix) :].split("/", 1)[1]
+        for repo_id, folder in hub.repositories.items():
+            if path.startswith(f"/api/models/{repo_id}"):
+                files = [{"rfilename": each.name} for each in sorted(folder.iterdir())]
+                self._send(json.dumps({"id": repo_id, "sha": COMMIT, "siblings": files}).encode(), with_body)
+                return
+            if path.startswith(f"/{repo_id}/resolve/"):
+                self._answer_file(folder / path.removeprefix(f"/{repo_id}/resolve/").split("/", 1)[1], with_body)
+                return
+        self._refuse(404, "RepoNotFound")
+
+    def _answer_file(self, file: Path, with_body: bool) -> None:
+        hub = self.server.hub
         if not file.is_file():
-            self._refuse("EntryNotFound")
+            self._refuse(404, "EntryNotFound")
             return
         if with_body:
+            hub.requests[file.name] += 1
+            if hub.failures.get(file.name):
+                self._refuse(hub.failures[file.name].pop(0), "")
+                return
             hub.downloads.append(file.name)
         self._send(file.read_bytes(), with_body)
 
-    def _refuse(self, code: str) -> None:
-        self.send_response(404)
-        self.send_header("X-Error-Code", code)
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", "0")
         self.end_headers()

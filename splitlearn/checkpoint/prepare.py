@@ -12,7 +12,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 
 from splitlearn.checkpoint.errors import CheckpointError
-from splitlearn.checkpoint.shard import Shard
+from splitlearn.checkpoint.shard import open_shard
 from splitlearn.checkpoint.source import SINGLE_FILE
 
 _MAX_SHARD_SIZE = "100MB"
@@ -75,7 +75,7 @@ def _prepare_gguf(file: Path, out: Path, dtype: torch.dtype, max_shard_size: str
 def _prepare_single_file(file: Path, out: Path, max_shard_size: str) -> None:
     if not (file.parent / "config.json").is_file():
         raise FileNotFoundError(f"{file.parent / 'config.json'} is missing; a checkpoint's configuration must lie beside it")
-    shard = Shard(file)
+    shard = open_shard(file)
     with safe_open(str(file), framework="pt") as opened:
         metadata: dict[str, Any] = opened.metadata() or {}
     # The tensors stay mapped from the source: only the shard being written is in memory.

@@ -1,10 +1,14 @@
-"""One safetensors file, opened without reading its weights."""
+"""One file of weights, opened without reading them."""
 
 from __future__ import annotations
 
+import pickle
+import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import EllipsisType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,20 +32,40 @@ _DTYPES = {
 }
 
 
-class Shard:
-    """A safetensors file whose header has been read and checked; its weights are mapped, not read.
+class Shard(ABC):
+    """One file of a checkpoint, opened without reading its weights.
 
-    Args:
+    Attributes:
         path: the file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is empty, cut short, or not a safetensors file.
+        names: the tensors it holds.
     """
 
+    path: Path
+    names: frozenset[str]
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of the tensor ``name``; its weights are not read."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the stored dtype of the tensor ``name``; its weights are not read.
+
+        Raises:
+            CheckpointError: the file has no such tensor, or its dtype is not one that weights are stored in.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> torch.Tensor:
+        """Return the tensor ``name``, mapped from the file: its pages are read when they are first used."""
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}, though the index says so; fetch the checkpoint again")
+
+
+class _SafetensorsShard(Shard):
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"the checkpoint file {path} is missing")
         self.path = path
         try:
             self._file = safe_open(str(path), framework="pt")
@@ -49,30 +73,67 @@ class Shard:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from error
 
-    def _slice(self, name: str):  # type: ignore[no-untyped-def]
-        if name not in self.names:
-            raise CheckpointError(f"{self.path} has no tensor {name!r}, though the index says so; fetch the checkpoint again")
+    def _slice(self, name: str) -> Any:
+        self._check(name)
         return self._file.get_slice(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of the tensor ``name``, from the header alone."""
         return tuple(self._slice(name).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
-        """Return the stored dtype of the tensor ``name``, from the header alone.
-
-        Raises:
-            CheckpointError: the file has no such tensor, or its dtype is not one that weights are stored in.
-        """
         stored = self._slice(name).get_dtype()
         if stored not in _DTYPES:
             raise CheckpointError(f"{name} in {self.path} is stored as {stored}, which is not supported")
         return _DTYPES[stored]
 
     def read(self, name: str) -> torch.Tensor:
-        """Return the tensor ``name``, mapped from the file: its pages are read when they are first used."""
         tensor: torch.Tensor = self._slice(name)[...]
         return tensor
+
+
+class _TorchShard(Shard):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            content = self._load(path)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is damaged or holds more than tensors ({type(error).__name__}); use a safetensors checkpoint"
+            ) from error
+        if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+            raise CheckpointError(f"{path} holds no table of tensors; is it a checkpoint's weights?")
+        self._tensors: dict[str, torch.Tensor] = content
+        self.names = frozenset(content)
+
+    @staticmethod
+    def _load(path: Path) -> Any:
+        # Files from before torch 1.6 are no zip archives and cannot be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        self._check(name)
+        return self._tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensor(name).shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._tensor(name).dtype
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._tensor(name)
+
+
+def open_shard(path: Path) -> Shard:
+    """Open one file of a checkpoint: safetensors, or a torch file (``.bin``) of nothing but tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is empty, cut short, not of its kind, or would run code when read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the checkpoint file {path} is missing")
+    return _SafetensorsShard(path) if path.suffix == ".safetensors" else _TorchShard(path)
 
 
 class LazyTensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from splitlearn.checkpoint.shard import Shard
+from splitlearn.checkpoint.shard import open_shard
 from splitlearn.checkpoint.source import CheckpointSource
 from splitlearn.cut import ParamMapper
 
@@ -18,7 +18,7 @@ class ShardLoader:
 
     @staticmethod
     def is_sharded_model(model_path: str | Path) -> bool:
-        """Whether the checkpoint has an index of several safetensors files.
+        """Whether the checkpoint has an index of several files.
 
         Raises:
             FileNotFoundError: a local path that does not exist.
@@ -99,5 +99,5 @@ class ShardLoader:
             FileNotFoundError: there is no such file.
             CheckpointError: the file is damaged.
         """
-        shard = Shard(Path(shard_path))
+        shard = open_shard(Path(shard_path))
         return {name: shard.read(name) for name in sorted(shard.names) if filter_fn(name)}

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from splitlearn.checkpoint.errors import CheckpointError
-from splitlearn.checkpoint.shard import Shard
+from splitlearn.checkpoint.shard import Shard, open_shard
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+# Safetensors first. An index before a single file, since asking a hub for the latter would download all of it.
+_INDEX_FILES = (INDEX_FILE, "pytorch_model.bin.index.json")
+_SINGLE_FILES = (SINGLE_FILE, "pytorch_model.bin")
+_RETRY_AFTER_S = (1.0, 2.0, 4.0)
 
 
 class AbsentFileError(FileNotFoundError):
@@ -23,7 +35,7 @@ class AbsentFileError(FileNotFoundError):
 
 
 class CheckpointSource:
-    """The safetensors files of one model, fetched one by one as they are needed.
+    """The weight files of one model, fetched one by one as they are needed.
 
     Args:
         model_name_or_path: a local folder, or a hub id such as ``"Qwen/Qwen2-7B"``.
@@ -66,45 +78,66 @@ class CheckpointSource:
         return self._download(file)
 
     def _download(self, file: str) -> Path:
-        try:
-            return Path(hf_hub_download(self.name, file))
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):
-                raise FileNotFoundError(
-                    f"{self.name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
-                ) from error
-            raise AbsentFileError(f"{self.name} on the hub has no file {file}") from error
-        except (HFValidationError, HfHubHTTPError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"{self.name} is no local folder and cannot be had from the hub: {reason}") from error
+        # huggingface_hub itself waits and tries again when the hub cannot be reached or says "too many requests"; what it
+        # gives up on at once are server errors in the middle of a download.
+        waits_s = list(_RETRY_AFTER_S)
+        while True:
+            try:
+                return Path(hf_hub_download(self.name, file))
+            except (EntryNotFoundError, HFValidationError, HfHubHTTPError) as error:
+                if not waits_s or not _is_transient(error):
+                    raise self._explained(error, file) from error
+                time.sleep(waits_s.pop(0))
 
-    def _find(self, file: str) -> Path | None:
-        try:
-            return self.fetch(file)
-        except AbsentFileError:
-            return None
+    def _explained(self, error: Exception, file: str) -> FileNotFoundError:
+        if isinstance(error, LocalEntryNotFoundError):
+            return FileNotFoundError(
+                f"{self.name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
+            )
+        if isinstance(error, EntryNotFoundError):
+            return AbsentFileError(f"{self.name} on the hub has no file {file}")
+        if isinstance(error, GatedRepoError) or _status(error) in (401, 403):
+            return FileNotFoundError(
+                f"the hub does not give out {self.name} without leave: accept its licence there and log in with `hf auth login`"
+            )
+        if _is_transient(error):
+            return FileNotFoundError(f"the hub failed to send {file} of {self.name} after {len(_RETRY_AFTER_S)} retries")
+        reason = str(error).strip().splitlines()[0]
+        return FileNotFoundError(f"{self.name} is no local folder and cannot be had from the hub: {reason}")
+
+    def _find(self, files: Iterable[str]) -> Path | None:
+        for file in files:
+            try:
+                return self.fetch(file)
+            except AbsentFileError:
+                continue
+        return None
 
     @cached_property
     def index(self) -> dict[str, Any]:
         """The index: ``weight_map`` from tensor name to file name, and ``metadata``. A single file gets an index made for it.
 
         Raises:
-            FileNotFoundError: there is neither an index nor a single safetensors file.
+            FileNotFoundError: there is neither an index nor a single file of weights.
             CheckpointError: the index is not JSON or has no usable ``weight_map``.
         """
-        path = self._find(INDEX_FILE)
-        if path is not None:
-            return _parse_index(path)
-        try:
-            single = self.fetch(SINGLE_FILE)
-        except AbsentFileError as error:
-            raise FileNotFoundError(f"{self.name} holds neither {INDEX_FILE} nor {SINGLE_FILE}; is it a model?") from error
-        return {"metadata": {}, "weight_map": dict.fromkeys(sorted(Shard(single).names), SINGLE_FILE)}
+        for index_file, single_file in zip(_INDEX_FILES, _SINGLE_FILES, strict=True):
+            index = self._find([index_file])
+            if index is not None:
+                return _parse_index(index)
+            single = self._find([single_file])
+            if single is not None:
+                return {"metadata": {}, "weight_map": dict.fromkeys(sorted(open_shard(single).names), single_file)}
+        raise FileNotFoundError(f"{self.name} holds none of {', '.join((*_INDEX_FILES, *_SINGLE_FILES))}; is it a model?")
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the checkpoint has an index of several files."""
-        return self._find(INDEX_FILE) is not None
+        """Whether the checkpoint has an index of several files.
+
+        Raises:
+            FileNotFoundError: the hub cannot be reached, or does not give the model out.
+        """
+        return self._find(_INDEX_FILES) is not None
 
     @property
     def weight_map(self) -> dict[str, str]:
@@ -120,7 +153,7 @@ class CheckpointSource:
             FileNotFoundError: a shard is missing.
         """
         for name, file in self.weight_map.items():
-            dtype = Shard(self.fetch(file)).dtype(name)
+            dtype = open_shard(self.fetch(file)).dtype(name)
             if dtype.is_floating_point:
                 return dtype
         raise CheckpointError(f"{self.name} holds no floating-point weights")
@@ -141,7 +174,7 @@ class CheckpointSource:
         shards = {}
         for file in sorted(files):
             try:
-                shards[file] = Shard(self.fetch(file))
+                shards[file] = open_shard(self.fetch(file))
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{error} (the index says it holds {tensors[file][0]} and others)") from error
             absent = [name for name in tensors[file] if name not in shards[file].names]
@@ -150,6 +183,16 @@ class CheckpointSource:
                     f"{shards[file].path} has no tensor {absent[0]!r}, though the index says so; fetch the checkpoint again"
                 )
         return shards
+
+
+def _status(error: Exception) -> int | None:
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", None)
+
+
+def _is_transient(error: Exception) -> bool:
+    status = _status(error)
+    return status is not None and (status >= 500 or status in (408, 429))
 
 
 def _parse_index(path: Path) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def load_incrementally(loader: PartLoader, plan: SplitPlan, devices: dict[str, s
 
 def _load_part(loader: PartLoader, spec: PartSpec, loaded: list[SplitModel], narrator: Narrator) -> SplitModel:
     reading = loader.reading(spec)
-    with narrator.bar("Fetching shards", len(reading.files)) as bar:
+    with narrator.bar("Opening shards" if loader.source.is_local else "Downloading shards", len(reading.files)) as bar:
         for file in sorted(reading.files):
             loader.source.fetch(file)
             bar.update()

@@ -30,5 +30,6 @@ class TokenWindow:
         """Scale the gradients to the mean over all tokens since the last call, and begin anew."""
         factor = self._first / max(self._total, 1)
         self._first = self._total = 0
-        if factor != 1.0:
-            torch._foreach_mul_([each.grad for each in parameters if each.grad is not None], factor)
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        if factor != 1.0 and gradients:
+            torch._foreach_mul_(gradients, factor)

@@ -38,7 +38,7 @@ def test_a_file_is_told_to_be_prepared(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds neither"):
+    with pytest.raises(FileNotFoundError, match=r"holds none of model\.safetensors\.index\.json"):
         _ = CheckpointSource(tmp_path).index
     assert not ShardLoader.is_sharded_model(tmp_path)
 

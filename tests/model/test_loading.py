@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def no_weights_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Shard, name: str) -> torch.Tensor:
         pytest.fail(f"{name} was read before the input had been checked")
 
-    monkeypatch.setattr(Shard, "read", refuse)
+    monkeypatch.setattr("splitlearn.checkpoint.shard._SafetensorsShard.read", refuse)
 
 
 @pytest.fixture
@@ -203,7 +205,7 @@ def test_only_its_own_words_are_printed_when_verbose(folder: Path, capfd: pytest
         f"Memory: {name} loaded" for name in ("bottom", "trunk", "top")
     ]
     assert sum(line.startswith("  RAM: ") for line in lines) == sum(line.startswith("  GPU: ") for line in lines) == 3
-    assert err.count("Fetching shards: 100%") == err.count("Loading parameters from shards: 100%") == 3
+    assert err.count("Opening shards: 100%") == err.count("Loading parameters from shards: 100%") == 3
     assert "Loading weights" not in err
 
 
@@ -249,6 +251,31 @@ def test_training_mapped_weights_leaves_the_checkpoint_alone(folder: Path) -> No
     split(token_ids(), labels=token_ids()).loss.backward()
     optimizer.step()
     assert digest() == before
+
+
+def test_several_models_in_a_row_leave_nothing_behind(folder: Path) -> None:
+    """Once its parts are dropped, nothing of a model is left: no tensor and no open file."""
+
+    def tensors() -> int:
+        gc.collect()
+        # Everything that Python knows of is asked for its type, and some of it warns that it is deprecated.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
+
+    def mapped() -> int:
+        maps = Path("/proc/self/maps")
+        return maps.read_text().count(str(folder)) if maps.exists() else 0
+
+    for low_memory in (True, False):
+        create(folder, low_memory=low_memory)
+        before = tensors()
+        for _ in range(3):
+            parts = create(folder, low_memory=low_memory)
+            ComposedCausalLM(*parts)(token_ids())
+            del parts
+        assert tensors() == before
+        assert mapped() == 0
 
 
 def test_a_read_only_checkpoint_loads(folder: Path) -> None:

@@ -11,9 +11,7 @@ from splitlearn.training.strategy import root_device_arguments
 from tests.training.test_module import CPU, batches, loader
 
 
-def test_nobody_moves_the_parts(
-    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_moves_the_parts(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After loading has placed the parts, neither start, end nor resume of a fit may call .to() or .cpu() on them."""
     module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4)
     module.load_parts()
