@@ -74,6 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "GatedRepo")
             return
         for repo_id, folder in hub.repositories.items():
+            if path.startswith(f"/api/models/{repo_id}/tree/"):
+                self._send(json.dumps([_describe(each) for each in sorted(folder.iterdir())]).encode(), with_body)
+                return
             if path.startswith(f"/api/models/{repo_id}"):
                 files = [{"rfilename": each.name} for each in sorted(folder.iterdir())]
                 self._send(json.dumps({"id": repo_id, "sha": COMMIT, "siblings": files}).encode(), with_body)
@@ -112,3 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(content)
+
+
+def _describe(file: Path) -> dict[str, object]:
+    content = file.read_bytes()
+    return {"type": "file", "path": file.name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
