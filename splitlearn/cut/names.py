@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
-_HEAD = re.compile(r"(?:^|\.)(lm_head|embed_out|output_projection|output|head)\.(weight|bias)$")
-_EMBEDDING = re.compile(r"(?:^|\.)\w*(embed|embd|wte|wpe|word_embeddings)\w*\.")
-_BEFORE_LAYERS = re.compile(r"(?:^|\.)(project_in|word_embeddings_layernorm|emb_norm|embedding_norm)\.")
-_AFTER_LAYERS = re.compile(r"(?:^|\.)(\w*norm\w*|\w*ln_?f\w*|project_out)\.(weight|bias)$")
+_HEAD = re.compile(r"(?:^|\.)(lm_head\.|(embed_out|output_projection|output|head|decoder)\.(weight|bias)$)")
+_EMBEDDING = re.compile(r"(?:^|\.)\w*(embed|embd|wte|wpe)\w*\.")
+_BEFORE_LAYERS = re.compile(r"(?:^|\.)(project_in|emb_norm|per_layer_\w+)\.")
+# Lfm2's final norm is called after the embedding it shares its width with.
+_AFTER_LAYERS = re.compile(r"(?:^|\.)(embedding_norm|\w*norm\w*|ln_\w+|project_out|hc_head|final_input)\.\w+$")
+_NAMED_LIKE_AN_EMBEDDING = re.compile(r"(?:^|\.)embedding_norm\.")
 
 
 class ParamMapper:
@@ -28,7 +30,8 @@ class ParamMapper:
         The first whole-number component of a name is the layer: ``model.layers.3.mlp.experts.5.w1.weight`` is of layer 3.
         """
         match = _LAYER.search(name)
-        return int(match.group(1)) if match else None
+        # Encoders of images or sound inside an embedding have layers of their own.
+        return int(match.group(1)) if match and not _EMBEDDING.search(name[: match.start() + 1]) else None
 
     @staticmethod
     def is_lm_head(name: str, model_type: str | None = None) -> bool:
@@ -40,11 +43,13 @@ class ParamMapper:
         """Whether ``name`` acts on tokens before the first layer: token and position embeddings, their norm and projection."""
         if ParamMapper.get_layer_number(name) is not None or ParamMapper.is_lm_head(name):
             return False
+        if _NAMED_LIKE_AN_EMBEDDING.search(name):
+            return False
         return _EMBEDDING.search(name) is not None or _BEFORE_LAYERS.search(name) is not None
 
     @staticmethod
     def is_final_norm(name: str, model_type: str | None = None) -> bool:
         """Whether ``name`` acts after the last layer and before the head: the final norm, or a projection beside it."""
-        if ParamMapper.get_layer_number(name) is not None or ParamMapper.is_embedding(name):
+        if ParamMapper.get_layer_number(name) is not None or ParamMapper.is_embedding(name) or ParamMapper.is_lm_head(name):
             return False
         return _AFTER_LAYERS.search(name) is not None

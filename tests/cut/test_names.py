@@ -25,6 +25,33 @@ def test_layer_numbers(name: str, layer: int | None) -> None:
     assert ParamMapper.get_layer_number(name, "any") == layer
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("transformer.word_embeddings_layernorm.weight", "embedding"),
+        ("model.decoder.project_in.weight", "embedding"),
+        ("model.per_layer_projection_norm.weight", "embedding"),
+        ("model.embed_tokens_extend.audio_embed.encoder.encoders.23.conv.glu.b1", "embedding"),
+        ("model.decoder.project_out.weight", "final norm"),
+        ("model.embedding_norm.weight", "final norm"),
+        ("transformer.ln_f.bias", "final norm"),
+        ("rwkv.ln_out.weight", "final norm"),
+        ("model.hc_head.hc_scale", "final norm"),
+        ("embed_out.weight", "head"),
+        ("lm_head.dense.weight", "head"),
+        ("decoder.bias", "head"),
+    ],
+)
+def test_tensors_outside_the_layers(name: str, kind: str) -> None:
+    found = {
+        "embedding": ParamMapper.is_embedding(name, "any"),
+        "final norm": ParamMapper.is_final_norm(name, "any"),
+        "head": ParamMapper.is_lm_head(name, "any"),
+    }
+    assert [each for each, is_it in found.items() if is_it] == [kind]
+    assert ParamMapper.get_layer_number(name) is None
+
+
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_names_alone_agree_with_the_model_for_every_architecture(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     """The rules on names must put each tensor where matching against the real model puts it."""
