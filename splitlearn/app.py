@@ -6,6 +6,7 @@ Notebooks and tests call `train` with a configuration from `compose`; the comman
 from __future__ import annotations
 
 import copy
+import math
 import platform
 import time
 import warnings
@@ -18,6 +19,7 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
@@ -79,6 +81,8 @@ def plan_split(split: DictConfig, config: PreTrainedConfig) -> SplitPlan:
     """
     num_layers = config.get_text_config(decoder=True).num_hidden_layers
     fractions = split.get("fractions")
+    if fractions is not None and (not OmegaConf.is_list(fractions) or len(fractions) != 2):
+        raise CutError(f"split.fractions is {fractions}; give two numbers from 0 to 1, such as [0.25, 0.75]")
     by_fraction = SplitPlan.from_fractions(num_layers, *fractions) if fractions is not None else None
     points = []
     for name in ("point_1", "point_2"):
@@ -96,7 +100,7 @@ def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
         raise FileNotFoundError(f"ckpt_path is {cfg.ckpt_path}, which does not exist")
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     block_size = cfg.data.get("block_size")
-    if block_size is not None and positions is not None and block_size > positions:
+    if isinstance(block_size, int) and positions is not None and block_size > positions:
         raise ValueError(f"data.block_size is {block_size}, but the model has only {positions} positions; choose at most that")
 
 
@@ -104,8 +108,8 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     """Cut, load, train, evaluate and save one model.
 
     Cut, devices, data and settings are checked before any weights are read. Whatever happens, ``summary.json`` in the run's
-    folder says so: its ``status`` is ``completed``, ``refused`` (no cut of this model), ``failed`` or ``interrupted``, all but
-    the first with a ``reason``.
+    folder says so: its ``status`` is ``completed``, ``refused`` (no cut of this model), ``failed``, ``interrupted`` or
+    ``diverged``, all but the first with a ``reason``.
 
     Args:
         cfg: a configuration like ``conf/train.yaml``.
@@ -130,8 +134,12 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     try:
         return _train(cfg, run_folder, summary)
     except BaseException as error:
-        status = "refused" if isinstance(error, CutError) else "failed" if isinstance(error, Exception) else "interrupted"
-        write_summary(run_folder, summary | {"status": status, "reason": str(error) or type(error).__name__})
+        status, reason = "failed", str(error) or type(error).__name__
+        if isinstance(error, CutError):
+            status = "refused"
+        elif not isinstance(error, Exception):
+            status, reason = "interrupted", "the run was stopped before it was done"
+        write_summary(run_folder, summary | {"status": status, "reason": reason})
         raise
 
 
@@ -143,7 +151,7 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     summary |= {"split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     _check_settings(cfg, config)
     module = _make_module(cfg, name, plan)
-    datamodule: LightningDataModule = instantiate(cfg.data, tokenizer_name_or_path=name)
+    datamodule: LightningDataModule = _instantiate(cfg.data, tokenizer_name_or_path=name)
     trainer = _make_trainer(cfg, run_folder)
     # Bad data is found here, before weights are read.
     datamodule.setup("fit")
@@ -153,11 +161,24 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     parts_folder = run_folder / "parts" if cfg.save_parts else None
     if parts_folder is not None:
         save_parts(module.parts, parts_folder)
+    if not math.isfinite(metrics["val_loss_after"]):
+        summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
     summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
     summary |= {"saved_parts": str(parts_folder.resolve()) if parts_folder else None, "versions": _versions()}
     write_summary(run_folder, summary)
     print_summary(summary)
     return TrainResult(metrics, module, datamodule, trainer, run_folder)
+
+
+def _instantiate(settings: Any, **extra: Any) -> Any:
+    """Make the object that settings name; what it says of a bad setting is raised as it is, without Hydra's wrapping."""
+    try:
+        return instantiate(settings, **extra)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (ValueError, FileNotFoundError, ImportError)):
+            raise error.__cause__ from error
+        target = settings.get("_target_", "?")
+        raise ValueError(f"{target} cannot be made from its settings: {error.__cause__ or error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -183,27 +204,28 @@ def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
     devices = resolve_device_map(cfg.device, _plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     settings = dict(cfg.trainer)
     precision = SplitPrecision(settings.pop("precision"), devices)
-    callbacks: list[Callback] = [instantiate(each) for each in cfg.callbacks.values() if each is not None]
+    callbacks: list[Callback] = [_instantiate(each) for each in cfg.callbacks.values() if each is not None]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
-    return instantiate(
+    return _instantiate(
         settings,
         **root_device_arguments(devices),
         strategy=SplitStrategy(devices, precision_plugin=precision),
         callbacks=callbacks,
-        logger=[instantiate(each) for each in cfg.logger.values() if each is not None],
+        logger=[_instantiate(each) for each in cfg.logger.values() if each is not None],
         default_root_dir=str(run_folder),
         _convert_="partial",
     )
 
 
 def _run(trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule, ckpt_path: str | None) -> dict[str, float]:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), module.tracker:
         # Advice on worker processes: the packed blocks are in memory, so workers would only cost.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Lightning's own use of torch, which no user can change.
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
-        before = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
+        # What a resumed run begins with is the checkpoint's model and not the base model.
+        before = trainer.validate(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[0]
         began_s = time.perf_counter()
         trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         train_s = time.perf_counter() - began_s
@@ -214,7 +236,7 @@ def _run(trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModul
     metrics |= {f"{name}_after": after[name] for name in ("val_loss", "val_perplexity")}
     metrics |= {
         "train_s": train_s,
-        "train_steps": trainer.global_step,
+        "train_steps": throughput.num_steps if throughput else trainer.global_step,
         "train_tokens": throughput.num_tokens if throughput else 0,
         "tokens_per_s": throughput.tokens_per_s if throughput else None,
         "peak_rss_gib": tracker.peak_rss_bytes / GIB,

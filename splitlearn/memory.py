@@ -66,7 +66,8 @@ class MemoryTracker:
         tracker.summary()
 
     Args:
-        sample_interval_s: seconds between two background samples while used as a context manager.
+        sample_interval_s: seconds between two background samples while used as a context manager; it may be entered again while
+            it is in use.
     """
 
     def __init__(self, sample_interval_s: float = 0.02) -> None:
@@ -79,6 +80,7 @@ class MemoryTracker:
         self._start_s = time.monotonic()
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
+        self._users = 0
 
     def _measure(self, label: str) -> MemorySnapshot:
         info = self._process.memory_info()
@@ -170,12 +172,18 @@ class MemoryTracker:
         return text
 
     def __enter__(self) -> MemoryTracker:
+        self._users += 1
+        if self._users > 1:
+            return self
         self._stop.clear()
         self._sampler = threading.Thread(target=self._run_sampler, name="memory-sampler", daemon=True)
         self._sampler.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._users -= 1
+        if self._users > 0:
+            return
         self._stop.set()
         if self._sampler is not None:
             self._sampler.join()

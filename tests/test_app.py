@@ -96,6 +96,32 @@ def test_a_failure_is_recorded(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.val_fraction=2", "data.val_fraction is 2"),
+        ("data.block_size=abc", "data.block_size is 'abc'"),
+        ("data.max_val_blocks=0", "data.max_val_blocks is 0"),
+        ("split.fractions=[0.5]", "split.fractions is [0.5]; give two numbers"),
+        ("trainer.max_epochs=-5", "max_epochs"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_plainly(setting: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        train(compose(*SHORT, setting), folder=tmp_path)
+    assert message in str(error.value)
+    assert "full_key" not in str(error.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json"}
+
+
+def test_a_resumed_run_begins_where_the_checkpoint_ended(result: splitlearn.app.TrainResult, tmp_path: Path) -> None:
+    checkpoint = result.folder / "checkpoints" / "last.ckpt"
+    resumed = train(compose(*SHORT, "split.point_1=3", f"ckpt_path={checkpoint}", "trainer.max_steps=8"), folder=tmp_path)
+    assert resumed.metrics["val_loss_before"] == pytest.approx(result.metrics["val_loss_after"], rel=1e-6)
+    assert resumed.metrics["train_steps"] == 2
+
+
 def test_outside_the_command_line_a_folder_is_needed() -> None:
     with pytest.raises(ValueError, match="folder="):
         train(compose(*SHORT))

@@ -16,7 +16,7 @@ from splitlearn.training import Optimization
 
 FILES = sorted(path.relative_to(conf_folder()) for path in conf_folder().rglob("*.yaml"))
 GROUPS = {
-    "model": 7,
+    "model": 8,
     "split": 4,
     "data": 2,
     "optimizer": 1,
@@ -26,7 +26,7 @@ GROUPS = {
     "experiment": 1,
     "debug": 2,
 }
-REQUIRED = {"data/text_files": "data.source=notes.txt", "prepare": ""}
+REQUIRED = {"model/pretrained": "model.name_or_path=my_model", "data/text_files": "data.source=notes.txt", "prepare": ""}
 
 
 def overrides_for(file: Path) -> list[str]:

@@ -1,3 +1,4 @@
+import mmap
 import os
 import sys
 import time
@@ -9,15 +10,25 @@ from rich.cells import cell_len
 
 from splitlearn.memory import GIB, MemoryTracker
 
+SIZE = 64 * 2**20
+
+
+def allocate(size_bytes: int) -> mmap.mmap:
+    """Return fresh private memory that is resident; malloc might hand out what earlier tests left resident."""
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(b"x" * size_bytes)
+    return memory
+
 
 def test_snapshots_see_anonymous_memory_grow() -> None:
     tracker = MemoryTracker()
     before = tracker.snapshot("before")
-    held = torch.ones(64 * 2**20 // 4)
+    held = allocate(SIZE)
     after = tracker.snapshot("after")
-    assert after.rss_bytes - before.rss_bytes > 0.9 * held.nbytes
+    held.close()
+    assert after.rss_bytes - before.rss_bytes > 0.9 * SIZE
     if sys.platform == "linux":
-        assert after.anonymous_bytes - before.anonymous_bytes > 0.9 * held.nbytes
+        assert after.anonymous_bytes - before.anonymous_bytes > 0.9 * SIZE
         assert abs(after.file_bytes - before.file_bytes) < 8 * 2**20
     assert tracker.peak_rss_bytes == max(before.rss_bytes, after.rss_bytes)
 
@@ -40,12 +51,11 @@ def test_mapped_files_count_as_file_backed_where_the_system_tells(tmp_path: Path
 def test_a_peak_between_two_snapshots_is_sampled() -> None:
     with MemoryTracker(sample_interval_s=0.005) as tracker:
         start = tracker.snapshot("start")
-        held = torch.ones(64 * 2**20 // 4)
+        held = allocate(SIZE)
         time.sleep(0.2)
-        size = held.nbytes
-        del held
+        held.close()
         end = tracker.snapshot("end")
-    assert tracker.peak_rss_bytes > start.rss_bytes + 0.9 * size
+    assert tracker.peak_rss_bytes > start.rss_bytes + 0.9 * SIZE
     assert end.rss_bytes < tracker.peak_rss_bytes
 
 

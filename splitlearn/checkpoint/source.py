@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,13 +24,16 @@ from splitlearn.checkpoint.shard import Shard, open_shard
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 # Safetensors first. An index before a single file, since asking a hub for the latter would download all of it.
-_INDEX_FILES = (INDEX_FILE, "pytorch_model.bin.index.json")
-_SINGLE_FILES = (SINGLE_FILE, "pytorch_model.bin")
+_MAIN_FILES = (INDEX_FILE, SINGLE_FILE, "pytorch_model.bin.index.json", "pytorch_model.bin")
 _RETRY_AFTER_S = (1.0, 2.0, 4.0)
 
 
 class AbsentFileError(FileNotFoundError):
     """A checkpoint that can be reached and does not have the file."""
+
+
+class UnreachableFileError(FileNotFoundError):
+    """A file that is not in the hub's cache while the hub cannot be reached, so nobody knows whether it exists."""
 
 
 class CheckpointSource:
@@ -45,8 +47,8 @@ class CheckpointSource:
     """
 
     def __init__(self, model_name_or_path: str | Path) -> None:
-        self.name = str(model_name_or_path)
         path = Path(model_name_or_path).expanduser()
+        self.name = str(path if path.is_dir() else model_name_or_path)
         self._folder = path if path.is_dir() else None
         if self._folder is None and (path.exists() or path.is_absolute() or self.name.startswith((".", "~"))):
             what = "is a file; turn it into a folder with `python -m splitlearn prepare`" if path.exists() else "does not exist"
@@ -91,7 +93,7 @@ class CheckpointSource:
 
     def _explained(self, error: Exception, file: str) -> FileNotFoundError:
         if isinstance(error, LocalEntryNotFoundError):
-            return FileNotFoundError(
+            return UnreachableFileError(
                 f"{self.name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
             )
         if isinstance(error, EntryNotFoundError):
@@ -105,12 +107,20 @@ class CheckpointSource:
         reason = str(error).strip().splitlines()[0]
         return FileNotFoundError(f"{self.name} is no local folder and cannot be had from the hub: {reason}")
 
-    def _find(self, files: Iterable[str]) -> Path | None:
-        for file in files:
+    @cached_property
+    def _main_file(self) -> tuple[str, Path] | None:
+        """The name and path of the index, or of the single file of weights; None if the checkpoint has neither."""
+        unreachable = None
+        for file in _MAIN_FILES:
             try:
-                return self.fetch(file)
+                return file, self.fetch(file)
             except AbsentFileError:
                 continue
+            except UnreachableFileError as error:
+                # Without the hub, what the cache lacks may not exist at all: a later candidate may be there.
+                unreachable = unreachable or error
+        if unreachable is not None:
+            raise unreachable
         return None
 
     @cached_property
@@ -121,14 +131,12 @@ class CheckpointSource:
             FileNotFoundError: there is neither an index nor a single file of weights.
             CheckpointError: the index is not JSON or has no usable ``weight_map``.
         """
-        for index_file, single_file in zip(_INDEX_FILES, _SINGLE_FILES, strict=True):
-            index = self._find([index_file])
-            if index is not None:
-                return _parse_index(index)
-            single = self._find([single_file])
-            if single is not None:
-                return {"metadata": {}, "weight_map": dict.fromkeys(sorted(open_shard(single).names), single_file)}
-        raise FileNotFoundError(f"{self.name} holds none of {', '.join((*_INDEX_FILES, *_SINGLE_FILES))}; is it a model?")
+        if self._main_file is None:
+            raise FileNotFoundError(f"{self.name} holds none of {', '.join(_MAIN_FILES)}; is it a model?")
+        file, path = self._main_file
+        if file.endswith(".json"):
+            return _parse_index(path)
+        return {"metadata": {}, "weight_map": dict.fromkeys(sorted(open_shard(path).names), file)}
 
     @property
     def is_sharded(self) -> bool:
@@ -137,7 +145,7 @@ class CheckpointSource:
         Raises:
             FileNotFoundError: the hub cannot be reached, or does not give the model out.
         """
-        return self._find(_INDEX_FILES) is not None
+        return self._main_file is not None and self._main_file[0].endswith(".json")
 
     @property
     def weight_map(self) -> dict[str, str]:

@@ -49,10 +49,13 @@ class TextDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if isinstance(val_fraction, bool) or not 0 < val_fraction < 1:
+        if isinstance(val_fraction, bool) or not isinstance(val_fraction, (int, float)) or not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction is {val_fraction!r}; it must lie between 0 and 1")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"data.batch_size is {batch_size!r}; it must be a whole number of at least 1")
+        for name, limit in (("max_train_blocks", max_train_blocks), ("max_val_blocks", max_val_blocks)):
+            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+                raise ValueError(f"data.{name} is {limit!r}; it must be a whole number of at least 1, or null for all")
         self.tokenizer_name_or_path = tokenizer_name_or_path
         self.source = source
         self.text_field = text_field
@@ -95,7 +98,8 @@ class TextDataModule(LightningDataModule):
         self.tokenizer = tokenizer
         split = documents.train_test_split(test_size=self.val_fraction, seed=self.seed)
         for name, part in (("train", split["train"]), ("val", split["test"])):
-            blocks = pack(part, tokenizer, self.block_size)
+            share = "the training text" if name == "train" else f"the held-out text (data.val_fraction={self.val_fraction})"
+            blocks = pack(part, tokenizer, self.block_size, share)
             limit = self.max_blocks[name]
             if limit is not None:
                 blocks = blocks.shuffle(seed=self.seed).select(range(min(limit, len(blocks))))

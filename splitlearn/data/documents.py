@@ -56,10 +56,27 @@ def _read_text(paths: list[Path], text_field: str, sample_by: str, cache_dir: st
     if all(path.stat().st_size == 0 for path in paths):
         raise ValueError(f"{', '.join(map(str, paths))}: no text in there")
     files = [str(path) for path in paths]
-    return load_dataset("text", data_files=files, sample_by=sample_by, split="train", cache_dir=cache_dir)
+    try:
+        return load_dataset("text", data_files=files, sample_by=sample_by, split="train", cache_dir=cache_dir)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{_not_utf8(paths) or files[0]} cannot be read as UTF-8 text; convert it first") from error
+
+
+def _not_utf8(paths: list[Path]) -> Path | None:
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8") as lines:
+                for _ in lines:
+                    pass
+        except UnicodeDecodeError:
+            return path
+    return None
 
 
 def _read_json(paths: list[Path], text_field: str, sample_by: str, cache_dir: str | None) -> Dataset:
+    bad = _not_utf8(paths)
+    if bad is not None:
+        raise ValueError(f"{bad} cannot be read as UTF-8 text; convert it first")
     for path in paths:
         _check_first_row(path, text_field)
     try:
@@ -69,6 +86,8 @@ def _read_json(paths: list[Path], text_field: str, sample_by: str, cache_dir: st
     if getattr(rows.features[text_field], "dtype", None) not in ("string", "large_string"):
         raise ValueError(_first_bad_line(paths, text_field) or f"{paths[0]}: the field {text_field!r} is not text")
     texts = rows.select_columns(text_field)
+    if rows.data.column(text_field).null_count:
+        raise ValueError(_first_bad_line(paths, text_field) or f"{paths[0]}: a row has no text in {text_field!r}")
     return texts if text_field == "text" else texts.rename_column(text_field, "text")
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 
-def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, block_size: int) -> Dataset:
+def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, block_size: int, name: str = "the text") -> Dataset:
     """Tokenise documents, end each with the end-of-text token, join them and cut the result into blocks.
 
     The remainder of fewer than ``block_size`` tokens at the end is left out. Every token is supervised.
@@ -18,6 +18,7 @@ def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, block_size: int
         documents: a data set with the column ``text``.
         tokenizer: the model's tokenizer.
         block_size: tokens in each block.
+        name: what to call the documents in messages.
 
     Returns:
         A data set with the columns ``input_ids`` and ``labels``, each row ``block_size`` long.
@@ -40,7 +41,7 @@ def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, block_size: int
     blocks = [tokens[start : start + block_size] for start in range(0, len(tokens) - block_size + 1, block_size)]
     if not blocks:
         raise ValueError(
-            f"the text has {len(tokens)} tokens, too few for one block of data.block_size={block_size}; "
+            f"{name} has {len(tokens)} tokens, too few for one block of data.block_size={block_size}; "
             "choose a smaller block or give more text"
         )
     return Dataset.from_dict({"input_ids": blocks, "labels": blocks})

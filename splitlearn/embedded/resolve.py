@@ -45,4 +45,4 @@ def resolve_model(name: str) -> str:
         gguf = _packaged_gguf(rest)
         cached = f"{rest}-{gguf.stem}-{gguf.stat().st_size}"
         return str(build_once(cached, lambda folder: prepare_checkpoint(gguf, folder)))
-    return name
+    return str(Path(name).expanduser()) if name.startswith("~") else name

@@ -124,6 +124,11 @@ def _run_before_layers(model: PreTrainedModel, base_name: str, decoder: nn.Modul
             getattr(model, base_name)(input_ids=torch.ones(2, 3, dtype=torch.long), use_cache=False)
         except _LayersReachedError:
             return ran
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does more before its layers than could be followed ({reason}), so it cannot be cut"
+            ) from error
     raise UnsupportedModelError(f"{type(model).__name__} was called without reaching its decoder layers, so it cannot be cut")
 
 

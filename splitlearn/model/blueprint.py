@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -33,16 +34,16 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None) -
         FileNotFoundError: there is no configuration to be had.
         UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
     """
-    is_local = CheckpointSource(model_name_or_path).is_local
-    if is_local and not (Path(model_name_or_path) / "config.json").is_file():
+    source = CheckpointSource(model_name_or_path)
+    if source.is_local and not (Path(source.name) / "config.json").is_file():
         raise FileNotFoundError(f"{model_name_or_path} has no config.json; is it a model folder?")
     try:
-        config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.name, trust_remote_code=False)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(f"no model configuration for {model_name_or_path}: {reason}") from error
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
+    except (ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
         raise UnsupportedModelError(f"the configuration of {model_name_or_path} cannot be used: {reason}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(

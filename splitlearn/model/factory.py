@@ -55,7 +55,7 @@ class ModelFactory:
             verbose: print for each part what it holds, progress bars and the change in memory.
             storage_path: where to save the parts.
             auto_save: save the parts as ``bottom.pt``, ``trunk.pt`` and ``top.pt`` in ``storage_path``.
-            dtype: what floating-point weights become; None keeps what the checkpoint has.
+            dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
             tracker: records a snapshot after each part; None uses one of its own.
 
         Returns:

@@ -119,9 +119,14 @@ def _missing_members(matches: list[Match]) -> list[str]:
             number = re.search(re.escape(match.pattern).replace(r"\*", r"(\d+)"), match.source)
             if number is not None:
                 lists[match.targets[0]][match.pattern][int(number.group(1))] = match.source
+    sizes: dict[str, int] = defaultdict(int)
+    for by_pattern in lists.values():
+        for pattern, members in by_pattern.items():
+            sizes[pattern] = max(sizes[pattern], 1 + max(members))
     missing = []
     for by_pattern in lists.values():
-        size = 1 + max(number for members in by_pattern.values() for number in members)
+        # As long as the longest such list of any layer: one that lacks its last member looks whole by itself.
+        size = max(sizes[pattern] for pattern in by_pattern)
         for pattern, members in by_pattern.items():
             head, tail = pattern.split("*")[:2]
             example_number, example = next(iter(members.items()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -191,7 +192,7 @@ class SplitModel(nn.Module):
             config = AutoConfig.for_model(**json.loads(description["config"]))
             config._attn_implementation = description["attn_implementation"]
             part = PartSpec(*(description[name] for name in ("name", "start", "end", "num_layers")))
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
             raise CheckpointError(f"{path} does not say which part it is ({error}); save the part again") from error
         dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
         return cls.from_tensors(draw_blueprint(config, dtype), part, tensors, str(path)).to(device)

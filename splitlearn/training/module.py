@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, Tie, find_ties, read_config
+from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, Tie, find_ties, open_checkpoint, read_config
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.token_window import TokenWindow
 
@@ -27,7 +27,7 @@ class SplitCausalLM(LightningModule):
     """Fine-tunes a causal LM that is cut into bottom, trunk and top.
 
     The parts are loaded in Lightning's set-up hooks, one after another, and only once. Metrics: ``train_loss``, ``val_loss``
-    (nats for each supervised token), ``train_perplexity``, ``val_perplexity``, ``learning_rate``.
+    (nats for each supervised token), ``train_perplexity``, ``val_perplexity``.
 
     Args:
         model_name_or_path: a local folder or a hub id.
@@ -37,7 +37,8 @@ class SplitCausalLM(LightningModule):
         device: where a part goes that ``device_map`` does not name.
         device_map: None, one device, a mapping from part to device, or ``"auto"``.
         low_memory: load part by part rather than the whole model first.
-        dtype: what floating-point weights become, for example ``"float32"``; None keeps what the checkpoint has.
+        dtype: what floating-point weights become, for example ``"float32"``; None takes the configuration's dtype, or else that
+            of the stored weights.
         optimizer: plain settings of `Optimization`.
         verbose: print what is loaded and what it costs.
 
@@ -106,7 +107,7 @@ class SplitCausalLM(LightningModule):
         if self.model is not None:
             return
         hparams = self.hparams
-        self._refuse_half_frozen_tie()
+        self._refuse_what_cannot_be_trained()
         parts = ModelFactory.create_split_models(
             hparams.model_type,
             hparams.model_name_or_path,
@@ -124,10 +125,15 @@ class SplitCausalLM(LightningModule):
         self._ties = [tie for tie in find_ties(parts) if not tie.is_shared]
         self.model = ComposedCausalLM(*parts).train()
 
-    def _refuse_half_frozen_tie(self) -> None:
+    def _refuse_what_cannot_be_trained(self) -> None:
         config = read_config(self.hparams.model_name_or_path, self.hparams.model_type)
+        loader = open_checkpoint(config, CheckpointSource(self.hparams.model_name_or_path), self.load_dtype)
+        if loader.blueprint.dtype == torch.float16:
+            raise ValueError(
+                "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32"
+            )
         sides = [self.optimization.of(name).train for name in ("bottom", "top")]
-        if sides[0] != sides[1] and config.get_text_config(decoder=True).tie_word_embeddings:
+        if sides[0] != sides[1] and loader.blueprint.ties:
             raise ValueError(
                 "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: "
                 "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"
@@ -160,7 +166,9 @@ class SplitCausalLM(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training perplexity."""
-        self.log("train_perplexity", _perplexity(self.trainer.callback_metrics["train_loss_epoch"]))
+        # A run that goes on from an epoch's last step ends that epoch again, without a batch.
+        if "train_loss_epoch" in self.trainer.callback_metrics:
+            self.log("train_perplexity", _perplexity(self.trainer.callback_metrics["train_loss_epoch"]))
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out perplexity."""

@@ -69,11 +69,22 @@ class Optimization:
             if unknown:
                 raise ValueError(f"optimizer.parts.{name}.{sorted(unknown)[0]} is not known")
             parts[name] = PartOptimization(**settings)
-        return cls(**{**chosen, "betas": tuple(chosen.get("betas", cls.betas)), "parts": parts})
+        betas = chosen.get("betas", cls.betas)
+        if not isinstance(betas, (list, tuple)) or len(betas) != 2:
+            raise ValueError(f"optimizer.betas is {betas!r}; give two numbers such as [0.9, 0.999]")
+        return cls(**{**chosen, "betas": tuple(betas), "parts": parts})
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer.schedule is {self.schedule!r}; use one of {', '.join(SCHEDULES)}")
+        for name, values in (
+            ("learning_rate", [self.learning_rate, *(each.learning_rate for each in self.parts.values())]),
+            ("weight_decay", [self.weight_decay, *(each.weight_decay for each in self.parts.values())]),
+            ("betas", self.betas),
+        ):
+            for value in values:
+                if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+                    raise ValueError(f"optimizer.{name} is {value!r}; it must be a number that is not negative")
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError(f"optimizer.warmup_fraction is {self.warmup_fraction!r}; it must lie between 0 and 1")
         if not any(self.of(name).train for name in PART_NAMES):

@@ -89,7 +89,7 @@ def test_offline_with_a_full_an_incomplete_and_an_empty_cache(hub: HubServer, fo
     ]
     assert outcomes[0] == "3"
     assert re.match(
-        r"FileNotFoundError someone/tiny .* its model-\d+-of-\d+.safetensors is not in the hub's cache", outcomes[1]
+        r"UnreachableFileError someone/tiny .* its model-\d+-of-\d+.safetensors is not in the hub's cache", outcomes[1]
     )
     assert outcomes[2].startswith("FileNotFoundError no model configuration for someone/tiny")
     assert sum(hub.requests.values()) == asked
@@ -119,3 +119,10 @@ def test_a_gated_model_needs_its_token_which_is_never_shown(folder: Path, tmp_pa
         refused = run(LOAD_ALL, "someone/tiny", cache=tmp_path, endpoint=gated.endpoint, HF_TOKEN="hf_wrong")
         assert refused.startswith("FileNotFoundError") and "hf_wrong" not in refused
         assert run(LOAD_ALL, "someone/tiny", cache=tmp_path, endpoint=gated.endpoint, HF_TOKEN="hf_secret") == "3"
+
+
+def test_a_single_file_in_the_cache_is_found_offline(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    single = tiny_checkpoint("llama", tie_word_embeddings=False, max_shard_size="1GB")
+    with HubServer({"someone/tiny": single}).running() as hub:
+        assert run(LOAD_ALL, "someone/tiny", cache=tmp_path, endpoint=hub.endpoint) == "3"
+        assert run(LOAD_ALL, "someone/tiny", cache=tmp_path, endpoint=hub.endpoint, HF_HUB_OFFLINE="1") == "3"

@@ -52,6 +52,8 @@ def test_limits() -> None:
     [
         ({"val_fraction": 0}, "data.val_fraction is 0"),
         ({"val_fraction": 1.0}, "data.val_fraction is 1.0"),
+        ({"val_fraction": "half"}, "data.val_fraction is 'half'"),
+        ({"max_val_blocks": 0}, "data.max_val_blocks is 0"),
         ({"batch_size": 0}, "data.batch_size is 0"),
         ({"batch_size": 2.0}, "data.batch_size is 2.0"),
     ],

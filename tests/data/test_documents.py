@@ -36,6 +36,8 @@ def test_jsonl_rows_in_order_from_several_files(tmp_path: Path) -> None:
     [
         (['{"text": "ok"}', "{broken"], "line 2 is not JSON"),
         (['{"text": "ok"}', '{"text": 3}'], "line 2 has no text field 'text'"),
+        (['{"text": "ok"}', '{"text": null}'], "line 2 has no text field 'text'"),
+        (['{"text": "ok"}', '{"other": "x"}'], "line 2 has no text field 'text'"),
         (['{"body": "x"}'], "line 1 has no text field 'text'; data.text_field names the field to use"),
         (["[1]"], "line 1 has no text field"),
         ([""], "no text in there"),
@@ -57,6 +59,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no text in there"):
         read(str(tmp_path / "empty.txt"), cache=tmp_path)
     (tmp_path / "a.txt").write_text("text")
+    for name in ("latin.txt", "latin.jsonl"):
+        (tmp_path / name).write_bytes('{"text": "caf\u00e9"}'.encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as UTF-8"):
+            read(str(tmp_path / name), cache=tmp_path)
     with pytest.raises(ValueError, match=r"data\.sample_by is 'word'"):
         read(str(tmp_path / "a.txt"), sample_by="word", cache=tmp_path)
     rows = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}])

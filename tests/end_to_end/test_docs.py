@@ -29,7 +29,7 @@ NOT_RUN = {
     "python benchmarks/load.py --runs 5 --write": "takes minutes; test_benchmarks.py runs it with a tiny shape",
     "python train.py experiment=smollm2_135m_instruct": "takes minutes; test_smollm2.py runs it with fewer steps",
     "python train.py model=qwen2_7b split.point_1=8 split.point_2=24": "needs a hub and 15 GB",
-    "python train.py model.name_or_path=Qwen/Qwen2-1.5B model.type=null": "needs a hub",
+    "python train.py model=pretrained model.name_or_path=Qwen/Qwen2-1.5B": "needs a hub",
     "python train.py 'device_map={trunk: \"cuda:0\"}'": "needs a GPU; the same map with cpu is run by the docs",
 }
 SHORTENED = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=8", "save_parts=false"]

@@ -170,6 +170,12 @@ def test_a_tie_over_two_devices_learns_as_one_tensor(
         torch.testing.assert_close(trained_parameters(apart)[name], expected, atol=1e-6, rtol=0)
 
 
+def test_float16_weights_are_not_trained(tiny_checkpoint: Callable[..., Path]) -> None:
+    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4, dtype="float16")
+    with pytest.raises(ValueError, match=r"model\.dtype=bfloat16 or float32"):
+        module.load_parts()
+
+
 def test_half_a_tie_cannot_be_frozen(tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint("qwen2", tie_word_embeddings=True)
     for part in ("bottom", "top"):

@@ -33,15 +33,18 @@ class MemoryReport(Callback):
         self._filename = filename
         self._print_table = print_table
         self._epochs: list[dict[str, Any]] = []
+        self._sampling = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin sampling memory in the background."""
-        if isinstance(pl_module, SplitCausalLM) and stage == "fit":
+        if isinstance(pl_module, SplitCausalLM) and stage == "fit" and not self._sampling:
+            self._sampling = True
             pl_module.tracker.__enter__()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop sampling."""
-        if isinstance(pl_module, SplitCausalLM) and stage == "fit":
+        if isinstance(pl_module, SplitCausalLM) and stage == "fit" and self._sampling:
+            self._sampling = False
             pl_module.tracker.__exit__(None, None, None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

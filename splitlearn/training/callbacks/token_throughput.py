@@ -25,6 +25,12 @@ class TokenThroughput(Callback):
         self._busy_s = 0.0
         self._batches = self._rows = self._tokens = 0
         self._began_s = 0.0
+        self._first_step = self._last_step = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps taken since this training began, those before a resume left out."""
+        return self._last_step - self._first_step
 
     @property
     def num_tokens(self) -> int:
@@ -36,6 +42,10 @@ class TokenThroughput(Callback):
         """Tokens per second over the whole training so far; None before the first batch."""
         return self._tokens / self._busy_s if self._busy_s else None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where a resumed training goes on."""
+        self._first_step = self._last_step = trainer.global_step
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock."""
         self._began_s = time.perf_counter()
@@ -44,9 +54,11 @@ class TokenThroughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, torch.Tensor], batch_idx: int
     ) -> None:
         """Stop the clock and log the rolling average."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        for device in {parameter.device for parameter in pl_module.parameters()}:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
         self._busy_s += time.perf_counter() - self._began_s
+        self._last_step = trainer.global_step
         self._batches += 1
         self._rows += batch["input_ids"].shape[0]
         self._tokens += batch["input_ids"].numel()
