@@ -117,7 +117,10 @@ def test_settings_that_cannot_be_are_told_plainly(setting: str, message: str, tm
 
 def test_a_resumed_run_begins_where_the_checkpoint_ended(result: splitlearn.app.TrainResult, tmp_path: Path) -> None:
     checkpoint = result.folder / "checkpoints" / "last.ckpt"
-    resumed = train(compose(*SHORT, "split.point_1=3", f"ckpt_path={checkpoint}", "trainer.max_steps=8"), folder=tmp_path)
+    resumed = train(
+        compose(*SHORT, "split.point_1=3", f"ckpt_path={checkpoint}", "trainer.max_epochs=3", "trainer.max_steps=8"),
+        folder=tmp_path,
+    )
     assert resumed.metrics["val_loss_before"] == pytest.approx(result.metrics["val_loss_after"], rel=1e-6)
     assert resumed.metrics["train_steps"] == 2
 
