@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from report import add_write_option, publish
 
 STATEMENTS = {
     "nothing": "pass",
@@ -31,7 +32,7 @@ def main() -> None:
     """Time every statement in turn and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="append the table to benchmarks/RESULTS.md")
+    add_write_option(parser)
     arguments = parser.parse_args()
     rounds = [{name: seconds(code) for name, code in STATEMENTS.items()} for _ in range(arguments.runs + 1)][1:]
     medians = {name: statistics.median(each[name] for each in rounds) for name in STATEMENTS}
@@ -39,10 +40,7 @@ def main() -> None:
     rows += [f"| {name} | {value:.3f} | {value - medians['nothing']:.3f} |" for name, value in medians.items()]
     python = ".".join(map(str, sys.version_info[:3]))
     report = f"## Import time\n\nPython {python}; median of {arguments.runs} runs.\n\n" + "\n".join(rows) + "\n"
-    print(report)
-    if arguments.write:
-        with (Path(__file__).parent / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(f"\n{report}")
+    publish(report, arguments.write)
 
 
 if __name__ == "__main__":

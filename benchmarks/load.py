@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from report import add_write_option, publish
 
 GIB = 2**30
 SHAPES: dict[str, dict[str, Any]] = {
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="qwen2_1_5b")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written and kept")
-    parser.add_argument("--write", action="store_true", help="append the table to benchmarks/RESULTS.md")
+    add_write_option(parser)
     parser.add_argument("--measure", choices=LOADERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -186,10 +187,7 @@ def main() -> None:
         results = run_all(folder, arguments.shape, arguments.runs)
     heading = f"## Loading the shape of {arguments.shape}, {checkpoint_bytes / 10**9:.2f} GB in bf16, warm page cache"
     report = f"{heading}\n\n{describe_machine()}; median of {arguments.runs} runs.\n\n{table(results, checkpoint_bytes)}\n"
-    print(report)
-    if arguments.write:
-        with (Path(__file__).parent / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(f"\n{report}")
+    publish(report, arguments.write)
 
 
 if __name__ == "__main__":

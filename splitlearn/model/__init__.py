@@ -4,7 +4,7 @@ from splitlearn.model.anatomy import UnsupportedModelError
 from splitlearn.model.blueprint import plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.factory import ModelFactory, save_parts
-from splitlearn.model.part_loading import open_checkpoint
+from splitlearn.model.part_loading import loaded_dtype, open_checkpoint
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import Tie, find_ties
 
@@ -15,6 +15,7 @@ __all__ = [
     "Tie",
     "UnsupportedModelError",
     "find_ties",
+    "loaded_dtype",
     "open_checkpoint",
     "plan_cut",
     "read_config",

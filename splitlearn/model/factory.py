@@ -11,11 +11,8 @@ from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import resolve_device_map
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.load_model import Narrator, load_incrementally, load_whole
+from splitlearn.model.load_model import Narrator, Parts, load_incrementally, load_whole
 from splitlearn.model.part_loading import open_checkpoint
-from splitlearn.model.split_model import SplitModel
-
-Parts = tuple[SplitModel, SplitModel, SplitModel]
 
 
 class ModelFactory:

@@ -152,6 +152,17 @@ class PartLoader:
                 raise CheckpointError(f"{self.source.name}: {part.name} was loaded with {what} tensors: {name_some(names)}")
 
 
+def loaded_dtype(config: PreTrainedConfig, source: CheckpointSource, dtype: torch.dtype | None) -> torch.dtype:
+    """Return what floating-point weights become: ``dtype``, else the configuration's, else that of the stored weights.
+
+    Raises:
+        CheckpointError: there are no floating-point weights.
+        FileNotFoundError: there is no checkpoint.
+    """
+    configured = config.get_text_config(decoder=True).dtype
+    return dtype or (configured if isinstance(configured, torch.dtype) else source.stored_dtype())
+
+
 def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource, dtype: torch.dtype | None = None) -> PartLoader:
     """Draw a checkpoint's model and compare the two; a tie that the checkpoint contradicts is given up.
 
@@ -165,8 +176,7 @@ def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource, dtype: t
         CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
         FileNotFoundError: there is no checkpoint.
     """
-    configured = config.get_text_config(decoder=True).dtype
-    wanted = dtype or (configured if isinstance(configured, torch.dtype) else source.stored_dtype())
+    wanted = loaded_dtype(config, source, dtype)
     loader = PartLoader(draw_blueprint(config, wanted), source)
     if loader.contradicts_ties():
         untied = copy.deepcopy(config)

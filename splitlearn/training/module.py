@@ -15,7 +15,16 @@ from lightning.pytorch import LightningModule
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, Tie, find_ties, open_checkpoint, read_config
+from splitlearn.model import (
+    ComposedCausalLM,
+    ModelFactory,
+    SplitModel,
+    Tie,
+    find_ties,
+    loaded_dtype,
+    open_checkpoint,
+    read_config,
+)
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.token_window import TokenWindow
 
@@ -127,13 +136,13 @@ class SplitCausalLM(LightningModule):
 
     def _refuse_what_cannot_be_trained(self) -> None:
         config = read_config(self.hparams.model_name_or_path, self.hparams.model_type)
-        loader = open_checkpoint(config, CheckpointSource(self.hparams.model_name_or_path), self.load_dtype)
-        if loader.blueprint.dtype == torch.float16:
+        source = CheckpointSource(self.hparams.model_name_or_path)
+        if loaded_dtype(config, source, self.load_dtype) == torch.float16:
             raise ValueError(
                 "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32"
             )
         sides = [self.optimization.of(name).train for name in ("bottom", "top")]
-        if sides[0] != sides[1] and loader.blueprint.ties:
+        if sides[0] != sides[1] and open_checkpoint(config, source, self.load_dtype).blueprint.ties:
             raise ValueError(
                 "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: "
                 "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +9,19 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from splitlearn.memory import GIB
+from splitlearn.training.json_file import write_json
 
 SUMMARY_FILE = "summary.json"
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
-    """Write ``summary.json`` so that it is there whole or not at all.
-
-    Numbers that JSON cannot hold (infinite, not a number) are written as null.
+    """Write ``summary.json``, as `write_json` does.
 
     Returns:
         The file's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SUMMARY_FILE
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(_finite(summary), file, indent=2, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return path
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return write_json(folder / SUMMARY_FILE, summary)
 
 
 def print_summary(summary: dict[str, Any]) -> None:

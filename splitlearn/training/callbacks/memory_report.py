@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from splitlearn.memory import GIB, MemorySnapshot
+from splitlearn.training.json_file import write_json
 from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.part_memory import PartMemory, part_memory
 
@@ -65,7 +65,7 @@ class MemoryReport(Callback):
         pl_module.log_dict(_metrics(parts, snapshot, peak["rss_bytes"]))
         report = {"epoch": trainer.current_epoch + 1, "parts": [each.to_dict() for each in parts]}
         self._epochs.append(report | {"process": snapshot.to_dict(), "peak": peak})
-        _write(Path(trainer.default_root_dir) / self._filename, {"unit": "bytes", "epochs": self._epochs})
+        write_json(Path(trainer.default_root_dir) / self._filename, {"unit": "bytes", "epochs": self._epochs})
         if self._print_table:
             # Through the progress bar, which would otherwise be drawn over the table.
             console = Console()
@@ -80,12 +80,6 @@ def _metrics(parts: list[PartMemory], snapshot: MemorySnapshot, peak_rss_bytes: 
     sizes |= {"anonymous_gib": snapshot.anonymous_bytes, "file_gib": snapshot.file_bytes}
     sizes |= {f"gpu_{index}_gib": size for index, size in enumerate(snapshot.gpu_bytes)}
     return {f"memory/{name}": size / GIB for name, size in sizes.items() if size is not None}
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    temporary.replace(path)
 
 
 def memory_table(parts: list[PartMemory], snapshot: MemorySnapshot, peak_rss_bytes: int) -> Table:
