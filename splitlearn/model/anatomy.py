@@ -6,6 +6,7 @@ is found by calling the model once with stand-ins for its modules and stopping a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class UnsupportedModelError(ValueError):
@@ -24,17 +25,18 @@ class UnsupportedModelError(ValueError):
 class Anatomy:
     """Where the layers of a causal LM are and what stands around them.
 
+    The way to the layers leads from the causal LM over its base model to the layer list; every module beside that way runs
+    before the first layer or after the last. Paths are dotted and relative to the causal LM.
+
     Attributes:
         base_name: attribute of the causal LM that holds the base model (all but the head).
-        decoder_path: dotted path from the causal LM to the module that owns the layer list.
-        layers_name: attribute of that module that is the layer list.
-        before_layers: its other children that run before the first layer.
-        after_layers: its other children, which run after the last layer.
+        layers_path: path of the layer list.
+        before_layers: paths of the modules beside the way that run before the first layer.
+        after_layers: paths of the modules beside the way that do not, the head among them.
     """
 
     base_name: str
-    decoder_path: str
-    layers_name: str
+    layers_path: str
     before_layers: tuple[str, ...]
     after_layers: tuple[str, ...]
 
@@ -42,48 +44,100 @@ class Anatomy:
         """Return the base model of ``model``."""
         return getattr(model, self.base_name)
 
-    def decoder(self, model: PreTrainedModel) -> nn.Module:
-        """Return the module of ``model`` that owns the layer list."""
-        decoder: nn.Module = model.get_submodule(self.decoder_path)
-        return decoder
-
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """Return the layer list of ``model``."""
-        layers = getattr(self.decoder(model), self.layers_name)
+        layers = model.get_submodule(self.layers_path)
         if not isinstance(layers, nn.ModuleList):
-            raise TypeError(f"{self.decoder_path}.{self.layers_name} is not a module list")
+            raise TypeError(f"{self.layers_path} is not a module list")
         return layers
 
+    def replace(self, model: PreTrainedModel, path: str, module: nn.Module | None) -> None:
+        """Put ``module`` at ``path`` of ``model``."""
+        owner, _, name = path.rpartition(".")
+        setattr(model.get_submodule(owner), name, module)
 
-def _find_layers(model: PreTrainedModel) -> tuple[str, str]:
-    num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
+
+# What configurations call the number of decoder layers, the most specific name first: encoder-decoders have two numbers.
+_LAYER_COUNTS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+
+
+def count_layers(config: PreTrainedConfig) -> int:
+    """Return how many decoder layers a causal LM of this configuration has.
+
+    Raises:
+        UnsupportedModelError: the configuration does not say.
+    """
+    text = config.get_text_config(decoder=True)
+    counts = [getattr(text, name) for name in _LAYER_COUNTS if isinstance(getattr(text, name, None), int)]
+    if not counts:
+        raise UnsupportedModelError(f"the configuration of {config.model_type} does not say how many decoder layers there are")
+    return counts[0]
+
+
+def _find_layers(model: PreTrainedModel) -> str:
+    num_layers = count_layers(model.config)
     found = [
-        (path, name)
+        path
         for path, module in model.named_modules()
-        for name, child in module.named_children()
-        if isinstance(child, nn.ModuleList) and len(child) == num_layers and path
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers and "." in path
     ]
     if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no module list of {num_layers} decoder layers, so it cannot be cut"
         )
     # The outermost list is the decoder's; lists inside a layer (experts, say) lie deeper.
-    return min(found, key=lambda place: place[0].count("."))
+    outermost = min(path.count(".") for path in found)
+    lists = [path for path in found if path.count(".") == outermost]
+    if len(lists) > 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} spreads its layers over several lists ({', '.join(lists)}), so it cannot be cut"
+        )
+    return lists[0]
+
+
+def _beside_the_way(model: PreTrainedModel, layers_path: str) -> dict[str, nn.Module]:
+    """Return the modules beside the way from the causal LM to its layers, by path."""
+    steps = layers_path.split(".")
+    beside: dict[str, nn.Module] = {}
+    for depth, step in enumerate(steps):
+        owner = ".".join(steps[:depth])
+        for name, child in model.get_submodule(owner).named_children():
+            if name != step:
+                path = f"{owner}.{name}" if owner else name
+                # A list is never called itself, its members are.
+                members = child.named_children() if isinstance(child, (nn.ModuleList, nn.ModuleDict)) else ()
+                beside |= {f"{path}.{member}": module for member, module in members} or {path: child}
+    return beside
 
 
 class _LayersReachedError(Exception):
-    """Ends the trial call at the first decoder layer."""
+    """Ends the trial call at the first decoder layer; carries the arguments it was called with."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.arguments = arguments
+
+
+def owns_something(module: nn.Module) -> bool:
+    """Whether a module holds weights or randomness, so that only one part may run it."""
+    is_random = any(isinstance(each, nn.Dropout) for each in module.modules())
+    return is_random or any(True for _ in module.parameters())
 
 
 def _stand_in_forward(module: nn.Module, hidden_size: int) -> Callable[..., torch.Tensor]:
     width = getattr(module, "embedding_dim", getattr(module, "out_features", None))
+    # Gradients tell afterwards what was computed from which stand-in: only what a part owns is followed.
+    is_followed = owns_something(module)
 
     def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
         tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
         floats = [each for each in tensors if each.is_floating_point() and each.ndim >= 3]
         if floats:
-            return floats[0] if width is None else floats[0].new_zeros(*floats[0].shape[:-1], width)
-        return torch.zeros(*tensors[0].shape, width or hidden_size)
+            like = floats[0] if width is None else floats[0].new_zeros(*floats[0].shape[:-1], width)
+        else:
+            like = torch.zeros(*(tensors[0].shape if tensors else (2, 3)), width or hidden_size)
+        # A copy, for the model may write into it.
+        return like.detach().requires_grad_(is_followed).clone()
 
     return forward
 
@@ -99,37 +153,87 @@ def _forwards_replaced(replacements: dict[nn.Module, Callable[..., Any]]) -> Ite
             del module.forward
 
 
-def _run_before_layers(model: PreTrainedModel, base_name: str, decoder: nn.Module, layers: nn.ModuleList) -> set[str]:
+@contextmanager
+def _own_tensors_replaced(modules: list[nn.Module]) -> Iterator[None]:
+    """Put ones on the CPU for the tensors, on the meta device, that ``modules`` themselves own."""
+    stores: list[dict[str, Any]] = [store for module in modules for store in (module._buffers, module._parameters)]
+    saved = [dict(store) for store in stores]
+    try:
+        for store in stores:
+            for name, tensor in store.items():
+                if tensor is not None:
+                    ones = torch.ones(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    is_trained = isinstance(tensor, nn.Parameter)
+                    store[name] = nn.Parameter(ones, requires_grad=ones.is_floating_point()) if is_trained else ones
+        yield
+    finally:
+        for store, tensors in zip(stores, saved, strict=True):
+            store.update(tensors)
+
+
+def _run_to_layers(model: PreTrainedModel, base_name: str, layers_path: str) -> tuple[set[str], dict[str, Any]]:
+    """Call the base model with stand-ins; return what ran before its layers and what the first layer was given."""
     hidden_size = model.get_input_embeddings().embedding_dim
+    layers = model.get_submodule(layers_path)
     ran: set[str] = set()
 
-    def recorded(name: str, module: nn.Module) -> Callable[..., torch.Tensor]:
+    def recorded(path: str, module: nn.Module) -> Callable[..., torch.Tensor]:
         forward = _stand_in_forward(module, hidden_size)
 
         def record(*args: Any, **kwargs: Any) -> torch.Tensor:
-            ran.add(name)
+            ran.add(path)
             return forward(*args, **kwargs)
 
         return record
 
     def reached(*args: Any, **kwargs: Any) -> None:
-        raise _LayersReachedError
+        raise _LayersReachedError({f"argument {index}": value for index, value in enumerate(args)} | kwargs)
 
-    replacements: dict[nn.Module, Callable[..., Any]] = {
-        child: recorded(name, child) for name, child in decoder.named_children() if child is not layers
-    }
+    beside = _beside_the_way(model, layers_path)
+    replacements: dict[nn.Module, Callable[..., Any]] = {module: recorded(path, module) for path, module in beside.items()}
+    steps = layers_path.split(".")
+    way = [model.get_submodule(".".join(steps[:depth])) for depth in range(len(steps))]
     # Two rows, so that a stand-in's output can be unpacked like the (cos, sin) pair of a rotary embedding.
-    with _forwards_replaced(replacements | dict.fromkeys(layers, reached)), torch.no_grad(), torch.device("cpu"):
+    ids = torch.ones(2, 3, dtype=torch.long, device="cpu")
+    with (
+        _forwards_replaced(replacements | dict.fromkeys(layers, reached)),
+        _own_tensors_replaced(way),
+        torch.enable_grad(),
+        torch.device("cpu"),
+    ):
         try:
-            getattr(model, base_name)(input_ids=torch.ones(2, 3, dtype=torch.long), use_cache=False)
-        except _LayersReachedError:
-            return ran
+            getattr(model, base_name)(input_ids=ids, use_cache=False)
+        except _LayersReachedError as end:
+            return ran, end.arguments
         except Exception as error:
             reason = " ".join(str(error).split())
             raise UnsupportedModelError(
                 f"{type(model).__name__} does more before its layers than could be followed ({reason}), so it cannot be cut"
             ) from error
     raise UnsupportedModelError(f"{type(model).__name__} was called without reaching its decoder layers, so it cannot be cut")
+
+
+def _refuse_second_stream(model: PreTrainedModel, arguments: dict[str, Any]) -> None:
+    """Refuse a model whose layers get more from the embeddings than the hidden states, for that would have to travel too."""
+    names = list(arguments)
+    hidden = next((name for name in names if name == "hidden_states"), names[0] if names else None)
+    others = {name: value for name, value in arguments.items() if name != hidden}
+    extra = [name for name, value in others.items() if isinstance(value, torch.Tensor) and value.requires_grad]
+    if extra:
+        raise UnsupportedModelError(
+            f"the layers of {type(model).__name__} take more from the embeddings than the hidden states "
+            f"({', '.join(extra)}), so smashed data alone would not carry them"
+        )
+
+
+def _refuse_without_embeds(model: PreTrainedModel, base_name: str) -> None:
+    for module in (model, getattr(model, base_name)):
+        parameters = inspect.signature(module.forward).parameters
+        takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+        if "inputs_embeds" not in parameters and not takes_any:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} takes token ids only and no inputs_embeds, so smashed data cannot enter it"
+            )
 
 
 def examine(model: PreTrainedModel) -> Anatomy:
@@ -144,18 +248,18 @@ def examine(model: PreTrainedModel) -> Anatomy:
         The places of the layers and of the modules around them.
 
     Raises:
-        UnsupportedModelError: the model has no list of decoder layers, or does not reach it when it is called.
+        UnsupportedModelError: the model has no list of decoder layers, does not reach it when it is called, or hands its layers
+            more than hidden states.
     """
-    decoder_path, layers_name = _find_layers(model)
-    base_name = decoder_path.split(".")[0]
-    decoder = model.get_submodule(decoder_path)
-    layers = getattr(decoder, layers_name)
-    ran = _run_before_layers(model, base_name, decoder, layers)
-    others = [name for name, child in decoder.named_children() if child is not layers]
+    layers_path = _find_layers(model)
+    base_name = layers_path.split(".")[0]
+    _refuse_without_embeds(model, base_name)
+    ran, arguments = _run_to_layers(model, base_name, layers_path)
+    _refuse_second_stream(model, arguments)
+    beside = _beside_the_way(model, layers_path)
     return Anatomy(
         base_name=base_name,
-        decoder_path=decoder_path,
-        layers_name=layers_name,
-        before_layers=tuple(name for name in others if name in ran),
-        after_layers=tuple(name for name in others if name not in ran),
+        layers_path=layers_path,
+        before_layers=tuple(path for path in beside if path in ran),
+        after_layers=tuple(path for path in beside if path not in ran),
     )

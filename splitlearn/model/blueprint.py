@@ -11,13 +11,14 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PartSpec, SplitPlan
-from splitlearn.model.anatomy import Anatomy, UnsupportedModelError, examine
+from splitlearn.model.anatomy import Anatomy, UnsupportedModelError, count_layers, examine
 
 
 def read_config(model_name_or_path: str | Path, model_type: str | None = None) -> PreTrainedConfig:
@@ -62,8 +63,9 @@ def plan_cut(config: PreTrainedConfig, split_point_1: int, split_point_2: int) -
 
     Raises:
         CutError: they do not cut this model.
+        UnsupportedModelError: the configuration does not say how many layers there are.
     """
-    return SplitPlan(config.get_text_config(decoder=True).num_hidden_layers, split_point_1, split_point_2)
+    return SplitPlan(count_layers(config), split_point_1, split_point_2)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Blueprint:
         dtype: what its floating-point weights are, or become when they are loaded.
         meta_model: the whole model on the meta device, for its names and shapes.
         ties: parameter names that share another parameter's tensor, for example the head's that of the embedding.
+        generation_config: how the checkpoint's authors generate with it; None leaves that to transformers.
     """
 
     config: PreTrainedConfig
@@ -85,10 +88,11 @@ class Blueprint:
     dtype: torch.dtype
     meta_model: PreTrainedModel
     ties: dict[str, str]
+    generation_config: GenerationConfig | None = None
 
     @property
     def _layer_prefix(self) -> str:
-        return f"{self.anatomy.decoder_path}.{self.anatomy.layers_name}."
+        return f"{self.anatomy.layers_path}."
 
     def layer_of(self, name: str) -> int | None:
         """Return the decoder layer of one of the model's own tensors, or None outside the layers."""
@@ -101,11 +105,8 @@ class Blueprint:
         layer = self.layer_of(name)
         if layer is not None:
             return part.start <= layer < part.end
-        decoder_prefix = f"{self.anatomy.decoder_path}."
-        if name.startswith(decoder_prefix):
-            child = name[len(decoder_prefix) :].split(".", 1)[0]
-            return part.has_head if child in self.anatomy.after_layers else part.has_embedding
-        return part.has_head
+        is_after = any(name.startswith(f"{path}.") for path in self.anatomy.after_layers)
+        return part.has_head if is_after else part.has_embedding
 
     def local_name(self, name: str, part: PartSpec) -> str:
         """Return the name inside ``part`` of the unsplit model's tensor ``name``: layers are numbered from the part's first."""
@@ -123,12 +124,23 @@ class Blueprint:
         return f"{self._layer_prefix}{layer + offset}.{rest}"
 
 
-def draw_blueprint(config: PreTrainedConfig, dtype: torch.dtype) -> Blueprint:
+def read_generation_config(model_name_or_path: str | Path) -> GenerationConfig | None:
+    """Read how a checkpoint's authors generate with it, or return None if they do not say."""
+    try:
+        return GenerationConfig.from_pretrained(model_name_or_path)
+    except OSError:
+        return None
+
+
+def draw_blueprint(
+    config: PreTrainedConfig, dtype: torch.dtype, generation_config: GenerationConfig | None = None
+) -> Blueprint:
     """Build a causal LM on the meta device and examine it; nothing is read or allocated.
 
     Args:
         config: the unsplit model's configuration.
         dtype: what its floating-point weights are, or become when they are loaded.
+        generation_config: how the checkpoint's authors generate with it.
 
     Raises:
         UnsupportedModelError: the model has no layers that can be cut.
@@ -142,4 +154,5 @@ def draw_blueprint(config: PreTrainedConfig, dtype: torch.dtype) -> Blueprint:
         dtype=dtype,
         meta_model=model,
         ties=dict(model.all_tied_weights_keys or {}),
+        generation_config=generation_config,
     )

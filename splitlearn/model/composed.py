@@ -5,15 +5,22 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from splitlearn.model.caches import cache_of_part, count_cached_tokens, make_cache
+from splitlearn.model.generation import make_generator
+from splitlearn.model.passage import Records
 from splitlearn.model.split_model import SplitModel
+
+# What a causal LM's forward takes for its head; everything else concerns the layers of every part.
+_HEAD_ARGUMENTS = ("labels", "logits_to_keep", "num_items_in_batch", "shift_labels")
+_CACHE_NAMES = ("past_key_values", "cache_params")
 
 
 class ComposedCausalLM(nn.Module):
@@ -45,34 +52,83 @@ class ComposedCausalLM(nn.Module):
         """Bottom, trunk and top."""
         return self.bottom, self.trunk, self.top
 
-    def make_caches(self) -> tuple[DynamicCache, DynamicCache, DynamicCache]:
-        """Return one empty key-value cache for each part, to pass as ``caches``."""
-        return self.bottom.make_cache(), self.trunk.make_cache(), self.top.make_cache()
+    def make_cache(self) -> DynamicCache:
+        """Return an empty key-value cache for all layers, to pass as ``past_key_values``; each part fills its own share."""
+        return make_cache(self.bottom.blueprint.meta_model.config)
 
     def forward(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: Any = None,
         position_ids: torch.Tensor | None = None,
-        caches: Sequence[DynamicCache] | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the three parts.
 
         Args:
             input_ids: token ids, shape (B, T).
-            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), with cached tokens first.
+            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), with cached tokens first. Or what else the
+                transformers model takes as its mask.
             position_ids: positions of the tokens, shape (B, T).
-            caches: one cache for each part, from `make_caches`; they are filled in place.
-            **kwargs: further arguments for the top, for example ``labels``.
+            past_key_values: a cache with an entry for each layer, from `make_cache`; it is filled in place.
+            **kwargs: further arguments of the transformers model, for example ``labels``.
 
         Returns:
             What the unsplit model returns, with ``.logits`` of shape (B, T, V) on the top's device.
+
+        Raises:
+            ValueError: the cache does not have an entry for each layer.
         """
+        cache = past_key_values if past_key_values is not None else kwargs.pop("cache_params", None)
+        use_cache = cache is not None and kwargs.pop("use_cache", True) is not False
+        num_cached_tokens = count_cached_tokens(cache) if use_cache else 0
+        settings = {**self._recorded_outputs(), **kwargs}
+        for_layers = {name: value for name, value in settings.items() if name not in _HEAD_ARGUMENTS}
+        records: Records = {}
         hidden: Any = input_ids
-        for index, part in enumerate(self.parts):
-            cache = None if caches is None else caches[index]
-            extra = kwargs if part is self.top else {}
-            hidden = part(hidden, attention_mask=attention_mask, position_ids=position_ids, past_key_values=cache, **extra)
+        for part in self.parts:
+            hidden = part(
+                hidden,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache_of_part(cache, part.part, num_cached_tokens) if use_cache else None,
+                use_cache=use_cache,
+                records=records,
+                **(settings if part is self.top else for_layers),
+            )
         output: CausalLMOutputWithPast = hidden
+        for name in _CACHE_NAMES:
+            if name in output:
+                output[name] = cache
         return output
+
+    def _recorded_outputs(self) -> dict[str, bool]:
+        """Return what the model's configuration asks every layer to return; a part's base model is not asked by its head."""
+        config = self.top.model.config.get_text_config(decoder=True)
+        return {"output_router_logits": True} if getattr(config, "output_router_logits", False) else {}
+
+    def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """Generate with transformers' own ``generate``: sampling, beams, streamers, stopping criteria and all.
+
+        Args:
+            input_ids: the prompts' token ids, shape (B, T), padded on the left.
+            **kwargs: what ``transformers.GenerationMixin.generate`` takes, for example ``attention_mask``, ``max_new_tokens``,
+                ``do_sample``, ``num_beams``, ``streamer``.
+
+        Returns:
+            What transformers returns: token ids of shape (B, T + new tokens), or an object with more if asked for.
+
+        Raises:
+            ValueError: transformers refuses an argument, or the architecture keeps a cache that parts cannot share.
+        """
+        blueprint = self.bottom.blueprint
+        generator = make_generator(blueprint.meta_model, self.forward, self.parts)
+        generator.generation_config = copy.deepcopy(blueprint.generation_config or generator.generation_config)
+        wants_cache = kwargs.get("use_cache", generator.generation_config.use_cache) is not False
+        if wants_cache and not generator._supports_default_dynamic_cache():
+            raise ValueError(
+                f"{type(generator).__name__} keeps a cache of its own kind, which cannot be divided among parts; "
+                "pass use_cache=False"
+            )
+        return generator.generate(input_ids, **kwargs)

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor, Shard
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PartSpec
-from splitlearn.model.blueprint import Blueprint, draw_blueprint
+from splitlearn.model.blueprint import Blueprint, draw_blueprint, read_generation_config
 from splitlearn.model.matching import match_tensors, sources_for
 from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
@@ -116,7 +116,7 @@ class PartLoader:
         for presented, name in reading.sources.items():
             shard = shards[self.source.weight_map[name]]
             tensors[presented] = ready[name] if name in ready else LazyTensor(shard, name, on_read)
-        carved, entrance = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
+        carved, passage = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
         try:
             with silent_transformers():
                 model, info = _class_that_makes(carved).from_pretrained(
@@ -130,7 +130,7 @@ class PartLoader:
         except RuntimeError as error:
             raise CheckpointError(f"{self.source.name}: {reading.part.name} cannot be filled: {error}") from error
         self._check(info, reading.part)
-        return SplitModel(self.blueprint, reading.part, model, entrance)
+        return SplitModel(self.blueprint, reading.part, model, passage)
 
     def already_read(self, reading: PartReading, loaded: Sequence[SplitModel]) -> dict[str, torch.Tensor]:
         """Return tensors of ``reading`` that parts on the CPU hold already: the other ends of ties, by checkpoint name."""
@@ -177,12 +177,13 @@ def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource, dtype: t
         FileNotFoundError: there is no checkpoint.
     """
     wanted = loaded_dtype(config, source, dtype)
-    loader = PartLoader(draw_blueprint(config, wanted), source)
+    generation_config = read_generation_config(source.name)
+    loader = PartLoader(draw_blueprint(config, wanted, generation_config), source)
     if loader.contradicts_ties():
         untied = copy.deepcopy(config)
         untied.get_text_config(decoder=True).tie_word_embeddings = False
         untied.tie_word_embeddings = False
-        return PartLoader(draw_blueprint(untied, wanted), source)
+        return PartLoader(draw_blueprint(untied, wanted, generation_config), source)
     return loader
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, DynamicCache, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedModel
 
 from splitlearn.checkpoint import CheckpointError, read_part_file, write_part_file
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, draw_blueprint
-from splitlearn.model.entrance import Entrance
+from splitlearn.model.caches import PartCache, cache_of_part, make_cache
+from splitlearn.model.passage import Passage, Records
 from splitlearn.model.surgery import cut_out
 
 
@@ -34,17 +34,19 @@ class SplitModel(nn.Module):
         blueprint: the unsplit model's structure.
         part: which part this is.
         model: the causal LM, already cut down to the part.
-        entrance: where smashed data enter; None for a bottom.
+        passage: where smashed data enter and leave its layers.
     """
 
-    def __init__(self, blueprint: Blueprint, part: PartSpec, model: PreTrainedModel, entrance: Entrance | None) -> None:
+    def __init__(self, blueprint: Blueprint, part: PartSpec, model: PreTrainedModel, passage: Passage) -> None:
         super().__init__()
         self.blueprint = blueprint
         self.part = part
         self.model = model
-        self._entrance = entrance
+        self._passage = passage
         self.train(model.training)
-        self._accepted = set(inspect.signature(blueprint.anatomy.base(model).forward).parameters)
+        parameters = inspect.signature(blueprint.anatomy.base(model).forward).parameters
+        self._accepted = set(parameters)
+        self._accepts_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
     @property
     def device(self) -> torch.device:
@@ -68,32 +70,36 @@ class SplitModel(nn.Module):
         """Bytes of the part's parameters."""
         return sum(each.nbytes for each in self.parameters())
 
-    def make_cache(self) -> DynamicCache:
+    def make_cache(self) -> PartCache:
         """Return an empty key-value cache for this part's own layers, to pass as ``past_key_values``."""
-        return DynamicCache(config=self.blueprint.anatomy.base(self.model).config)
+        return cache_of_part(make_cache(self.blueprint.meta_model.config), self.part, num_cached_tokens=0)
 
     def forward(
         self,
         inputs: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: Any = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
+        records: Records | None = None,
         **kwargs: Any,
     ) -> Any:
         """Run the part.
 
         Args:
             inputs: token ids of shape (B, T) for a bottom, smashed data of shape (B, T, D) for a trunk or top.
-            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), cached tokens first; the same for every part.
+            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), cached tokens first; the same for every part. Or
+                what else the transformers model takes as its mask.
             position_ids: positions of the tokens, shape (B, T); the same for every part.
             past_key_values: this part's own cache, from `make_cache`; it is filled in place.
             use_cache: whether to fill the cache; None fills it where one is given.
+            records: what the parts below returned once for each layer, such as router logits; the part adds its own. A top
+                returns all of them, and computes the router loss of a mixture of experts over them.
             **kwargs: further arguments of the transformers model, for example ``labels`` for a top.
 
         Returns:
             Smashed data of shape (B, T, D); from a top transformers' output with ``.logits`` (B, T, V), and ``.loss`` if labels
-            were given.
+            were given. A few architectures have smashed data with more dimensions.
 
         Raises:
             ValueError: a cache is wanted and none was given, or ``inputs`` are not what this part takes.
@@ -102,41 +108,45 @@ class SplitModel(nn.Module):
         if self.part.name == "trunk" and self.part.start == self.part.end:
             return inputs
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
-        arguments["past_key_values"] = past_key_values
-        arguments = {name: value for name, value in arguments.items() if value is not None}
+        arguments[self._cache_name] = past_key_values
+        arguments = {name: self._moved(value) for name, value in arguments.items() if value is not None}
         arguments["use_cache"] = past_key_values is not None if use_cache is None else use_cache
-        arguments = {name: self._moved(value) for name, value in arguments.items()}
-        if "position_ids" not in self._accepted:
-            arguments.pop("position_ids", None)
-        return self._run(self._moved(inputs), arguments)
+        for name in ("attention_mask", "position_ids", self._cache_name, "use_cache"):
+            if name not in self._accepted and not self._accepts_any:
+                arguments.pop(name, None)
+        output = self._run(self._moved(inputs), arguments, {} if records is None else records)
+        if isinstance(past_key_values, PartCache):
+            past_key_values.num_cached_tokens += inputs.shape[1]
+        return output
 
-    def _check_inputs(self, inputs: torch.Tensor, cache: DynamicCache | None, use_cache: bool | None) -> None:
+    @property
+    def _cache_name(self) -> str:
+        return "cache_params" if "cache_params" in self._accepted else "past_key_values"
+
+    def _check_inputs(self, inputs: torch.Tensor, cache: Cache | None, use_cache: bool | None) -> None:
         if use_cache and cache is None:
             raise ValueError("use_cache=True needs a cache to fill: pass past_key_values=part.make_cache()")
-        wanted = (2, "token ids of shape (B, T)") if self.part.has_embedding else (3, "smashed data of shape (B, T, D)")
-        if inputs.ndim != wanted[0] or inputs.is_floating_point() == self.part.has_embedding:
-            raise ValueError(f"{self.part.name} takes {wanted[1]}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
+        takes_ids = self.part.has_embedding
+        is_right = inputs.ndim == 2 if takes_ids else inputs.ndim >= 3
+        if not is_right or inputs.is_floating_point() == takes_ids:
+            wanted = "token ids of shape (B, T)" if takes_ids else "smashed data of shape (B, T, D)"
+            raise ValueError(f"{self.part.name} takes {wanted}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
 
     def _moved(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: self._moved(each) for name, each in value.items()}
         if not isinstance(value, torch.Tensor):
             return value
         # Only towards a GPU: a copy from a GPU into ordinary memory that nobody waits for may be read before it is there.
         return value.to(self.device, non_blocking=self.device.type == "cuda")
 
-    def _run(self, inputs: torch.Tensor, arguments: dict[str, Any]) -> Any:
+    def _run(self, inputs: torch.Tensor, arguments: dict[str, Any], records: Records) -> Any:
         base = self.blueprint.anatomy.base(self.model)
-        if self._entrance is None:
-            return base(input_ids=inputs, **arguments)[0]
-        self._entrance.open(inputs)
-        try:
-            if self.part.has_head:
-                output: CausalLMOutputWithPast = self.model(inputs_embeds=inputs, **arguments)
-            else:
-                output = base(inputs_embeds=inputs, **arguments)[0]
-            self._entrance.close()
-        finally:
-            self._entrance.abandon()
-        return output
+        if self.part.has_embedding:
+            return self._passage.run(lambda: base(input_ids=inputs, **arguments), None, records)[1]
+        model = self.model if self.part.has_head else base
+        output, hidden_BTD = self._passage.run(lambda: model(inputs_embeds=inputs, **arguments), inputs, records)
+        return output if self.part.has_head else hidden_BTD
 
     def loss(self, logits_BTV: torch.Tensor, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int) -> torch.Tensor:
         """Return the model's own next-token loss, summed over supervised tokens and divided by ``num_tokens``.
@@ -169,9 +179,11 @@ class SplitModel(nn.Module):
         Raises:
             OSError: the folder cannot be written or the disk is full; an older file is left as it was.
         """
+        generation = self.blueprint.generation_config
         description = {
             "config": self.blueprint.config.to_json_string(use_diff=False),
             "attn_implementation": self.blueprint.config._attn_implementation,
+            "generation_config": json.dumps(generation.to_dict()) if generation else "",
             "name": self.part.name,
             "start": self.part.start,
             "end": self.part.end,
@@ -191,11 +203,13 @@ class SplitModel(nn.Module):
         try:
             config = AutoConfig.for_model(**json.loads(description["config"]))
             config._attn_implementation = description["attn_implementation"]
+            generation = description.get("generation_config")
+            generation_config = GenerationConfig(**json.loads(generation)) if generation else None
             part = PartSpec(*(description[name] for name in ("name", "start", "end", "num_layers")))
         except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
             raise CheckpointError(f"{path} does not say which part it is ({error}); save the part again") from error
         dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
-        return cls.from_tensors(draw_blueprint(config, dtype), part, tensors, str(path)).to(device)
+        return cls.from_tensors(draw_blueprint(config, dtype, generation_config), part, tensors, str(path)).to(device)
 
     @classmethod
     def from_tensors(cls, blueprint: Blueprint, part: PartSpec, tensors: Mapping[str, torch.Tensor], source: str) -> SplitModel:
@@ -210,7 +224,7 @@ class SplitModel(nn.Module):
         Raises:
             CheckpointError: a tensor of the part is missing or has another shape.
         """
-        model, entrance = cut_out(blueprint.meta_model, part, blueprint.anatomy)
+        model, passage = cut_out(blueprint.meta_model, part, blueprint.anatomy)
         for name, place in [*model.named_parameters(), *model.named_buffers()]:
             tensor = tensors.get(blueprint.global_name(name, part))
             if tensor is None:
@@ -221,7 +235,7 @@ class SplitModel(nn.Module):
                 )
             _assign(model, name, tensor)
         model.eval()
-        return cls(blueprint, part, model, entrance)
+        return cls(blueprint, part, model, passage)
 
 
 def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

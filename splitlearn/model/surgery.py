@@ -8,34 +8,57 @@ layers is told of a model that has just those. transformers' own ``forward`` the
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from splitlearn.cut import PartSpec
-from splitlearn.model.anatomy import Anatomy
-from splitlearn.model.entrance import Entrance, Neutral
+from splitlearn.model.anatomy import Anatomy, count_layers, owns_something
+from splitlearn.model.passage import Neutral, Passage, Threshold
 
 _LAYER_INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_index", "layer_number")
-_LAYER_COUNT_ATTRIBUTES = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_LAYER_COUNT_ATTRIBUTES = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers", "num_decoder_layers")
 
 
 def slice_config(config: PreTrainedConfig, start: int, end: int) -> PreTrainedConfig:
     """Return a copy of ``config`` that describes only the layers ``[start, end)``.
 
-    Every list with one entry for each layer is sliced along. The values are written past the configuration's own checks,
-    which would refuse, for example, a slice of a layer pattern.
+    Every list with one entry for each layer is sliced along, whether it is stored or computed by the configuration's class. The
+    values are written past the configuration's own checks, which would refuse, for example, a slice of a layer pattern.
     """
+    num_layers = count_layers(config)
     sliced = copy.deepcopy(config)
     text = sliced.get_text_config(decoder=True)
-    num_layers = text.num_hidden_layers
-    values = text.__dict__
+    # Encoder-decoder configurations answer with a new object, which nobody else would see.
+    for each in {id(sliced): sliced, id(text): text}.values():
+        _keep_slice(each, num_layers, start, end)
+    return sliced
+
+
+def _keep_slice(config: PreTrainedConfig, num_layers: int, start: int, end: int) -> None:
+    computed = _computed_lists(config, num_layers)
+    values = config.__dict__
     for name, value in list(values.items()):
         if isinstance(value, (list, tuple)) and len(value) == num_layers and not name.endswith("token_id"):
             values[name] = type(value)(value[start:end])
-    values[text.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = end - start
-    return sliced
+        elif name in _LAYER_COUNT_ATTRIBUTES and value == num_layers:
+            values[name] = end - start
+    if computed:
+        namespace = {name: value[start:end] for name, value in computed.items()}
+        config.__class__ = type(type(config).__name__, (type(config),), {"__module__": type(config).__module__, **namespace})
+
+
+def _computed_lists(config: PreTrainedConfig, num_layers: int) -> dict[str, list[Any] | tuple[Any, ...]]:
+    """Return the properties with one entry for each layer: computed again for a slice they would begin the pattern anew."""
+    found = {}
+    for name, member in inspect.getmembers_static(type(config)):
+        if isinstance(member, property):
+            value = getattr(config, name, None)
+            if isinstance(value, (list, tuple)) and len(value) == num_layers:
+                found[name] = value
+    return found
 
 
 def _rebase_layer_indices(layers: nn.ModuleList, start: int) -> None:
@@ -55,34 +78,26 @@ def _describe_only_kept_layers(model: PreTrainedModel, layers: nn.ModuleList, pa
         config = getattr(module, "config", None)
         if isinstance(config, PreTrainedConfig):
             if id(config) not in sliced:
-                sliced[id(config)] = slice_config(config, part.start, part.end)
+                sliced[id(config)] = slice_config(config, part.start, part.start + len(layers))
             module.config = sliced[id(config)]
         for name in _LAYER_COUNT_ATTRIBUTES:
             if getattr(module, name, None) == part.num_layers:
-                setattr(module, name, part.end - part.start)
-
-
-def _owns_something(module: nn.Module) -> bool:
-    is_random = any(isinstance(each, nn.Dropout) for each in module.modules())
-    return is_random or any(True for _ in module.parameters())
+                setattr(module, name, len(layers))
 
 
 def _drop_foreign_modules(model: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> None:
-    decoder = anatomy.decoder(model)
     if not part.has_embedding:
-        for name in anatomy.before_layers:
+        for path in anatomy.before_layers:
             # Rotary embeddings own nothing and are needed by the layers of every part.
-            if _owns_something(getattr(decoder, name)):
-                setattr(decoder, name, Neutral())
+            if owns_something(model.get_submodule(path)):
+                anatomy.replace(model, path, Neutral())
     if not part.has_head:
-        for name in anatomy.after_layers:
-            setattr(decoder, name, Neutral())
-        for name, _ in list(model.named_children()):
-            if name != anatomy.base_name:
-                setattr(model, name, None)
+        for path in anatomy.after_layers:
+            # What stands beside the base model is never called, and None is how transformers says that there is no head.
+            anatomy.replace(model, path, Neutral() if "." in path else None)
 
 
-def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[PreTrainedModel, Entrance | None]:
+def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[PreTrainedModel, Passage]:
     """Make one part of a whole causal LM.
 
     Args:
@@ -91,31 +106,37 @@ def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[P
         anatomy: where the model's layers are, from `examine`.
 
     Returns:
-        The part, on the meta device, and where smashed data enter it (None for a bottom, which takes token ids).
+        The part, on the meta device, and the passage through which smashed data enter and leave its layers.
     """
     model, kept = _copy_without_foreign_layers(whole, part, anatomy)
-    decoder = anatomy.decoder(model)
     _rebase_layer_indices(kept, part.start)
     _describe_only_kept_layers(model, kept, part)
     _drop_foreign_modules(model, part, anatomy)
     # No part owns both ends of a tie; whoever holds bottom and top ties them.
     _forget_ties(model)
-    if part.has_embedding:
-        return model, None
-    entrance = Entrance()
-    for receiver in [*kept, *(getattr(decoder, name) for name in anatomy.after_layers)]:
-        entrance.attach(receiver)
-    return model, entrance
+    passage = Passage()
+    passage.watch(anatomy.base(model))
+    for layer in kept:
+        passage.guard(layer)
+    if part.has_head:
+        for path in anatomy.after_layers:
+            if path.startswith(f"{anatomy.base_name}."):
+                passage.guard(model.get_submodule(path))
+    return model, passage
 
 
 def _copy_without_foreign_layers(
     whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy
 ) -> tuple[PreTrainedModel, nn.ModuleList]:
     layers = anatomy.layers(whole)
+    wanted = list(layers)[part.start : part.end]
+    if part.has_embedding and not wanted:
+        # Without a layer nobody could tell what the first one would have been given.
+        wanted = [Threshold(layers[0])]
     # deepcopy takes what its memo holds as copies already made: the parameters themselves, which loading replaces anyway, and
     # for the layer list one of the kept layers.
     memo: dict[int, Any] = {id(parameter): parameter for parameter in whole.parameters()}
-    kept = nn.ModuleList(copy.deepcopy(layer, memo) for layer in list(layers)[part.start : part.end])
+    kept = nn.ModuleList(copy.deepcopy(layer, memo) for layer in wanted)
     memo[id(layers)] = kept
     return copy.deepcopy(whole, memo), kept
 

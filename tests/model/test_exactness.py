@@ -70,10 +70,10 @@ def assert_same_gradients(whole: Any, split: ComposedCausalLM) -> None:
 
 
 def greedy(split: ComposedCausalLM, ids: torch.Tensor, mask: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    caches, inputs, tokens = split.make_caches(), ids, []
+    cache, inputs, tokens = split.make_cache(), ids, []
     for _ in range(new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-        logits = split(inputs, attention_mask=mask, position_ids=positions, caches=caches).logits
+        logits = split(inputs, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
         inputs = logits[:, -1].argmax(-1, keepdim=True)
         tokens.append(inputs)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)

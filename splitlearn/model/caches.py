@@ -1,0 +1,94 @@
+"""The key-value cache of one part: the entries of its own layers in a transformers cache.
+
+A part numbers its layers from zero, so it sees a slice of the whole model's cache as a cache of its own. What transformers does
+to the whole cache (reorder it for beams, crop it, offload it) thereby reaches every part.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+from transformers import Cache, DynamicCache, PreTrainedConfig
+
+from splitlearn.cut import PartSpec
+
+
+class PartCache(Cache):
+    """What a part's cache knows beyond its layers: how many tokens it holds.
+
+    A cache asks its attention layers for that, but a part may consist of layers that keep no count, such as linear attention.
+
+    Attributes:
+        num_cached_tokens: tokens seen in earlier calls.
+    """
+
+    num_cached_tokens: int
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return how many tokens the layer has cached."""
+        try:
+            return super().get_seq_length(layer_idx) if self.layers else self.num_cached_tokens
+        except ValueError:
+            return self.num_cached_tokens
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Return for how many keys, from which on, a mask for ``query_length`` new tokens is needed."""
+        try:
+            if self.layers:
+                return super().get_mask_sizes(query_length, layer_idx)
+        except ValueError:
+            pass
+        return self.num_cached_tokens + query_length, 0
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Return whether a linear-attention layer has seen tokens; without any in the part, whether the part has."""
+        try:
+            return bool(super().has_previous_state(layer_idx, state_idx))
+        except ValueError:
+            if layer_idx is not None:
+                raise
+            return self.num_cached_tokens > 0
+
+
+@cache
+def _part_class(whole_class: Any) -> Any:
+    return type(whole_class.__name__, (PartCache, whole_class), {"__module__": whole_class.__module__})
+
+
+def make_cache(config: PreTrainedConfig) -> DynamicCache:
+    """Return an empty cache for an unsplit model of this configuration."""
+    return DynamicCache(config=config.get_text_config(decoder=True))
+
+
+def cache_of_part(whole: Cache, part: PartSpec, num_cached_tokens: int) -> PartCache:
+    """Return the slice of a whole model's cache that belongs to one part; what the part adds is in both.
+
+    Args:
+        whole: a cache with an entry for every layer of the unsplit model.
+        part: the part.
+        num_cached_tokens: how many tokens it holds.
+
+    Raises:
+        ValueError: the cache has no entry for every layer.
+    """
+    if len(whole.layers) < part.end:
+        raise ValueError(
+            f"a {type(whole).__name__} with {len(whole.layers)} layers cannot be divided among the parts of a model of "
+            f"{part.num_layers} layers: make it with the model's configuration, or use make_cache()"
+        )
+    sliced: Any = copy.copy(whole)
+    sliced.layers = whole.layers[part.start : part.end]
+    sliced.num_cached_tokens = num_cached_tokens
+    whole_class: Any = type(whole)
+    sliced.__class__ = _part_class(whole_class)
+    return sliced
+
+
+def count_cached_tokens(whole: Cache) -> int:
+    """Return how many tokens a cache holds; 0 for one whose layers do not count, which nobody asks for a length then."""
+    try:
+        return int(whole.get_seq_length())
+    except ValueError:
+        return 0

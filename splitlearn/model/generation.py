@@ -1,0 +1,49 @@
+"""transformers' own ``generate`` on a cut model.
+
+The unsplit model's class brings everything that generating needs (sampling, beams, streamers, its way of preparing inputs);
+only its ``forward`` is replaced by a call of the parts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def make_generator(meta_model: PreTrainedModel, forward: Callable[..., Any], parts: tuple[Any, ...]) -> Any:
+    """Return an object with the methods of the unsplit model that calls the parts and holds no weights.
+
+    Args:
+        meta_model: the unsplit model on the meta device.
+        forward: takes and returns what the unsplit model does.
+        parts: bottom, trunk and top.
+    """
+    whole_class: Any = type(meta_model)
+
+    # Its signature is that of the unsplit model: transformers checks the arguments of generate against it.
+    @functools.wraps(whole_class.forward)
+    def run_parts(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    def set_experts_implementation(self: Any, implementation: Any) -> None:
+        whole_class.set_experts_implementation(self, implementation)
+        for part in parts:
+            part.model.set_experts_implementation(implementation)
+
+    namespace = {
+        "forward": run_parts,
+        "set_experts_implementation": set_experts_implementation,
+        "device": property(lambda self: parts[0].device),
+        "dtype": property(lambda self: parts[0].dtype),
+        "__module__": whole_class.__module__,
+    }
+    generator_class: Any = type(whole_class.__name__, (whole_class,), namespace)
+    generator = generator_class.__new__(generator_class)
+    nn.Module.__init__(generator)
+    module_state = set(vars(generator))
+    generator.__dict__.update({name: value for name, value in vars(meta_model).items() if name not in module_state})
+    return generator

@@ -1,0 +1,159 @@
+"""Where smashed data enter and leave a part, and the modules that stand for what the part does not own.
+
+A transformers base model given ``inputs_embeds`` may still scale them, add positions to them or drop some of them before its
+first layer, and may normalise what comes out of its last. In the unsplit model the first happens on the bottom and the second
+on the top, so a trunk hands the smashed data to its first layer exactly as they came, and gives on exactly what its last layer
+returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+
+class Neutral(nn.Module):
+    """Stands for a module that another part owns: passes activations through, and adds nothing where a sum is taken."""
+
+    # Some models ask a norm or a head whose weights it has before calling it.
+    weight = None
+    bias = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the activations (B, T, D) among the arguments unchanged, or a zero without dimensions if there are none."""
+        tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
+        for each in tensors:
+            if each.is_floating_point() and each.ndim >= 3:
+                return each
+        return torch.zeros((), device=tensors[0].device if tensors else None)
+
+
+class _ThresholdReachedError(Exception):
+    """Ends the call of a bottom without layers where its first layer would begin."""
+
+
+class Threshold(nn.Module):
+    """Stands for the first layer in a bottom that has none: what it is given is what the bottom gives on.
+
+    Args:
+        layer: the layer it stands for; its plain attributes are kept, for the model may ask for them.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        plain = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
+        self.__dict__.update({name: value for name, value in plain.items() if name not in ("training", "forward")})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the hidden states."""
+        return args[0] if args else kwargs["hidden_states"]
+
+
+# What transformers models return once for each layer, if asked to.
+Records = dict[str, tuple[Any, ...]]
+_PER_LAYER_OUTPUTS = ("router_logits", "hidden_states", "attentions")
+
+
+class Passage:
+    """Hands smashed data to whichever guarded module runs first in a call, and keeps what the last one returned."""
+
+    def __init__(self) -> None:
+        self._pending: torch.Tensor | None = None
+        self._left: torch.Tensor | None = None
+        self._records: Records = {}
+
+    def guard(self, module: nn.Module) -> None:
+        """Let smashed data enter and leave at ``module``, a layer or what runs after the layers."""
+        cls: Any = type(module)
+        module.__class__ = _guarded_class(cls)
+        module._passage = self  # type: ignore[assignment]
+
+    def watch(self, base: nn.Module) -> None:
+        """Let the base model's output go on where the records of the parts below end."""
+        cls: Any = type(base)
+        base.__class__ = _watched_class(cls)
+        base._passage = self  # type: ignore[assignment]
+
+    def run(
+        self, call: Callable[[], Any], hidden_BTD: torch.Tensor | None, records: Records
+    ) -> tuple[Any, torch.Tensor | None]:
+        """Run a part.
+
+        Args:
+            call: runs the part's model.
+            hidden_BTD: smashed data for the first guarded module, shape (B, T, D); None leaves its arguments alone.
+            records: what the parts below returned once for each layer; this part's is added.
+
+        Returns:
+            What ``call`` returned, and what the last guarded module returned.
+
+        Raises:
+            RuntimeError: no guarded module ran, so the part's output did not come from the smashed data.
+        """
+        self._pending, self._records = hidden_BTD, records
+        try:
+            output = call()
+            if self._pending is not None:
+                raise RuntimeError("the smashed data did not reach this part's layers; its output would be wrong")
+            return output, self._left
+        except _ThresholdReachedError:
+            return None, self._left
+        finally:
+            # Nothing of this call may leak into the next one, nor outlive it.
+            self._pending = self._left = None
+            self._records = {}
+
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Put waiting smashed data in place of a module's first argument; leave the arguments alone if none wait."""
+        if self._pending is None:
+            return args, kwargs
+        hidden_BTD, self._pending = self._pending, None
+        if args:
+            return (hidden_BTD, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": hidden_BTD}
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        """Keep the hidden states that ``module`` returned, alone or before its caches and weights."""
+        self._left = output if isinstance(output, torch.Tensor) else output[0]
+        if isinstance(module, Threshold):
+            raise _ThresholdReachedError
+
+    def gather(self, output: Any) -> None:
+        """Put what the parts below returned for each of their layers before what this part's base model returned."""
+        for name in _PER_LAYER_OUTPUTS:
+            own = output.get(name) if isinstance(output, ModelOutput) else None
+            if own is not None:
+                below = self._records.get(name, ())
+                # Hidden states include what enters the first layer, which is what left the layer below.
+                output[name] = self._records[name] = (below[:-1] if name == "hidden_states" else below) + tuple(own)
+
+
+@cache
+def _watched_class(cls: Any) -> Any:
+    # A subclass and not a hook: a copied part would take the hook along, and with it the original's passage.
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = super(watched, self).__call__(*args, **kwargs)
+        self._passage.gather(output)
+        return output
+
+    watched: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+    return watched
+
+
+@cache
+def _guarded_class(cls: Any) -> Any:
+    # A subclass and not a hook: gradient checkpointing re-runs a layer's hooks in the backward pass, when the smashed data
+    # are gone, but saves the arguments that __call__ was given.
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = self._passage.enter(args, kwargs)
+        output = super(guarded, self).__call__(*args, **kwargs)
+        self._passage.leave(self, output)
+        return output
+
+    guarded: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+    return guarded
