@@ -5,13 +5,17 @@ BIN    := $(VENV)/bin
 # What to hand on: make train ARGS="split.point_1=2 trainer.max_epochs=1", make test ARGS="-k exactness"
 ARGS   ?=
 
-.PHONY: train test lint notebooks clean
+.PHONY: train test test-all lint notebooks clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py $(ARGS)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(ARGS)
+
+# Also compares every architecture of transformers with its parts, and writes docs/architectures.md.
+test-all: test
+	$(BIN)/python -m tests.architectures.table
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

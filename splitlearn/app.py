@@ -29,11 +29,13 @@ from transformers import PreTrainedConfig
 from splitlearn.cut import CutError, SplitPlan, resolve_device_map
 from splitlearn.embedded import resolve_model
 from splitlearn.memory import GIB
-from splitlearn.model import read_config, save_parts
+from splitlearn.model import count_layers, read_config, save_parts
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import TokenThroughput
+from splitlearn.training.module import parse_dtype
 from splitlearn.training.strategy import root_device_arguments
 from splitlearn.training.summary import print_summary, write_summary
+from splitlearn.verification import Outcome, verify_streamed, verify_whole
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def plan_split(split: DictConfig, config: PreTrainedConfig) -> SplitPlan:
     Raises:
         CutError: it does not cut this model, or a point is neither given nor a fraction there for it.
     """
-    num_layers = config.get_text_config(decoder=True).num_hidden_layers
+    num_layers = count_layers(config)
     fractions = split.get("fractions")
     if fractions is not None and (not OmegaConf.is_list(fractions) or len(fractions) != 2):
         raise CutError(f"split.fractions is {fractions}; give two numbers from 0 to 1, such as [0.25, 0.75]")
@@ -93,6 +95,33 @@ def plan_split(split: DictConfig, config: PreTrainedConfig) -> SplitPlan:
         else:
             raise CutError(f"split.{name} is not set; give a layer from 0 to {num_layers}, or a named cut such as split=thirds")
     return SplitPlan(num_layers, *points)
+
+
+def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
+    """Compare a checkpoint's parts with the unsplit model.
+
+    Args:
+        cfg: a configuration like ``conf/verify.yaml``.
+
+    Returns:
+        The cut, and one outcome for each comparison.
+
+    Raises:
+        CutError: the split points do not cut the model.
+        ValueError: a setting or the checkpoint cannot be used.
+        FileNotFoundError: a file or folder does not exist.
+    """
+    if isinstance(cfg.tolerance, bool) or not isinstance(cfg.tolerance, (int, float)) or not cfg.tolerance >= 0:
+        raise ValueError(f"tolerance is {cfg.tolerance}; give a number from 0 up")
+    name = resolve_model(cfg.model.name_or_path)
+    config = read_config(name, cfg.model.type)
+    plan = plan_split(cfg.split, config)
+    common: dict[str, Any] = {"num_rows": cfg.rows, "num_tokens": cfg.tokens, "seed": cfg.seed}
+    common["dtype"] = parse_dtype(cfg.model.dtype)
+    if cfg.streamed:
+        return plan, verify_streamed(name, config, plan, **common)
+    more = {"device": cfg.device, "num_new_tokens": cfg.new_tokens, "gradients": cfg.gradients}
+    return plan, verify_whole(name, config, plan, **common, **more)
 
 
 def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:

@@ -40,7 +40,7 @@ def test_the_number_of_files() -> None:
     counts: dict[str, int] = {}
     for file in FILES:
         counts[str(file.parent)] = counts.get(str(file.parent), 0) + 1
-    assert counts == {".": 2, **GROUPS}
+    assert counts == {".": 3, **GROUPS}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path()], ids=str)
@@ -52,9 +52,10 @@ def test_every_choice_composes_and_resolves(file: Path) -> None:
 
 
 def test_top_level_files_compose() -> None:
-    assert {path.name for path in FILES if path.parent == Path()} == {"train.yaml", "prepare.yaml"}
+    assert {path.name for path in FILES if path.parent == Path()} == {"train.yaml", "prepare.yaml", "verify.yaml"}
     check_targets(OmegaConf.to_container(compose("run_folder=/tmp/run"), resolve=True, throw_on_missing=True))
     compose("source=a.gguf", "out=b", config_name="prepare")
+    OmegaConf.to_container(compose(config_name="verify"), resolve=True, throw_on_missing=True)
 
 
 def check_targets(node: Any) -> None:

@@ -7,6 +7,7 @@ from importlib import import_module
 
 COMMANDS = {
     "train": "cut a model, load it part by part, fine-tune it (add -m to sweep)",
+    "verify": "show that a checkpoint's parts are the unsplit model",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
 }
 

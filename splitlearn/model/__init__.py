@@ -1,6 +1,6 @@
 """Building the parts of a causal LM, loading them, and running them together."""
 
-from splitlearn.model.anatomy import UnsupportedModelError
+from splitlearn.model.anatomy import UnsupportedModelError, count_layers
 from splitlearn.model.blueprint import plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.factory import ModelFactory, save_parts
@@ -14,6 +14,7 @@ __all__ = [
     "SplitModel",
     "Tie",
     "UnsupportedModelError",
+    "count_layers",
     "find_ties",
     "loaded_dtype",
     "open_checkpoint",

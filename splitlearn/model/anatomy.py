@@ -40,6 +40,11 @@ class Anatomy:
     before_layers: tuple[str, ...]
     after_layers: tuple[str, ...]
 
+    @property
+    def after_in_base(self) -> tuple[str, ...]:
+        """Paths of the modules of the base model that run after its layers."""
+        return tuple(path for path in self.after_layers if path.startswith(f"{self.base_name}."))
+
     def base(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the base model of ``model``."""
         return getattr(model, self.base_name)
@@ -108,6 +113,16 @@ def _beside_the_way(model: PreTrainedModel, layers_path: str) -> dict[str, nn.Mo
                 members = child.named_children() if isinstance(child, (nn.ModuleList, nn.ModuleDict)) else ()
                 beside |= {f"{path}.{member}": module for member, module in members} or {path: child}
     return beside
+
+
+# Architectures whose layers do what no look from outside shows.
+_REFUSED = {
+    "big_bird": "its layers are seeded by their number and change their kind of attention while it runs",
+    "deepseek_v4": "its layers route tokens by their ids, which must not leave the bottom",
+    "hy_v4": "its layers reuse the choice of tokens that a lower layer made",
+    "rwkv": "its layers ask for their number in the whole model while they run",
+    "inkling2_text": "its layers mix what all layers below them returned",
+}
 
 
 class _LayersReachedError(Exception):
@@ -226,6 +241,43 @@ def _refuse_second_stream(model: PreTrainedModel, arguments: dict[str, Any]) -> 
         )
 
 
+def _refuse_what_no_inspection_shows(model: PreTrainedModel) -> None:
+    reason = _REFUSED.get(model.config.model_type)
+    if reason is not None:
+        raise UnsupportedModelError(f"{type(model).__name__} cannot be cut: {reason}")
+
+
+def _refuse_more_than_text(model: PreTrainedModel) -> None:
+    subs = {name: getattr(model.config, name, None) for name in model.config.sub_configs if name != "text_config"}
+    # Settings of attention or experts are sub-configurations too; those of another model have layers of their own.
+    models = [name for name, sub in subs.items() if getattr(sub, "num_hidden_layers", None) is not None]
+    if models:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is more than a text model (it has {', '.join(models)}); cut its text model instead"
+        )
+
+
+def _refuse_unlike_layers(model: PreTrainedModel) -> None:
+    if getattr(model.config.get_text_config(decoder=True), "is_heterogeneous", False):
+        raise UnsupportedModelError(
+            f"the layers of {type(model).__name__} differ in size (per_layer_config), which no part's configuration can express"
+        )
+
+
+def _refuse_loose_parameters(model: PreTrainedModel, layers_path: str) -> None:
+    steps = layers_path.split(".")
+    loose = [
+        f"{'.'.join(steps[:depth])}.{name}"
+        for depth in range(1, len(steps))
+        for name, _ in model.get_submodule(".".join(steps[:depth])).named_parameters(recurse=False)
+    ]
+    if loose:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} holds parameters beside its layers that are in no module ({', '.join(loose)}), "
+            "so it cannot be told which part runs them"
+        )
+
+
 def _refuse_without_embeds(model: PreTrainedModel, base_name: str) -> None:
     for module in (model, getattr(model, base_name)):
         parameters = inspect.signature(module.forward).parameters
@@ -251,7 +303,11 @@ def examine(model: PreTrainedModel) -> Anatomy:
         UnsupportedModelError: the model has no list of decoder layers, does not reach it when it is called, or hands its layers
             more than hidden states.
     """
+    _refuse_what_no_inspection_shows(model)
+    _refuse_more_than_text(model)
+    _refuse_unlike_layers(model)
     layers_path = _find_layers(model)
+    _refuse_loose_parameters(model, layers_path)
     base_name = layers_path.split(".")[0]
     _refuse_without_embeds(model, base_name)
     ran, arguments = _run_to_layers(model, base_name, layers_path)

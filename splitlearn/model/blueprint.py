@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from splitlearn.checkpoint import CheckpointSource
-from splitlearn.cut import PartSpec, SplitPlan
+from splitlearn.cut import CutError, PartSpec, SplitPlan
 from splitlearn.model.anatomy import Anatomy, UnsupportedModelError, count_layers, examine
 
 
@@ -89,6 +89,18 @@ class Blueprint:
     meta_model: PreTrainedModel
     ties: dict[str, str]
     generation_config: GenerationConfig | None = None
+
+    def check(self, plan: SplitPlan) -> None:
+        """Refuse a cut that leaves nothing for smashed data to enter.
+
+        Raises:
+            CutError: the top has no layer, and the head follows the last layer directly.
+        """
+        if plan.split_point_2 == plan.num_layers and not self.anatomy.after_in_base:
+            raise CutError(
+                f"split_point_2 is {plan.split_point_2}, but the head of {self.model_class.__name__} follows its last layer "
+                f"directly, so the top needs a layer: choose at most {plan.num_layers - 1}"
+            )
 
     @property
     def _layer_prefix(self) -> str:

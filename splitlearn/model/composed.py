@@ -81,7 +81,7 @@ class ComposedCausalLM(nn.Module):
             ValueError: the cache does not have an entry for each layer.
         """
         cache = past_key_values if past_key_values is not None else kwargs.pop("cache_params", None)
-        use_cache = cache is not None and kwargs.pop("use_cache", True) is not False
+        use_cache = kwargs.pop("use_cache", True) is not False and cache is not None
         num_cached_tokens = count_cached_tokens(cache) if use_cache else 0
         settings = {**self._recorded_outputs(), **kwargs}
         for_layers = {name: value for name, value in settings.items() if name not in _HEAD_ARGUMENTS}

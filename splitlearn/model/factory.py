@@ -73,6 +73,7 @@ class ModelFactory:
         config = read_config(model_name_or_path, model_type)
         plan = plan_cut(config, split_point_1, split_point_2)
         loader = open_checkpoint(config, CheckpointSource(model_name_or_path), dtype)
+        loader.blueprint.check(plan)
         if loader.source.is_local:
             for part in plan.parts:
                 loader.open(loader.reading(part))

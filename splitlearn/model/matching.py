@@ -19,6 +19,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, Wei
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PartSpec
+from splitlearn.model.anatomy import count_layers
 from splitlearn.model.blueprint import Blueprint
 
 # What transformers itself leaves out of old checkpoints without a word: buffers that are computed nowadays.
@@ -72,7 +73,7 @@ def match_tensors(blueprint: Blueprint, names: Iterable[str], checkpoint: str) -
     if unexpected:
         raise CheckpointError(
             f"{checkpoint} holds tensors that a {blueprint.config.model_type} model of "
-            f"{blueprint.config.get_text_config(decoder=True).num_hidden_layers} layers does not have: {name_some(unexpected)}"
+            f"{count_layers(blueprint.config)} layers does not have: {name_some(unexpected)}"
         )
     missing = _missing(blueprint, matches, set(expected)) or _missing_members(matches)
     if missing:

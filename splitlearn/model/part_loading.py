@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor, Shard
 from splitlearn.checkpoint.errors import name_some
-from splitlearn.cut import PartSpec
+from splitlearn.cut import CutError, PartSpec
 from splitlearn.model.blueprint import Blueprint, draw_blueprint, read_generation_config
 from splitlearn.model.matching import match_tensors, sources_for
 from splitlearn.model.silence import silent_transformers
@@ -127,6 +127,13 @@ class PartLoader:
                     attn_implementation=self.blueprint.config._attn_implementation,
                     output_loading_info=True,
                 )
+        except (AttributeError, ZeroDivisionError) as error:
+            if reading.part.start < reading.part.end:
+                raise
+            raise CutError(
+                f"{reading.part.name} would have no layers (split points {reading.part.start} and {reading.part.end}), but a "
+                f"{self.blueprint.model_class.__name__} cannot be made without any ({error}): give it at least one"
+            ) from error
         except RuntimeError as error:
             raise CheckpointError(f"{self.source.name}: {reading.part.name} cannot be filled: {error}") from error
         self._check(info, reading.part)

@@ -20,8 +20,8 @@ from transformers.utils import ModelOutput
 class Neutral(nn.Module):
     """Stands for a module that another part owns: passes activations through, and adds nothing where a sum is taken."""
 
-    # Some models ask a norm or a head whose weights it has before calling it.
-    weight = None
+    # What transformers asks some modules for to initialise them.
+    weight = torch.empty(0)
     bias = None
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:

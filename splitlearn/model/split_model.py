@@ -145,7 +145,10 @@ class SplitModel(nn.Module):
         if self.part.has_embedding:
             return self._passage.run(lambda: base(input_ids=inputs, **arguments), None, records)[1]
         model = self.model if self.part.has_head else base
-        output, hidden_BTD = self._passage.run(lambda: model(inputs_embeds=inputs, **arguments), inputs, records)
+        # The model sees only the shape of the smashed data, which enter at its first layer: some models change what they are
+        # given in place, and some have several streams of hidden states, (B, T, streams, D).
+        shape_BTD = inputs.new_zeros(*inputs.shape[:2], inputs.shape[-1])
+        output, hidden_BTD = self._passage.run(lambda: model(inputs_embeds=shape_BTD, **arguments), inputs, records)
         return output if self.part.has_head else hidden_BTD
 
     def loss(self, logits_BTV: torch.Tensor, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int) -> torch.Tensor:

@@ -53,8 +53,10 @@ def _keep_slice(config: PreTrainedConfig, num_layers: int, start: int, end: int)
 def _computed_lists(config: PreTrainedConfig, num_layers: int) -> dict[str, list[Any] | tuple[Any, ...]]:
     """Return the properties with one entry for each layer: computed again for a slice they would begin the pattern anew."""
     found = {}
-    for name, member in inspect.getmembers_static(type(config)):
-        if isinstance(member, property):
+    # What every configuration has describes no layers, and asking for some of it warns of its deprecation.
+    own = set(dir(type(config))) - set(dir(PreTrainedConfig))
+    for name in sorted(own):
+        if isinstance(inspect.getattr_static(type(config), name), property):
             value = getattr(config, name, None)
             if isinstance(value, (list, tuple)) and len(value) == num_layers:
                 found[name] = value
@@ -85,16 +87,36 @@ def _describe_only_kept_layers(model: PreTrainedModel, layers: nn.ModuleList, pa
                 setattr(module, name, len(layers))
 
 
-def _drop_foreign_modules(model: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> None:
+def _still_randomness_before_layers(model: PreTrainedModel, anatomy: Anatomy) -> None:
+    """Turn off what some models drop by a function before their layers: it would use up random numbers meant for the layers."""
+    steps = anatomy.layers_path.split(".")
+    for depth in range(1, len(steps)):
+        module = model.get_submodule(".".join(steps[:depth]))
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _drop_foreign_modules(model: Any, part: PartSpec, anatomy: Anatomy) -> None:
     if not part.has_embedding:
+        _still_randomness_before_layers(model, anatomy)
         for path in anatomy.before_layers:
             # Rotary embeddings own nothing and are needed by the layers of every part.
             if owns_something(model.get_submodule(path)):
                 anatomy.replace(model, path, Neutral())
     if not part.has_head:
         for path in anatomy.after_layers:
-            # What stands beside the base model is never called, and None is how transformers says that there is no head.
-            anatomy.replace(model, path, Neutral() if "." in path else None)
+            anatomy.replace(model, path, Neutral())
+    for module in (model, anatomy.base(model)):
+        # transformers asks for what it may initialise, tie, or require gradients of.
+        if not part.has_embedding:
+            module.get_input_embeddings = _nothing
+        if not part.has_head:
+            module.get_output_embeddings = _nothing
+
+
+def _nothing() -> None:
+    return None
 
 
 def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[PreTrainedModel, Passage]:
@@ -120,7 +142,7 @@ def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[P
         passage.guard(layer)
     if part.has_head:
         for path in anatomy.after_layers:
-            if path.startswith(f"{anatomy.base_name}."):
+            if path in anatomy.after_in_base:
                 passage.guard(model.get_submodule(path))
     return model, passage
 
@@ -129,7 +151,7 @@ def _copy_without_foreign_layers(
     whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy
 ) -> tuple[PreTrainedModel, nn.ModuleList]:
     layers = anatomy.layers(whole)
-    wanted = list(layers)[part.start : part.end]
+    wanted: list[nn.Module] = list(layers)[part.start : part.end]
     if part.has_embedding and not wanted:
         # Without a layer nobody could tell what the first one would have been given.
         wanted = [Threshold(layers[0])]

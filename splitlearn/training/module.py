@@ -36,7 +36,8 @@ class SplitCausalLM(LightningModule):
     """Fine-tunes a causal LM that is cut into bottom, trunk and top.
 
     The parts are loaded in Lightning's set-up hooks, one after another, and only once. Metrics: ``train_loss``, ``val_loss``
-    (nats for each supervised token), ``train_perplexity``, ``val_perplexity``.
+    (nats for each supervised token), ``train_perplexity``, ``val_perplexity``, and ``train_router_loss`` if the configuration
+    of a mixture of experts has ``output_router_logits``.
 
     Args:
         model_name_or_path: a local folder or a hub id.
@@ -152,25 +153,46 @@ class SplitCausalLM(LightningModule):
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
         return self.composed(input_ids, **kwargs)
 
-    def _loss(self, batch: Batch, divisor: int) -> torch.Tensor:
+    def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """Generate from token ids of shape (B, T) with transformers' own ``generate``; see `ComposedCausalLM.generate`.
+
+        The parts are put in evaluation mode while it lasts.
+        """
+        was_training = [part.training for part in self.parts]
+        self.composed.eval()
+        try:
+            return self.composed.generate(input_ids, **kwargs)
+        finally:
+            for part, training in zip(self.parts, was_training, strict=True):
+                part.train(training)
+
+    def _loss(self, batch: Batch, divisor: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the loss of the text divided by ``divisor``, and the weighted router loss of a mixture of experts, if any."""
         inputs = {name: batch[name] for name in ("attention_mask", "position_ids") if name in batch}
-        logits_BTV = self.composed(batch["input_ids"], **inputs).logits
-        return self.composed.top.loss(logits_BTV, batch["labels"], divisor)
+        output = self.composed(batch["input_ids"], **inputs)
+        router_loss = output.get("aux_loss")
+        if router_loss is not None:
+            router_loss = router_loss * self.composed.top.model.config.get_text_config(decoder=True).router_aux_loss_coef
+        return self.composed.top.loss(output.logits, batch["labels"], divisor), router_loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])
         divisor = self._window.add(num_tokens)
-        loss = self._loss(batch, divisor)
+        loss, router_loss = self._loss(batch, divisor)
         mean = loss.detach() * (divisor / max(num_tokens, 1))
         self.log("train_loss", mean.to(self.device), prog_bar=True, on_step=True, on_epoch=True, batch_size=num_tokens)
+        if router_loss is not None:
+            self.log("train_router_loss", router_loss.detach().to(self.device), batch_size=num_tokens)
+            # It counts as its batch's tokens do, so that accumulated batches are averaged alike.
+            loss = loss + router_loss.to(loss.device) * (num_tokens / divisor)
         # Lightning divides by the number of accumulated batches; the token window does that exactly.
         return loss * self.trainer.accumulate_grad_batches
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss of ``input_ids`` and ``labels``, each (B, T), averaged over the set's supervised tokens."""
         num_tokens = count_supervised(batch["labels"])
-        loss = self._loss(batch, max(num_tokens, 1))
+        loss, _ = self._loss(batch, max(num_tokens, 1))
         self.log("val_loss", loss.to(self.device), prog_bar=True, batch_size=num_tokens)
 
     def on_train_epoch_end(self) -> None:

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 NUM_LAYERS = 6
 VOCAB_SIZE = 99
 HIDDEN_SIZE = 64
+_MOST_PARAMETERS = 5_000_000
 
 ARCHITECTURES: tuple[str, ...] = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 
@@ -53,14 +54,30 @@ _NUMBERS: dict[int, tuple[str, ...]] = {
     ),
     4: (
         *("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads"),
-        *("num_decoder_attention_heads", "swa_num_attention_heads", "linear_num_value_heads", "linear_num_heads"),
+        *(
+            "encoder_attention_heads",
+            "num_encoder_attention_heads",
+            "num_decoder_attention_heads",
+            "swa_num_attention_heads",
+            "linear_num_value_heads",
+            "linear_num_heads",
+        ),
         *("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "max_window_layers"),
         *("sliding_window", "attention_chunk_size", "window_size", "sliding_window_size", "keep_window_size"),
         *("index_topk", "time_step_rank", "mamba_dt_rank", "conv_kernel"),
     ),
     2: (
         *("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads", "num_query_groups", "linear_num_key_heads"),
-        *("num_experts_per_tok", "moe_topk", "moe_k", "index_n_heads", "decoder_sparse_step", "mamba_expand", "expand"),
+        *(
+            "num_experts_per_tok",
+            "num_experts_per_token",
+            "moe_topk",
+            "moe_k",
+            "index_n_heads",
+            "decoder_sparse_step",
+            "mamba_expand",
+            "expand",
+        ),
         *("num_global_key_value_heads",),
     ),
     1: (
@@ -100,7 +117,7 @@ _NUMBERS: dict[int, tuple[str, ...]] = {
         *("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "model_max_length", "context_length"),
         *("mamba_d_ssm", "max_target_positions"),
     ),
-    VOCAB_SIZE: ("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"),
+    VOCAB_SIZE: ("vocab_size", "decoder_vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"),
 }
 _RATES = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "hidden_dropout_prob")
 _RATES += ("attention_probs_dropout_prob", "resid_dropout", "embed_dropout", "embedding_dropout", "dropout")
@@ -120,26 +137,30 @@ _MLA = {"num_key_value_heads": 4, "head_dim": 8}
 _SLIDING_THRICE = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "axk1": _MLA,
-    "axk2": {"head_dim": 8},
+    "axk2": {"head_dim": 8, "num_key_value_heads": 4},
+    "bailing_hybrid": {"num_key_value_heads": 4, "n_group": 1, "topk_group": 1},
+    "blenderbot": {"num_hidden_layers": NUM_LAYERS},
     "bamba": {"attn_layer_indices": [1, 3, 5]},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "attn_pdrop": 0.1, "rope_theta": 10000.0},
+        "attn_config": {"kv_n_heads": 2, "attn_pdrop": 0.1, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
         "resid_pdrop": 0.1,
     },
     "deepseek_v2": _MLA,
     "deepseek_v3": _MLA,
-    "deepseek_v32": {"head_dim": 8},
+    "deepseek_v32": {"head_dim": 8, "num_key_value_heads": 4},
+    "dots3_note_text": {"num_key_value_heads": 4},
     "diffllama": {"attention_dropout": 0.0},
     "falcon": {"alibi": False, "new_decoder_architecture": True},
     "gemma3n_text": {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * NUM_LAYERS, **_SLIDING_THRICE},
     "gemma4_text": {"num_kv_shared_layers": 0, **_SLIDING_THRICE},
     "glm4_moe_lite": {"num_key_value_heads": 4},
-    "glm_moe_dsa": {"head_dim": 8},
+    "glm_moe_dsa": {"head_dim": 8, "num_key_value_heads": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], NUM_LAYERS // 2]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 3},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 3, "num_dense_layers": 2},
+    "kimi_linear": {"num_key_value_heads": 4},
     "llama4_text": {"interleave_moe_layer_step": 2},
     "longcat_flash": _MLA,
     "mamba2": {"num_heads": 8},
@@ -152,8 +173,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": 64,
         }
     },
+    "nemotron_h": {"layers_block_type": ["mamba", "attention", "moe"] * 2},
     "opt": {"word_embed_proj_dim": 32},
     "youtu": _MLA,
+    "whisper": {"num_hidden_layers": NUM_LAYERS},
+    "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
 }
 
@@ -166,8 +190,19 @@ def tiny_config(architecture: str, **changes: Any) -> Any:
         **changes: settings of the text model to use instead.
     """
     config_class = CONFIG_MAPPING[architecture]
-    settings = _shrunk(config_class(), getattr(config_class, "attribute_map", {}))
-    return config_class(**settings | copy.deepcopy(SETTINGS.get(architecture, {})) | changes)
+    settings = _tiny_settings(config_class()) | copy.deepcopy(SETTINGS.get(architecture, {}))
+    text = settings.get("text_config")
+    (settings if text is None else text).update(changes)
+    return config_class(**settings)
+
+
+def _tiny_settings(default: Any) -> dict[str, Any]:
+    settings = _shrunk(default, getattr(type(default), "attribute_map", {}))
+    text = getattr(default, "text_config", None)
+    if "text_config" in getattr(default, "sub_configs", {}) and text is not None:
+        quirks = copy.deepcopy(SETTINGS.get(text.model_type, {}))
+        settings["text_config"] = _tiny_settings(text) | quirks | {"model_type": text.model_type}
+    return settings
 
 
 def _shrunk(default: Any, aliases: dict[str, str]) -> dict[str, Any]:
@@ -193,9 +228,13 @@ def _shrunk(default: Any, aliases: dict[str, str]) -> dict[str, Any]:
 
 def tiny_model(architecture: str, **changes: Any) -> Any:
     """Return a tiny model in evaluation mode whose every parameter is random, so that no zero or one can hide a difference."""
+    config = tiny_config(architecture, **changes)
+    with torch.device("meta"):
+        num_parameters = sum(each.numel() for each in AutoModelForCausalLM.from_config(config).parameters())
+    if num_parameters > _MOST_PARAMETERS:
+        raise ValueError(f"the tiny {architecture} has {num_parameters} parameters: a size is missing in this catalogue")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = tiny_config(architecture, **changes)
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -5,9 +5,8 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ class Comparison:
     whole: Any
     split: ComposedCausalLM
     folder: Path
-    can_generate: bool = field(default=True)
 
     @classmethod
     def load(cls, folder: Path, cut: tuple[int, int] = MAIN_CUT, dtype: torch.dtype | None = None) -> Comparison:
@@ -45,7 +43,7 @@ class Comparison:
         return cls(whole, ComposedCausalLM(*parts), folder)
 
 
-def ids_BT(rows: int = 3, tokens: int = 11) -> torch.Tensor:
+def token_ids(rows: int = 3, tokens: int = 11) -> torch.Tensor:
     """Return random token ids without the special ones."""
     return torch.randint(3, VOCAB_SIZE, (rows, tokens), generator=torch.Generator().manual_seed(5))
 
@@ -70,7 +68,7 @@ def difference(left: torch.Tensor | None, right: torch.Tensor | None) -> float:
 
 
 def _logits(pair: Comparison, **arguments: Any) -> float:
-    ids = ids_BT()
+    ids = token_ids()
     with torch.no_grad():
         expected = pair.whole(ids, use_cache=False, **arguments).logits
         return difference(expected, pair.split(ids, **arguments).logits)
@@ -109,7 +107,7 @@ def _gradients(pair: Comparison) -> dict[str, torch.Tensor | None]:
 
 def gradients(pair: Comparison) -> float:
     """The loss and every parameter's gradient in training mode, dropout on, from the same seed, with left padding."""
-    ids, mask = ids_BT(), padded("left")
+    ids, mask = token_ids(), padded("left")
     losses = []
     for model in (pair.whole.train(), pair.split.train()):
         model.zero_grad(set_to_none=True)
@@ -130,9 +128,11 @@ def gradients(pair: Comparison) -> float:
 def checkpointed_gradients(pair: Comparison) -> float:
     """The same with activations recomputed in the backward pass."""
     models = [pair.whole, *(part.model for part in pair.split.parts)]
-    if not pair.whole.supports_gradient_checkpointing:
+    try:
+        pair.whole.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError:
         return 0.0
-    for model in models:
+    for model in models[1:]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
         return gradients(pair)
@@ -143,8 +143,8 @@ def checkpointed_gradients(pair: Comparison) -> float:
 
 def steps(pair: Comparison) -> float:
     """Every parameter after five steps of AdamW."""
-    pair = copy.deepcopy(pair)
-    ids, mask = ids_BT(), padded("right")
+    pair = Comparison.load(pair.folder)
+    ids, mask = token_ids(), padded("right")
     for model in (pair.whole.train(), pair.split.train()):
         trained = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
         optimizer = torch.optim.AdamW(trained.values(), lr=1e-3)
@@ -168,9 +168,9 @@ def _generation(pair: Comparison, **settings: Any) -> float:
         common["use_cache"] = False
     with torch.no_grad():
         torch.manual_seed(6)
-        expected = pair.whole.generate(ids_BT(), **common, **settings)
+        expected = pair.whole.generate(token_ids(), **common, **settings)
         torch.manual_seed(6)
-        return difference(expected, pair.split.generate(ids_BT(), **common, **settings))
+        return difference(expected, pair.split.generate(token_ids(), **common, **settings))
 
 
 def greedy(pair: Comparison) -> float:
@@ -197,7 +197,7 @@ def router_loss(pair: Comparison) -> float:
     """Loss and router loss of a mixture of experts over the routers of all parts; nothing to compare without routers."""
     if not hasattr(pair.whole.config.get_text_config(decoder=True), "output_router_logits"):
         return 0.0
-    ids, mask = ids_BT(), padded("left")
+    ids, mask = token_ids(), padded("left")
     arguments = {"attention_mask": mask, "labels": ids, "output_router_logits": True}
     with torch.no_grad():
         expected, found = pair.whole(ids, use_cache=False, **arguments), pair.split(ids, **arguments)

@@ -1,0 +1,125 @@
+"""Comparing the parts with the unsplit model, whose layers are loaded one by one and dropped after use.
+
+For models larger than the machine: at any time there is one layer, or one part, besides the embedding and the head.
+
+Shapes: B rows, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.cut import PartSpec, SplitPlan
+from splitlearn.model import SplitModel, open_checkpoint
+from splitlearn.model.part_loading import PartLoader
+from splitlearn.verification.inputs import draw_ids, padded
+from splitlearn.verification.outcome import Outcome, compare_tensors
+
+
+def verify_streamed(
+    model_name_or_path: str,
+    config: PreTrainedConfig,
+    plan: SplitPlan,
+    *,
+    dtype: torch.dtype | None = None,
+    num_rows: int = 2,
+    num_tokens: int = 32,
+    seed: int = 0,
+) -> list[Outcome]:
+    """Compare the smashed data at both cuts and the logits, on the CPU, with left padding.
+
+    Args:
+        model_name_or_path: a local folder or a hub id.
+        config: its configuration.
+        plan: the cut.
+        dtype: what floating-point weights become; None takes the checkpoint's.
+        num_rows: rows of random token ids.
+        num_tokens: tokens of each row.
+        seed: seeds the token ids.
+
+    Returns:
+        One outcome for each comparison.
+
+    Raises:
+        ValueError: the model, the cut or the checkpoint cannot be used.
+        FileNotFoundError: the checkpoint is not there.
+    """
+    ids_BT = draw_ids(config, num_rows, num_tokens, seed)
+    loader = open_checkpoint(config, CheckpointSource(model_name_or_path), dtype)
+    loader.blueprint.check(plan)
+    mask_BT = padded(ids_BT, "left")
+    with torch.no_grad():
+        expected = StreamedModel(loader).run(ids_BT, mask_BT)
+        outcomes = []
+        hidden: Any = ids_BT
+        for part in plan.parts:
+            output = _load(loader, part)(hidden, attention_mask=mask_BT)
+            hidden = output.logits if part.has_head else output
+            what = "logits" if part.has_head else f"smashed data after {part.name}"
+            outcomes.append(compare_tensors(what, expected[None if part.has_head else part.end], hidden))
+    return outcomes
+
+
+def _load(loader: PartLoader, part: PartSpec) -> SplitModel:
+    return loader.load(loader.reading(part), lambda name, size_bytes: None, {})
+
+
+class StreamedModel:
+    """The unsplit model, run with one layer's weights at a time.
+
+    transformers' own class runs with all its layers, each under its own number; only where their weights come from is ours.
+
+    Args:
+        loader: the opened checkpoint.
+    """
+
+    def __init__(self, loader: PartLoader) -> None:
+        self._loader = loader
+        self._anatomy = loader.blueprint.anatomy
+        self._model: PreTrainedModel = copy.deepcopy(loader.blueprint.meta_model).eval()
+        self._seen: dict[int | None, torch.Tensor] = {}
+
+    def run(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> dict[int | None, torch.Tensor]:
+        """Run the model.
+
+        Args:
+            ids_BT: token ids, shape (B, T).
+            mask_BT: attention mask, shape (B, T).
+
+        Returns:
+            The hidden states (B, T, D) before each layer and, under the number of layers, after the last; the logits under
+            None.
+        """
+        num_layers = len(self._anatomy.layers(self._model))
+        for part in (PartSpec("bottom", 0, 0, num_layers), PartSpec("top", num_layers, num_layers, num_layers)):
+            self._fill_around_layers(_load(self._loader, part))
+        for index, layer in enumerate(self._anatomy.layers(self._model)):
+            self._stream(layer, PartSpec("trunk", index, index + 1, num_layers))
+        logits = self._model(ids_BT, attention_mask=mask_BT, use_cache=False).logits
+        return {**self._seen, None: logits}
+
+    def _fill_around_layers(self, part: SplitModel) -> None:
+        paths = self._anatomy.before_layers if part.part.has_embedding else self._anatomy.after_layers
+        for path in paths:
+            self._anatomy.replace(self._model, path, part.model.get_submodule(path))
+
+    def _stream(self, layer: nn.Module, part: PartSpec) -> None:
+        def fill(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._seen[part.start] = args[0] if args else kwargs["hidden_states"]
+            loaded = self._anatomy.layers(_load(self._loader, part).model)[0]
+            for name, source in loaded.named_modules():
+                target = module.get_submodule(name)
+                target._parameters, target._buffers = source._parameters, source._buffers
+
+        def drop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._seen[part.end] = output if isinstance(output, torch.Tensor) else output[0]
+            module.to("meta")
+
+        layer.register_forward_pre_hook(fill, with_kwargs=True)
+        layer.register_forward_hook(drop)

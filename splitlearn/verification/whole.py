@@ -1,0 +1,133 @@
+"""Comparing the parts with the unsplit model, both loaded.
+
+Where weights keep their dtype both are mapped from the same files; in memory of their own are the unsplit model's gradients,
+each of which goes as soon as its counterpart has been compared.
+
+Shapes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.cut import SplitPlan
+from splitlearn.model import ComposedCausalLM, ModelFactory, loaded_dtype
+from splitlearn.model.silence import silent_transformers
+from splitlearn.verification.inputs import draw_ids, padded
+from splitlearn.verification.outcome import Outcome, compare_tensors, largest_difference
+
+
+def verify_whole(
+    model_name_or_path: str,
+    config: PreTrainedConfig,
+    plan: SplitPlan,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    num_rows: int = 2,
+    num_tokens: int = 32,
+    num_new_tokens: int = 8,
+    gradients: bool = True,
+    seed: int = 0,
+) -> list[Outcome]:
+    """Compare logits, loss, gradients and generation of the unsplit model and its parts.
+
+    Args:
+        model_name_or_path: a local folder or a hub id.
+        config: its configuration.
+        plan: the cut.
+        dtype: what floating-point weights become; None takes the checkpoint's.
+        device: where both run.
+        num_rows: rows of random token ids.
+        num_tokens: tokens of each row.
+        num_new_tokens: tokens to generate; 0 leaves that out.
+        gradients: whether to compare the loss and all gradients in training mode.
+        seed: seeds the token ids and dropout.
+
+    Returns:
+        One outcome for each comparison.
+
+    Raises:
+        ValueError: the model, the cut or the checkpoint cannot be used.
+        FileNotFoundError: the checkpoint is not there.
+    """
+    ids_BT = draw_ids(config, num_rows, num_tokens, seed).to(device)
+    wanted = loaded_dtype(config, CheckpointSource(model_name_or_path), dtype)
+    parts = ModelFactory.create_split_models(
+        None, model_name_or_path, plan.split_point_1, plan.split_point_2, device=device, low_memory=True, dtype=wanted
+    )
+    split = ComposedCausalLM(*parts)
+    with silent_transformers():
+        whole: Any = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=wanted, trust_remote_code=False)
+    whole = whole.to(device).eval()
+    outcomes = [_compare_logits(whole, split, ids_BT, side) for side in ("no", "left", "right")]
+    if gradients:
+        outcomes += _compare_gradients(whole, split, ids_BT, seed)
+    if num_new_tokens:
+        outcomes.append(_compare_generation(whole, split, ids_BT, num_new_tokens))
+    return outcomes
+
+
+def _compare_logits(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor, side: str) -> Outcome:
+    mask_BT = padded(ids_BT, side)
+    with torch.no_grad():
+        expected = whole(ids_BT, attention_mask=mask_BT, use_cache=False).logits
+        return compare_tensors(f"logits, {side} padding", expected, split(ids_BT, attention_mask=mask_BT).logits)
+
+
+def _compare_gradients(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor, seed: int) -> list[Outcome]:
+    mask_BT = padded(ids_BT, "left")
+    labels_BT = ids_BT.masked_fill(mask_BT == 0, -100)
+    torch.manual_seed(seed)
+    expected = whole.train()(ids_BT, attention_mask=mask_BT, labels=labels_BT, use_cache=False).loss
+    expected.backward()
+    awaited = {name: each for name, each in whole.named_parameters() if each.grad is not None}
+    largest, compared = 0.0, 0
+
+    def settle(name: str, parameter: torch.nn.Parameter) -> None:
+        nonlocal largest, compared
+        counterpart = awaited.pop(name, None)
+        if counterpart is None or counterpart.grad is None or parameter.grad is None:
+            largest = float("inf")
+        else:
+            largest = max(largest, largest_difference(counterpart.grad, parameter.grad))
+            compared += parameter.numel()
+            counterpart.grad = None
+        parameter.grad = None
+
+    hooks = [parameter.register_post_accumulate_grad_hook(hook) for parameter, hook in _with_names(split, settle)]
+    torch.manual_seed(seed)
+    loss = split.train()(ids_BT, attention_mask=mask_BT, labels=labels_BT).loss
+    loss.backward()
+    for hook in hooks:
+        hook.remove()
+    whole.zero_grad(set_to_none=True)
+    whole.eval()
+    split.eval()
+    difference = float("inf") if awaited else largest
+    return [compare_tensors("training loss, left padding", expected, loss), Outcome("all gradients", compared, difference)]
+
+
+def _with_names(split: ComposedCausalLM, call: Callable[[str, torch.nn.Parameter], None]) -> list[Any]:
+    """Pair every parameter, a shared one once, with a hook that is told its name in the unsplit model."""
+    found: dict[torch.nn.Parameter, Any] = {}
+    for part in split.parts:
+        for name, parameter in part.model.named_parameters():
+            found.setdefault(parameter, partial(call, part.blueprint.global_name(name, part.part)))
+    return list(found.items())
+
+
+def _compare_generation(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor, num_new_tokens: int) -> Outcome:
+    settings: dict[str, Any] = {"attention_mask": padded(ids_BT, "left"), "max_new_tokens": num_new_tokens}
+    settings |= {"min_new_tokens": num_new_tokens, "do_sample": False, "pad_token_id": 0}
+    if not whole._supports_default_dynamic_cache():
+        settings["use_cache"] = False
+    with torch.no_grad():
+        expected = whole.generate(ids_BT, **settings)
+        return compare_tensors(f"{num_new_tokens} generated tokens", expected, split.generate(ids_BT, **settings))

@@ -1,0 +1,165 @@
+"""Compares every architecture with its parts and writes what came out to docs/architectures.md.
+
+Run ``python -m tests.architectures.table`` to refresh the document; it exits with 1 if an architecture that can be cut is not
+exact.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Nothing is loaded from a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from splitlearn.cut import CutError
+from splitlearn.model import UnsupportedModelError
+from splitlearn.model.blueprint import draw_blueprint
+from tests.architectures.catalogue import ARCHITECTURES, tiny_config, tiny_model
+from tests.architectures.checks import AT_OTHER_CUTS, CHECKS, MAIN_CUT, OTHER_CUTS, Comparison
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
+EXACT, INEXACT, REFUSED, NOT_COMPARED = "exact", "not exact", "refused", "not compared"
+
+_HEAD = """# Architectures
+
+One row for each causal LM of transformers {version}, {total} in all: {exact} exact, {refused} refused before anything is
+loaded, {not_compared} not compared. `make test-all` measures and writes this page.
+
+*Exact* means that the largest difference between the parts and the unsplit model is 0.0, in float32 on one CPU thread, with
+a tiny model that was saved as a sharded checkpoint and loaded from it by transformers and by splitlearn. Compared at the cut
+{cut}: {checks}.
+
+At the cuts {other_cuts}, too, as far as an architecture allows them: {at_other_cuts}. Where a check does not apply, there is
+nothing to compare: the router loss without experts, recomputation where transformers offers none.
+
+*Refused* means that splitlearn says why it does not cut the model, before it reads any weights. *Not compared* means that
+transformers itself did not build, load or run the tiny model; splitlearn makes no claim about these.
+
+| architecture | class | status | remarks |
+|---|---|---|---|
+"""
+
+
+@dataclass
+class Row:
+    """What came out for one architecture.
+
+    Attributes:
+        architecture: its key in transformers' mapping.
+        status: exact, not exact, refused or not compared.
+        remarks: the reason, or what differs and by how much.
+    """
+
+    architecture: str
+    status: str
+    remarks: list[str] = field(default_factory=list)
+
+    def render(self) -> str:
+        """Return the row of the table."""
+        class_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[self.architecture]
+        return f"| {self.architecture} | {class_name} | {self.status} | {'; '.join(self.remarks)} |"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()).replace("|", "/")
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def _refusal(architecture: str) -> str | None:
+    """Return why splitlearn refuses an architecture before any weights, or None."""
+    try:
+        draw_blueprint(tiny_config(architecture), torch.float32)
+    except UnsupportedModelError as error:
+        return _one_line(error)
+    except Exception:
+        return None
+    return None
+
+
+def compare(architecture: str) -> Row:
+    """Compare an architecture with its parts, by every check."""
+    reason = _refusal(architecture)
+    if reason is not None:
+        return Row(architecture, REFUSED, [reason])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            tiny_model(architecture).save_pretrained(folder, max_shard_size="100KB")
+            AutoModelForCausalLM.from_pretrained(folder)(torch.ones(1, 3, dtype=torch.long))
+        except Exception as error:
+            return Row(architecture, NOT_COMPARED, [_one_line(error)])
+        return _compare_at_all_cuts(architecture, folder)
+
+
+def _compare_at_all_cuts(architecture: str, folder: Path) -> Row:
+    bad = _differences(Comparison.load(folder), tuple(CHECKS), "")
+    remarks = []
+    for cut in OTHER_CUTS:
+        try:
+            pair = Comparison.load(folder, cut)
+        except CutError as error:
+            remarks.append(_one_line(error))
+            continue
+        bad += _differences(pair, AT_OTHER_CUTS, f" at {_name(cut)}")
+    return Row(architecture, INEXACT if bad else EXACT, bad or remarks)
+
+
+def _differences(pair: Comparison, checks: tuple[str, ...], where: str) -> list[str]:
+    found = []
+    for check in checks:
+        try:
+            difference = CHECKS[check](pair)
+        except Exception as error:
+            found.append(f"{check}{where}: {_one_line(error)}")
+            continue
+        if difference != 0.0:
+            found.append(f"{check}{where}: {difference:.1e}")
+    return found
+
+
+def _name(cut: tuple[int, int]) -> str:
+    return f"{cut[0]}/{cut[1]}"
+
+
+def render(rows: list[Row]) -> str:
+    """Return the document."""
+    counts = Counter(row.status for row in rows)
+    head = _HEAD.format(
+        version=transformers.__version__,
+        total=len(rows),
+        exact=counts[EXACT],
+        refused=counts[REFUSED],
+        not_compared=counts[NOT_COMPARED],
+        cut=f"{_name(MAIN_CUT)} of 6 layers",
+        checks=", ".join(CHECKS),
+        other_cuts=", ".join(_name(cut) for cut in OTHER_CUTS),
+        at_other_cuts=", ".join(AT_OTHER_CUTS),
+    )
+    return head + "\n".join(row.render() for row in rows) + "\n"
+
+
+def main() -> int:
+    """Write the document; return 1 if an architecture that can be cut is not exact."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    rows = []
+    for architecture in ARCHITECTURES:
+        rows.append(compare(architecture))
+        print(rows[-1].render(), flush=True)
+    DOCUMENT.write_text(render(rows), encoding="utf-8")
+    return int(any(row.status == INEXACT for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
