@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from splitlearn.checkpoint import CheckpointSource
+from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.cut import CutError, PartSpec, SplitPlan
 from splitlearn.model.anatomy import Anatomy, UnsupportedModelError, count_layers, examine
 
@@ -136,12 +136,20 @@ class Blueprint:
         return f"{self._layer_prefix}{layer + offset}.{rest}"
 
 
-def read_generation_config(model_name_or_path: str | Path) -> GenerationConfig | None:
-    """Read how a checkpoint's authors generate with it, or return None if they do not say."""
+def read_generation_config(source: CheckpointSource) -> GenerationConfig | None:
+    """Read how a checkpoint's authors generate with it, or return None if they do not say or the hub is out of reach.
+
+    Raises:
+        CheckpointError: what they say is not readable.
+    """
     try:
-        return GenerationConfig.from_pretrained(model_name_or_path)
-    except OSError:
+        path = source.fetch("generation_config.json")
+    except FileNotFoundError:
         return None
+    try:
+        return GenerationConfig.from_pretrained(path.parent)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be used ({' '.join(str(error).split())}); mend or delete it") from error
 
 
 def draw_blueprint(
@@ -155,10 +163,17 @@ def draw_blueprint(
         generation_config: how the checkpoint's authors generate with it.
 
     Raises:
-        UnsupportedModelError: the model has no layers that can be cut.
+        UnsupportedModelError: transformers cannot build the model, or it has no layers that can be cut.
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except Exception as error:
+        # Whatever a model's class raises, it says that transformers has no such model.
+        reason = " ".join(str(error).split())
+        raise UnsupportedModelError(
+            f"transformers cannot build a causal LM from this {config.model_type} configuration: {reason}"
+        ) from error
     return Blueprint(
         config=config,
         model_class=type(model),

@@ -184,7 +184,7 @@ def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource, dtype: t
         FileNotFoundError: there is no checkpoint.
     """
     wanted = loaded_dtype(config, source, dtype)
-    generation_config = read_generation_config(source.name)
+    generation_config = read_generation_config(source)
     loader = PartLoader(draw_blueprint(config, wanted, generation_config), source)
     if loader.contradicts_ties():
         untied = copy.deepcopy(config)

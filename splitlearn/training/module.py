@@ -158,13 +158,13 @@ class SplitCausalLM(LightningModule):
 
         The parts are put in evaluation mode while it lasts.
         """
-        was_training = [part.training for part in self.parts]
+        was_training = {module: module.training for module in self.composed.modules()}
         self.composed.eval()
         try:
             return self.composed.generate(input_ids, **kwargs)
         finally:
-            for part, training in zip(self.parts, was_training, strict=True):
-                part.train(training)
+            for module, training in was_training.items():
+                module.training = training
 
     def _loss(self, batch: Batch, divisor: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the loss of the text divided by ``divisor``, and the weighted router loss of a mixture of experts, if any."""

@@ -141,6 +141,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"num_key_value_heads": 4, "n_group": 1, "topk_group": 1},
     "blenderbot": {"num_hidden_layers": NUM_LAYERS},
     "bamba": {"attn_layer_indices": [1, 3, 5]},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")
+        },
+    },
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "attn_pdrop": 0.1, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
@@ -175,7 +181,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "nemotron_h": {"layers_block_type": ["mamba", "attention", "moe"] * 2},
     "opt": {"word_embed_proj_dim": 32},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 4,
+    },
+    "reformer": {"axial_pos_embds_dim": [32, 32], "axial_pos_shape": [8, 16], "attn_layers": ["local", "lsh"] * 3},
+    "xlstm": {"qk_dim_factor": 1.0},
     "youtu": _MLA,
+    "zamba": {"layers_block_type": ["hybrid", "linear_attention"] * 3},
+    "zamba2": {"layers_block_type": ["hybrid", "linear_attention"] * 3},
     "whisper": {"num_hidden_layers": NUM_LAYERS},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},

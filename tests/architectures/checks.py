@@ -189,8 +189,13 @@ def sampled(pair: Comparison) -> float:
 
 
 def bfloat16(pair: Comparison) -> float:
-    """Logits of the model loaded in bfloat16, with left padding."""
-    return left_padding(Comparison.load(pair.folder, dtype=torch.bfloat16))
+    """Logits of the model loaded in bfloat16, with left padding; nothing to compare if the unsplit model cannot run in it."""
+    narrow = Comparison.load(pair.folder, dtype=torch.bfloat16)
+    try:
+        narrow.whole(token_ids(), use_cache=False)
+    except RuntimeError:
+        return 0.0
+    return left_padding(narrow)
 
 
 def router_loss(pair: Comparison) -> float:

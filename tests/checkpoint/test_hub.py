@@ -62,7 +62,7 @@ def test_one_part_downloads_only_its_shards(hub: HubServer, folder: Path, tmp_pa
     needed = open_checkpoint(config, source).reading(plan_cut(config, 2, 4).trunk).files
     assert needed < set(source.weight_map.values())
     assert int(run(LOAD_TRUNK, cache=tmp_path, endpoint=hub.endpoint)) > 0
-    assert set(hub.downloads) == {"config.json", INDEX_FILE, *needed}
+    assert set(hub.downloads) == {"config.json", "generation_config.json", INDEX_FILE, *needed}
     assert len(hub.downloads) == len(set(hub.downloads)), "each file once"
 
 

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splitlearn.cut import CutError, SplitPlan
+from splitlearn.model import ModelFactory, read_config
+from splitlearn.verification import Outcome, print_outcomes, verify_streamed, verify_whole, whole
+
+PLAN = SplitPlan(6, 2, 4)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma3_text", "mixtral"])
+def test_a_checkpoint_equals_its_parts(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = str(tiny_checkpoint(model_type, tie_word_embeddings=True))
+    outcomes = verify_whole(folder, read_config(folder), PLAN, num_new_tokens=4)
+    assert [each.what for each in outcomes] == [
+        *("logits, no padding", "logits, left padding", "logits, right padding"),
+        *("training loss, left padding", "all gradients", "4 generated tokens"),
+    ]
+    assert all(each.is_equal(0.0) for each in outcomes)
+    gradients = next(each for each in outcomes if each.what == "all gradients")
+    parts = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True)
+    shared = {id(parameter): parameter.numel() for part in parts for parameter in part.parameters()}
+    assert gradients.compared == sum(shared.values()), "every parameter is compared, a shared one once"
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma3_text", "mixtral"])
+@pytest.mark.parametrize("cut", [(2, 4), (0, 3), (1, 6)])
+def test_layers_streamed_one_by_one_equal_the_parts(
+    model_type: str, cut: tuple[int, int], tiny_checkpoint: Callable[..., Path]
+) -> None:
+    folder = str(tiny_checkpoint(model_type, tie_word_embeddings=True))
+    outcomes = verify_streamed(folder, read_config(folder), SplitPlan(6, *cut))
+    assert [each.what for each in outcomes] == ["smashed data after bottom", "smashed data after trunk", "logits"]
+    assert all(each.is_equal(0.0) for each in outcomes)
+
+
+def test_a_wrong_part_is_noticed(tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    create = ModelFactory.create_split_models
+
+    def spoiled(*args: Any, **kwargs: Any) -> Any:
+        parts = create(*args, **kwargs)
+        with torch.no_grad():
+            next(parts[1].parameters()).add_(0.1)
+        return parts
+
+    monkeypatch.setattr(whole.ModelFactory, "create_split_models", spoiled)
+    folder = str(tiny_checkpoint("llama"))
+    outcomes = verify_whole(folder, read_config(folder), PLAN, num_new_tokens=0)
+    assert all(each.difference > 0 for each in outcomes)
+
+
+def test_what_cannot_be_compared_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = str(tiny_checkpoint("llama"))
+    with pytest.raises(ValueError, match="give at least 1 row of 2 to 128"):
+        verify_whole(folder, read_config(folder), PLAN, num_tokens=129)
+    with pytest.raises(ValueError, match="give at least 1 row"):
+        verify_streamed(folder, read_config(folder), PLAN, num_rows=0)
+
+
+def test_an_outcome_with_nothing_compared_is_not_equal(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [Outcome("logits", 10, 0.0), Outcome("gradients", 0, 0.0), Outcome("tokens", 3, 1e-3)]
+    assert [each.is_equal(1e-4) for each in outcomes] == [True, False, False]
+    print_outcomes("title", outcomes, 1e-4)
+    assert capsys.readouterr().out.count("DIFFERENT") == 2
+
+
+def test_a_cut_without_a_layer_on_top_is_refused_where_the_head_follows_directly(tmp_path: Path) -> None:
+    from tests.architectures.catalogue import tiny_model
+
+    tiny_model("nanochat").save_pretrained(tmp_path)
+    with pytest.raises(CutError, match="the top needs a layer: choose at most 5"):
+        ModelFactory.create_split_models(None, tmp_path, 2, 6, low_memory=True)
