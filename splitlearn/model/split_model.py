@@ -110,12 +110,13 @@ class SplitModel(nn.Module):
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments[self._cache_name] = past_key_values
         arguments = {name: self._moved(value) for name, value in arguments.items() if value is not None}
-        arguments["use_cache"] = past_key_values is not None if use_cache is None else use_cache
+        fills_cache = past_key_values is not None if use_cache is None else use_cache
+        arguments["use_cache"] = fills_cache
         for name in ("attention_mask", "position_ids", self._cache_name, "use_cache"):
             if name not in self._accepted and not self._accepts_any:
                 arguments.pop(name, None)
         output = self._run(self._moved(inputs), arguments, {} if records is None else records)
-        if isinstance(past_key_values, PartCache):
+        if fills_cache and isinstance(past_key_values, PartCache):
             past_key_values.num_cached_tokens += inputs.shape[1]
         return output
 

@@ -288,3 +288,18 @@ def test_dtypes() -> None:
     for name in ("int8", "nonsense", 3):
         with pytest.raises(ValueError, match=r"model\.dtype is"):
             parse_dtype(name)  # type: ignore[arg-type]
+
+
+def test_the_router_loss_of_a_mixture_of_experts_is_that_of_the_unsplit_model(tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = tiny_checkpoint("mixtral", output_router_logits=True)
+    module = SplitCausalLM(str(folder), 2, 4)
+    module.load_parts()
+    module.composed.eval()
+    ids = token_ids()
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = whole(ids, labels=ids, use_cache=False)
+        loss, router_loss = module._loss({"input_ids": ids, "labels": ids}, count_supervised(ids))
+    assert router_loss is not None
+    assert float(expected.aux_loss) > 0
+    assert float(loss + router_loss) == float(expected.loss)
