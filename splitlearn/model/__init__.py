@@ -1,10 +1,11 @@
 """Building the parts of a causal LM, loading them, and running them together."""
 
-from splitlearn.model.anatomy import UnsupportedModelError, count_layers
+from splitlearn.model.anatomy import count_layers
 from splitlearn.model.blueprint import plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.factory import ModelFactory, save_parts
 from splitlearn.model.part_loading import loaded_dtype, open_checkpoint
+from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import Tie, find_ties
 

@@ -6,7 +6,6 @@ is found by calling the model once with stand-ins for its modules and stopping a
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-
-class UnsupportedModelError(ValueError):
-    """A model whose structure cannot be cut: the message names the model and what was not found."""
+from splitlearn.model.refusals import (
+    UnsupportedModelError,
+    refuse_loose_parameters,
+    refuse_more_than_text,
+    refuse_second_stream,
+    refuse_unlike_layers,
+    refuse_what_no_inspection_shows,
+    refuse_without_embeds,
+)
 
 
 @dataclass(frozen=True)
@@ -113,16 +118,6 @@ def _beside_the_way(model: PreTrainedModel, layers_path: str) -> dict[str, nn.Mo
                 members = child.named_children() if isinstance(child, (nn.ModuleList, nn.ModuleDict)) else ()
                 beside |= {f"{path}.{member}": module for member, module in members} or {path: child}
     return beside
-
-
-# Architectures whose layers do what no look from outside shows.
-_REFUSED = {
-    "big_bird": "its layers are seeded by their number and change their kind of attention while it runs",
-    "deepseek_v4": "its layers route tokens by their ids, which must not leave the bottom",
-    "hy_v4": "its layers reuse the choice of tokens that a lower layer made",
-    "rwkv": "its layers ask for their number in the whole model while they run",
-    "inkling2_text": "its layers mix what all layers below them returned",
-}
 
 
 class _LayersReachedError(Exception):
@@ -228,66 +223,6 @@ def _run_to_layers(model: PreTrainedModel, base_name: str, layers_path: str) -> 
     raise UnsupportedModelError(f"{type(model).__name__} was called without reaching its decoder layers, so it cannot be cut")
 
 
-def _refuse_second_stream(model: PreTrainedModel, arguments: dict[str, Any]) -> None:
-    """Refuse a model whose layers get more from the embeddings than the hidden states, for that would have to travel too."""
-    names = list(arguments)
-    hidden = next((name for name in names if name == "hidden_states"), names[0] if names else None)
-    others = {name: value for name, value in arguments.items() if name != hidden}
-    extra = [name for name, value in others.items() if isinstance(value, torch.Tensor) and value.requires_grad]
-    if extra:
-        raise UnsupportedModelError(
-            f"the layers of {type(model).__name__} take more from the embeddings than the hidden states "
-            f"({', '.join(extra)}), so smashed data alone would not carry them"
-        )
-
-
-def _refuse_what_no_inspection_shows(model: PreTrainedModel) -> None:
-    reason = _REFUSED.get(model.config.model_type)
-    if reason is not None:
-        raise UnsupportedModelError(f"{type(model).__name__} cannot be cut: {reason}")
-
-
-def _refuse_more_than_text(model: PreTrainedModel) -> None:
-    subs = {name: getattr(model.config, name, None) for name in model.config.sub_configs if name != "text_config"}
-    # Settings of attention or experts are sub-configurations too; those of another model have layers of their own.
-    models = [name for name, sub in subs.items() if getattr(sub, "num_hidden_layers", None) is not None]
-    if models:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is more than a text model (it has {', '.join(models)}); cut its text model instead"
-        )
-
-
-def _refuse_unlike_layers(model: PreTrainedModel) -> None:
-    if getattr(model.config.get_text_config(decoder=True), "is_heterogeneous", False):
-        raise UnsupportedModelError(
-            f"the layers of {type(model).__name__} differ in size (per_layer_config), which no part's configuration can express"
-        )
-
-
-def _refuse_loose_parameters(model: PreTrainedModel, layers_path: str) -> None:
-    steps = layers_path.split(".")
-    loose = [
-        f"{'.'.join(steps[:depth])}.{name}"
-        for depth in range(1, len(steps))
-        for name, _ in model.get_submodule(".".join(steps[:depth])).named_parameters(recurse=False)
-    ]
-    if loose:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} holds parameters beside its layers that are in no module ({', '.join(loose)}), "
-            "so it cannot be told which part runs them"
-        )
-
-
-def _refuse_without_embeds(model: PreTrainedModel, base_name: str) -> None:
-    for module in (model, getattr(model, base_name)):
-        parameters = inspect.signature(module.forward).parameters
-        takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-        if "inputs_embeds" not in parameters and not takes_any:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} takes token ids only and no inputs_embeds, so smashed data cannot enter it"
-            )
-
-
 def examine(model: PreTrainedModel) -> Anatomy:
     """Find the layers of a causal LM and what runs before and after them.
 
@@ -303,15 +238,15 @@ def examine(model: PreTrainedModel) -> Anatomy:
         UnsupportedModelError: the model has no list of decoder layers, does not reach it when it is called, or hands its layers
             more than hidden states.
     """
-    _refuse_what_no_inspection_shows(model)
-    _refuse_more_than_text(model)
-    _refuse_unlike_layers(model)
+    refuse_what_no_inspection_shows(model)
+    refuse_more_than_text(model)
+    refuse_unlike_layers(model)
     layers_path = _find_layers(model)
-    _refuse_loose_parameters(model, layers_path)
+    refuse_loose_parameters(model, layers_path)
     base_name = layers_path.split(".")[0]
-    _refuse_without_embeds(model, base_name)
+    refuse_without_embeds(model, base_name)
     ran, arguments = _run_to_layers(model, base_name, layers_path)
-    _refuse_second_stream(model, arguments)
+    refuse_second_stream(model, arguments)
     beside = _beside_the_way(model, layers_path)
     return Anatomy(
         base_name=base_name,

@@ -18,7 +18,8 @@ from transformers import (
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.cut import CutError, PartSpec, SplitPlan
-from splitlearn.model.anatomy import Anatomy, UnsupportedModelError, count_layers, examine
+from splitlearn.model.anatomy import Anatomy, count_layers, examine
+from splitlearn.model.refusals import UnsupportedModelError
 
 
 def read_config(model_name_or_path: str | Path, model_type: str | None = None) -> PreTrainedConfig:
