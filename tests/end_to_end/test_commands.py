@@ -151,7 +151,28 @@ def test_the_command_line_explains_itself(tmp_path: Path) -> None:
     for arguments in ([], ["--help"]):
         done = run("-m", "splitlearn", *arguments, cwd=tmp_path)
         assert done.returncode == 0
-        assert "train " in done.stdout and "prepare " in done.stdout
+        assert all(f"{command} " in done.stdout for command in ("train", "verify", "prepare"))
     done = run("-m", "splitlearn", "fly", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: 'fly' is no command; there are train, prepare\n"
+    assert done.stderr == "error: 'fly' is no command; there are train, verify, prepare\n"
+
+
+def test_verify_shows_that_the_parts_are_the_model_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = run("-m", "splitlearn", "verify", "split.point_1=3", "split.point_2=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" equal ") == 6
+    assert "embedded:qwen2_tiny cut at 3 / 3, tolerance 0" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("split.point_1=9", "refused: split_point_1 is 9, but the model has 8 decoder layers: choose 0 to 8\n"),
+        ("tolerance=-1", "error: tolerance is -1; give a number from 0 up\n"),
+        ("tokens=1", "error: cannot compare on 2 rows of 1 tokens: give at least 1 row of 2 to 1024\n"),
+    ],
+)
+def test_verify_tells_a_bad_setting_in_one_sentence(setting: str, sentence: str, tmp_path: Path) -> None:
+    done = run("-m", "splitlearn", "verify", setting, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, sentence)

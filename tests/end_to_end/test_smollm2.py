@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from splitlearn.app import compose, train
+from splitlearn.app import compose, train, verify
 from splitlearn.embedded import resolve_model
 from splitlearn.model import ComposedCausalLM, ModelFactory
 
@@ -29,6 +29,28 @@ def test_the_parts_are_the_unsplit_model(folder: str) -> None:
         expected, logits = whole(**prompt).logits, split(**prompt).logits
     assert torch.equal(expected, logits)
     assert tokenizer.decode(logits[0, -1].argmax()) == " Paris"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_model_verifies(streamed: bool, folder: str) -> None:
+    cfg = compose("model=smollm2_135m_instruct", "split.point_1=4", "split.point_2=26", "tokens=12", config_name="verify")
+    cfg.streamed = streamed
+    plan, outcomes = verify(cfg)
+    assert (plan.split_point_1, plan.split_point_2) == (4, 26)
+    assert len(outcomes) == (3 if streamed else 6)
+    # Kernels on several threads may sum in another order from one call to the next.
+    assert all(each.is_equal(1e-4) for each in outcomes), outcomes
+
+
+def test_generation_is_that_of_the_unsplit_model(folder: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    split = ComposedCausalLM(*ModelFactory.create_split_models("llama", folder, 4, 26, low_memory=True))
+    prompt = tokenizer(["The capital of France is", "def"], return_tensors="pt", padding=True, padding_side="left")
+    for settings in ({"do_sample": False}, {"num_beams": 2, "do_sample": False}):
+        expected = whole.generate(**prompt, max_new_tokens=12, **settings)
+        assert torch.equal(expected, split.generate(**prompt, max_new_tokens=12, **settings))
+    assert "Paris" in tokenizer.decode(expected[0])
 
 
 def test_a_few_steps_lower_the_held_out_loss(tmp_path: Path) -> None:
