@@ -113,6 +113,11 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     """
     if isinstance(cfg.tolerance, bool) or not isinstance(cfg.tolerance, (int, float)) or not cfg.tolerance >= 0:
         raise ValueError(f"tolerance is {cfg.tolerance}; give a number from 0 up")
+    for flag in ("streamed", "gradients"):
+        if not isinstance(cfg[flag], bool):
+            raise ValueError(f"{flag} is {cfg[flag]}; give true or false")
+    if cfg.streamed and cfg.device != "cpu":
+        raise ValueError(f"device is {cfg.device}, but streamed layers are compared on the CPU; leave device=cpu")
     name = resolve_model(cfg.model.name_or_path)
     config = read_config(name, cfg.model.type)
     plan = plan_split(cfg.split, config)

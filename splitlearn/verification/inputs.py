@@ -17,7 +17,8 @@ def draw_ids(config: PreTrainedConfig, num_rows: int, num_tokens: int, seed: int
     """
     text = config.get_text_config(decoder=True)
     positions = getattr(text, "max_position_embeddings", None) or num_tokens
-    if num_rows < 1 or not 2 <= num_tokens <= positions:
+    are_counts = all(isinstance(each, int) and not isinstance(each, bool) for each in (num_rows, num_tokens))
+    if not are_counts or num_rows < 1 or not 2 <= num_tokens <= positions:
         raise ValueError(f"cannot compare on {num_rows} rows of {num_tokens} tokens: give at least 1 row of 2 to {positions}")
     return torch.randint(0, text.vocab_size, (num_rows, num_tokens), generator=torch.Generator().manual_seed(seed))
 

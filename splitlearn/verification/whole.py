@@ -57,7 +57,7 @@ def verify_whole(
         ValueError: the model, the cut or the checkpoint cannot be used.
         FileNotFoundError: the checkpoint is not there.
     """
-    ids_BT = draw_ids(config, num_rows, num_tokens, seed).to(device)
+    ids_BT = draw_ids(config, num_rows, num_tokens, seed)
     wanted = loaded_dtype(config, CheckpointSource(model_name_or_path), dtype)
     parts = ModelFactory.create_split_models(
         None, model_name_or_path, plan.split_point_1, plan.split_point_2, device=device, low_memory=True, dtype=wanted
@@ -65,7 +65,7 @@ def verify_whole(
     split = ComposedCausalLM(*parts)
     with silent_transformers():
         whole: Any = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=wanted, trust_remote_code=False)
-    whole = whole.to(device).eval()
+    whole, ids_BT = whole.to(device).eval(), ids_BT.to(device)
     outcomes = [_compare_logits(whole, split, ids_BT, side) for side in ("no", "left", "right")]
     if gradients:
         outcomes += _compare_gradients(whole, split, ids_BT, seed)

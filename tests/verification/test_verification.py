@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn.cut import CutError, SplitPlan
+from splitlearn.cut import CutError, DeviceMapError, SplitPlan
 from splitlearn.model import ModelFactory, read_config
 from splitlearn.verification import Outcome, print_outcomes, verify_streamed, verify_whole, whole
 
@@ -61,6 +61,10 @@ def test_what_cannot_be_compared_is_refused(tiny_checkpoint: Callable[..., Path]
         verify_whole(folder, read_config(folder), PLAN, num_tokens=129)
     with pytest.raises(ValueError, match="give at least 1 row"):
         verify_streamed(folder, read_config(folder), PLAN, num_rows=0)
+    with pytest.raises(ValueError, match="on many rows of 32 tokens"):
+        verify_streamed(folder, read_config(folder), PLAN, num_rows="many")  # type: ignore[arg-type]
+    with pytest.raises(DeviceMapError):
+        verify_whole(folder, read_config(folder), PLAN, device="cuda:7")
 
 
 def test_an_outcome_with_nothing_compared_is_not_equal(capsys: pytest.CaptureFixture[str]) -> None:
