@@ -144,7 +144,8 @@ class SplitModel(nn.Module):
     def _run(self, inputs: torch.Tensor, arguments: dict[str, Any], records: Records) -> Any:
         base = self.blueprint.anatomy.base(self.model)
         if self.part.has_embedding:
-            return self._passage.run(lambda: base(input_ids=inputs, **arguments), None, records)[1]
+            output, hidden_BTD = self._passage.run(lambda: base(input_ids=inputs, **arguments), None, records)
+            return output[0] if hidden_BTD is None else hidden_BTD
         model = self.model if self.part.has_head else base
         # The model sees only the shape of the smashed data, which enter at its first layer: some models change what they are
         # given in place, and some have several streams of hidden states, (B, T, streams, D).

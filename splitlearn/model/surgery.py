@@ -152,7 +152,7 @@ def _copy_without_foreign_layers(
 ) -> tuple[PreTrainedModel, nn.ModuleList]:
     layers = anatomy.layers(whole)
     wanted: list[nn.Module] = list(layers)[part.start : part.end]
-    if part.has_embedding and not wanted:
+    if part.has_embedding and not wanted and not _drops_layers(whole, anatomy):
         # Without a layer nobody could tell what the first one would have been given.
         wanted = [Threshold(layers[0])]
     # deepcopy takes what its memo holds as copies already made: the parameters themselves, which loading replaces anyway, and
@@ -161,6 +161,12 @@ def _copy_without_foreign_layers(
     kept = nn.ModuleList(copy.deepcopy(layer, memo) for layer in wanted)
     memo[id(layers)] = kept
     return copy.deepcopy(whole, memo), kept
+
+
+def _drops_layers(model: PreTrainedModel, anatomy: Anatomy) -> bool:
+    """Whether the model may draw a random number before each layer, which a stand-in for a layer would use up."""
+    steps = anatomy.layers_path.split(".")
+    return any(hasattr(model.get_submodule(".".join(steps[:depth])), "layerdrop") for depth in range(1, len(steps)))
 
 
 def _forget_ties(model: Any) -> None:
