@@ -72,7 +72,8 @@ class ComposedCausalLM(nn.Module):
                 transformers model takes as its mask.
             position_ids: positions of the tokens, shape (B, T).
             past_key_values: a cache with an entry for each layer, from `make_cache`; it is filled in place.
-            **kwargs: further arguments of the transformers model, for example ``labels``.
+            **kwargs: further arguments of the transformers model, for example ``labels``. ``use_cache=True`` without a cache
+                makes one, which the output then holds.
 
         Returns:
             What the unsplit model returns, with ``.logits`` of shape (B, T, V) on the top's device.
@@ -81,7 +82,10 @@ class ComposedCausalLM(nn.Module):
             ValueError: the cache does not have an entry for each layer.
         """
         cache = past_key_values if past_key_values is not None else kwargs.pop("cache_params", None)
-        use_cache = kwargs.pop("use_cache", True) is not False and cache is not None
+        asked = kwargs.pop("use_cache", None)
+        use_cache = cache is not None if asked is None else bool(asked)
+        if use_cache and cache is None:
+            cache = self.make_cache()
         num_cached_tokens = count_cached_tokens(cache) if use_cache else 0
         settings = {**self._recorded_outputs(), **kwargs}
         for_layers = {name: value for name, value in settings.items() if name not in _HEAD_ARGUMENTS}

@@ -142,6 +142,17 @@ def test_a_part_sees_its_share_of_a_cache(tiny_checkpoint: Callable[..., Path]) 
     assert isinstance(make_cache(split.trunk.blueprint.config), DynamicCache)
 
 
+def test_a_cache_is_made_where_one_is_asked_for(tiny_checkpoint: Callable[..., Path]) -> None:
+    whole, split = both(tiny_checkpoint("llama"))
+    with torch.no_grad():
+        expected, found = whole(token_ids(), use_cache=True), split(token_ids(), use_cache=True)
+        assert found.past_key_values.get_seq_length() == 11
+        assert split(token_ids()).past_key_values is None
+        following = token_ids(tokens=1, seed=9)
+        expected = whole(following, past_key_values=expected.past_key_values).logits
+        assert torch.equal(expected, split(following, past_key_values=found.past_key_values).logits)
+
+
 def test_a_static_cache_keeps_its_kind_in_every_part(tiny_checkpoint: Callable[..., Path]) -> None:
     _, split = both(tiny_checkpoint("llama"))
     cache = StaticCache(config=split.bottom.blueprint.config, max_cache_len=32)
