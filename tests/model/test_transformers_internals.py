@@ -11,7 +11,7 @@ import transformers
 from transformers import Cache, GenerationMixin, PreTrainedModel
 
 # Where it is, what we pass it, and what for.
-FUNCTIONS: dict[str, tuple[str, set[str], str]] = {
+CALLED: dict[str, tuple[str, set[str], str]] = {
     "get_model_conversion_mapping": (
         "transformers.conversion_mapping",
         {"model"},
@@ -22,8 +22,6 @@ FUNCTIONS: dict[str, tuple[str, set[str], str]] = {
         {"source_key", "weight_renamings", "weight_converters", "base_model_prefix", "meta_state_dict"},
         "the name of a checkpoint tensor in the model",
     ),
-}
-CLASSES: dict[str, tuple[str, set[str], str]] = {
     "WeightConverter": (
         "transformers.core_model_loading",
         {"source_patterns", "target_patterns"},
@@ -46,17 +44,9 @@ def moved(name: str, purpose: str) -> str:
     return f"transformers {transformers.__version__} has moved or changed {name}, which gives us {purpose}"
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions(name: str) -> None:
-    module, parameters, purpose = FUNCTIONS[name]
-    function = getattr(import_module(module), name, None)
-    assert function is not None, moved(f"{module}.{name}", purpose)
-    assert parameters <= set(inspect.signature(function).parameters), moved(f"{module}.{name}", purpose)
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_classes(name: str) -> None:
-    module, parameters, purpose = CLASSES[name]
+@pytest.mark.parametrize("name", CALLED)
+def test_what_is_called(name: str) -> None:
+    module, parameters, purpose = CALLED[name]
     found = getattr(import_module(module), name, None)
     assert found is not None, moved(f"{module}.{name}", purpose)
     assert parameters <= set(inspect.signature(found).parameters), moved(f"{module}.{name}", purpose)
