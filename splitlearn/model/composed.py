@@ -58,7 +58,7 @@ class ComposedCausalLM(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: Any = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -79,11 +79,15 @@ class ComposedCausalLM(nn.Module):
             What the unsplit model returns, with ``.logits`` of shape (B, T, V) on the top's device.
 
         Raises:
-            ValueError: the cache does not have an entry for each layer.
+            ValueError: the cache does not have an entry for each layer or is not to be used, or there are no token ids.
         """
         cache = past_key_values if past_key_values is not None else kwargs.pop("cache_params", None)
         asked = kwargs.pop("use_cache", None)
         use_cache = cache is not None if asked is None else bool(asked)
+        if cache is not None and not use_cache:
+            raise ValueError("use_cache=False with a cache would leave out what it holds: pass one or the other")
+        if kwargs.get("inputs_embeds") is not None or input_ids is None:
+            raise ValueError("a cut model takes token ids as input_ids, not inputs_embeds")
         if use_cache and cache is None:
             cache = self.make_cache()
         num_cached_tokens = count_cached_tokens(cache) if use_cache else 0
@@ -129,7 +133,8 @@ class ComposedCausalLM(nn.Module):
         blueprint = self.bottom.blueprint
         generator = make_generator(blueprint.meta_model, self.forward, self.parts)
         generator.generation_config = copy.deepcopy(blueprint.generation_config or generator.generation_config)
-        wants_cache = kwargs.get("use_cache", generator.generation_config.use_cache) is not False
+        settings = kwargs.get("generation_config") or generator.generation_config
+        wants_cache = kwargs.get("use_cache", settings.use_cache) is not False
         if wants_cache and not generator._supports_default_dynamic_cache():
             raise ValueError(
                 f"{type(generator).__name__} keeps a cache of its own kind, which cannot be divided among parts; "

@@ -30,6 +30,8 @@ from splitlearn.training.token_window import TokenWindow
 
 Batch = dict[str, torch.Tensor]
 _IGNORED_LABEL = -100
+# What transformers' models and configurations call the weight of a mixture of experts' router loss.
+_ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
 
 
 class SplitCausalLM(LightningModule):
@@ -172,8 +174,18 @@ class SplitCausalLM(LightningModule):
         output = self.composed(batch["input_ids"], **inputs)
         router_loss = output.get("aux_loss")
         if router_loss is not None:
-            router_loss = router_loss * self.composed.top.model.config.get_text_config(decoder=True).router_aux_loss_coef
+            router_loss = router_loss * self._router_loss_weight()
         return self.composed.top.loss(output.logits, batch["labels"], divisor), router_loss
+
+    def _router_loss_weight(self) -> float:
+        model = self.composed.top.model
+        for owner in (model, model.config.get_text_config(decoder=True)):
+            for name in _ROUTER_LOSS_WEIGHTS:
+                if hasattr(owner, name):
+                    return float(getattr(owner, name))
+        raise ValueError(
+            f"{type(model).__name__} does not say how much its router loss counts; set its output_router_logits to false"
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""

@@ -40,8 +40,10 @@ def largest_difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     """Return the largest absolute difference of two tensors of one shape; infinite where one is not a number."""
     if expected.numel() == 0:
         return 0.0
-    gap = (expected.detach().float() - found.detach().to(expected.device).float()).abs()
-    return float(gap.nan_to_num(nan=float("inf")).max())
+    left, right = expected.detach().double(), found.detach().to(expected.device).double()
+    # Equal infinities are equal; their difference would not be a number.
+    gap = (left - right).abs().masked_fill(left == right, 0.0)
+    return float(gap.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
 
 
 def print_outcomes(title: str, outcomes: Sequence[Outcome], tolerance: float) -> None:

@@ -97,7 +97,7 @@ class StreamedModel:
             None.
         """
         num_layers = len(self._anatomy.layers(self._model))
-        for part in (PartSpec("bottom", 0, 0, num_layers), PartSpec("top", num_layers, num_layers, num_layers)):
+        for part in (PartSpec("bottom", 0, 1, num_layers), PartSpec("top", num_layers - 1, num_layers, num_layers)):
             self._fill_around_layers(_load(self._loader, part))
         for index, layer in enumerate(self._anatomy.layers(self._model)):
             self._stream(layer, PartSpec("trunk", index, index + 1, num_layers))
@@ -108,6 +108,11 @@ class StreamedModel:
         paths = self._anatomy.before_layers if part.part.has_embedding else self._anatomy.after_layers
         for path in paths:
             self._anatomy.replace(self._model, path, part.model.get_submodule(path))
+        if part.part.has_embedding:
+            steps = self._anatomy.layers_path.split(".")
+            for depth in range(len(steps)):
+                way = ".".join(steps[:depth])
+                self._model.get_submodule(way)._buffers.update(part.model.get_submodule(way)._buffers)
 
     def _stream(self, layer: nn.Module, part: PartSpec) -> None:
         def fill(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

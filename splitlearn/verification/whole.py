@@ -57,7 +57,7 @@ def verify_whole(
         ValueError: the model, the cut or the checkpoint cannot be used.
         FileNotFoundError: the checkpoint is not there.
     """
-    ids_BT = draw_ids(config, num_rows, num_tokens, seed)
+    ids_BT = draw_ids(config, num_rows, num_tokens, seed, num_new_tokens)
     wanted = loaded_dtype(config, CheckpointSource(model_name_or_path), dtype)
     parts = ModelFactory.create_split_models(
         None, model_name_or_path, plan.split_point_1, plan.split_point_2, device=device, low_memory=True, dtype=wanted

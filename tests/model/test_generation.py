@@ -153,6 +153,14 @@ def test_a_cache_is_made_where_one_is_asked_for(tiny_checkpoint: Callable[..., P
         assert torch.equal(expected, split(following, past_key_values=found.past_key_values).logits)
 
 
+def test_what_a_cut_model_does_not_take_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:
+    _, split = both(tiny_checkpoint("llama"))
+    with pytest.raises(ValueError, match="takes token ids as input_ids, not inputs_embeds"):
+        split.generate(inputs_embeds=torch.zeros(1, 3, 64), max_new_tokens=2)
+    with pytest.raises(ValueError, match="would leave out what it holds"):
+        split(token_ids(), past_key_values=split.make_cache(), use_cache=False)
+
+
 def test_a_static_cache_keeps_its_kind_in_every_part(tiny_checkpoint: Callable[..., Path]) -> None:
     _, split = both(tiny_checkpoint("llama"))
     cache = StaticCache(config=split.bottom.blueprint.config, max_cache_len=32)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
 from splitlearn.training.module import count_supervised, parse_dtype
+from tests.architectures.catalogue import tiny_model
 from tests.tiny_models import token_ids
 
 CPU = dict.fromkeys(("bottom", "trunk", "top"), "cpu")
@@ -290,8 +291,10 @@ def test_dtypes() -> None:
             parse_dtype(name)  # type: ignore[arg-type]
 
 
-def test_the_router_loss_of_a_mixture_of_experts_is_that_of_the_unsplit_model(tiny_checkpoint: Callable[..., Path]) -> None:
-    folder = tiny_checkpoint("mixtral", output_router_logits=True)
+@pytest.mark.parametrize("architecture", ["mixtral", "jetmoe", "qwen3_moe"])
+def test_the_router_loss_of_a_mixture_of_experts_is_that_of_the_unsplit_model(architecture: str, tmp_path: Path) -> None:
+    folder = tmp_path
+    tiny_model(architecture, output_router_logits=True).save_pretrained(folder)
     module = SplitCausalLM(str(folder), 2, 4)
     module.load_parts()
     module.composed.eval()

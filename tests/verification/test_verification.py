@@ -10,6 +10,8 @@ import torch
 from splitlearn.cut import CutError, DeviceMapError, SplitPlan
 from splitlearn.model import ModelFactory, read_config
 from splitlearn.verification import Outcome, print_outcomes, verify_streamed, verify_whole, whole
+from splitlearn.verification.outcome import largest_difference
+from tests.architectures.catalogue import tiny_model
 
 PLAN = SplitPlan(6, 2, 4)
 
@@ -57,8 +59,10 @@ def test_a_wrong_part_is_noticed(tiny_checkpoint: Callable[..., Path], monkeypat
 
 def test_what_cannot_be_compared_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:
     folder = str(tiny_checkpoint("llama"))
-    with pytest.raises(ValueError, match="give at least 1 row of 2 to 128"):
-        verify_whole(folder, read_config(folder), PLAN, num_tokens=129)
+    with pytest.raises(ValueError, match="exceed the model's 128 positions"):
+        verify_whole(folder, read_config(folder), PLAN, num_tokens=121)
+    with pytest.raises(ValueError, match="0 or more new ones"):
+        verify_whole(folder, read_config(folder), PLAN, num_new_tokens=-1)
     with pytest.raises(ValueError, match="give at least 1 row"):
         verify_streamed(folder, read_config(folder), PLAN, num_rows=0)
     with pytest.raises(ValueError, match="on many rows of 32 tokens"):
@@ -74,9 +78,22 @@ def test_an_outcome_with_nothing_compared_is_not_equal(capsys: pytest.CaptureFix
     assert capsys.readouterr().out.count("DIFFERENT") == 2
 
 
-def test_a_cut_without_a_layer_on_top_is_refused_where_the_head_follows_directly(tmp_path: Path) -> None:
-    from tests.architectures.catalogue import tiny_model
+@pytest.mark.parametrize("architecture", ["ctrl", "modernbert-decoder", "bert"])
+def test_layers_are_streamed_for_unusual_architectures(architecture: str, tmp_path: Path) -> None:
+    tiny_model(architecture).save_pretrained(tmp_path)
+    assert all(each.is_equal(0.0) for each in verify_streamed(str(tmp_path), read_config(tmp_path), PLAN))
 
+
+def test_equal_infinities_are_equal_and_doubles_are_not_rounded() -> None:
+    infinite = torch.tensor([float("-inf"), 1.0])
+    assert largest_difference(infinite, infinite.clone()) == 0.0
+    assert largest_difference(infinite, torch.tensor([0.0, 1.0])) == float("inf")
+    assert largest_difference(torch.tensor([float("nan")]), torch.tensor([float("nan")])) == float("inf")
+    double = torch.tensor([1.0], dtype=torch.float64)
+    assert largest_difference(double, double + 1e-12) > 0.0
+
+
+def test_a_cut_without_a_layer_on_top_is_refused_where_the_head_follows_directly(tmp_path: Path) -> None:
     tiny_model("nanochat").save_pretrained(tmp_path)
     with pytest.raises(CutError, match="the top needs a layer: choose at most 5"):
         ModelFactory.create_split_models(None, tmp_path, 2, 6, low_memory=True)
