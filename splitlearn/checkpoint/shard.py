@@ -14,22 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from splitlearn.checkpoint.errors import CheckpointError
-
-# The format's own names, https://huggingface.co/docs/safetensors; only what a model's weights may be stored in.
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+from splitlearn.checkpoint.header import DTYPES, TensorHeader, read_header
 
 
 class Shard(ABC):
@@ -56,6 +41,14 @@ class Shard(ABC):
         """
 
     @abstractmethod
+    def num_bytes(self, name: str) -> int:
+        """Return how many bytes of the file the tensor ``name`` takes; its weights are not read."""
+
+    @abstractmethod
+    def offset(self, name: str) -> int | None:
+        """Return where in the file the tensor ``name`` begins, or None if it does not lie there as one run of bytes."""
+
+    @abstractmethod
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor ``name``, mapped from the file: its pages are read when they are first used."""
 
@@ -68,26 +61,35 @@ class _SafetensorsShard(Shard):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            # Checked before it is mapped, by a reader that says which file and why.
+            self._header = read_header(path)
             self._file = safe_open(str(path), framework="pt")
-            self.names = frozenset(self._file.keys())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from error
+        self.names = frozenset(self._header.tensors)
 
-    def _slice(self, name: str) -> Any:
+    def _entry(self, name: str) -> TensorHeader:
         self._check(name)
-        return self._file.get_slice(name)
+        return self._header.tensors[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name).get_shape())
+        return self._entry(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
-        stored = self._slice(name).get_dtype()
-        if stored not in _DTYPES:
+        stored = self._entry(name).dtype_name
+        if stored not in DTYPES:
             raise CheckpointError(f"{name} in {self.path} is stored as {stored}, which is not supported")
-        return _DTYPES[stored]
+        return DTYPES[stored]
+
+    def num_bytes(self, name: str) -> int:
+        return self._entry(name).num_bytes
+
+    def offset(self, name: str) -> int | None:
+        return self._entry(name).start
 
     def read(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._slice(name)[...]
+        self._check(name)
+        tensor: torch.Tensor = self._file.get_slice(name)[...]
         return tensor
 
 
@@ -119,6 +121,13 @@ class _TorchShard(Shard):
 
     def dtype(self, name: str) -> torch.dtype:
         return self._tensor(name).dtype
+
+    def num_bytes(self, name: str) -> int:
+        return self._tensor(name).nbytes
+
+    def offset(self, name: str) -> int | None:
+        self._check(name)
+        return None
 
     def read(self, name: str) -> torch.Tensor:
         return self._tensor(name)

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.checkpoint.header import FileHeader, read_header
 from splitlearn.checkpoint.shard import Shard, open_shard
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -165,6 +166,18 @@ class CheckpointSource:
             if dtype.is_floating_point:
                 return dtype
         raise CheckpointError(f"{self.name} holds no floating-point weights")
+
+    def header(self, file: str) -> FileHeader:
+        """Return what one of the checkpoint's safetensors files holds; its weights are not touched.
+
+        Args:
+            file: name inside the checkpoint, as its index gives it.
+
+        Raises:
+            FileNotFoundError: the folder or the hub's repository has no such file.
+            CheckpointError: the file is damaged or not a safetensors file.
+        """
+        return read_header(self.fetch(file))
 
     def open_shards(self, files: set[str]) -> dict[str, Shard]:
         """Fetch and open the named files and check that each holds what the index says.

@@ -1,0 +1,151 @@
+"""What a safetensors file holds, from its header alone: https://huggingface.co/docs/safetensors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splitlearn.checkpoint.errors import CheckpointError
+
+# The first bytes of a file say, little-endian, how long the JSON text behind them is.
+LENGTH_BYTES = 8
+# The format's own limit; a longer one is an attack or damage.
+MAX_HEADER_BYTES = 100 * 10**6
+
+# The format's own names; only what a model's weights may be stored in.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One tensor of a file.
+
+    Attributes:
+        dtype_name: how it is stored, as the format names it, for example ``"BF16"``.
+        shape: its dimensions.
+        start: its first byte, counted from the beginning of the file.
+        end: one past its last byte.
+    """
+
+    dtype_name: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tensor in the file."""
+        return self.end - self.start
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers the tensor holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """What one safetensors file holds.
+
+    Attributes:
+        tensors: each tensor by name.
+        file_bytes: how long the file is when it is whole.
+        data_start: where the weights begin; what lies before is the header.
+    """
+
+    tensors: Mapping[str, TensorHeader]
+    file_bytes: int
+    data_start: int
+
+
+def header_length(first_bytes: bytes, where: str) -> int:
+    """Return how long the header behind a file's first 8 bytes is.
+
+    Args:
+        first_bytes: the first 8 bytes of the file, or more.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: there are not that many bytes, or the length is no header's.
+    """
+    length = int.from_bytes(first_bytes[:LENGTH_BYTES], "little")
+    if len(first_bytes) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
+        raise CheckpointError(f"{where} is damaged or not a safetensors file (no header); fetch it again")
+    return length
+
+
+def parse_header(text: bytes, file_bytes: int, where: str) -> FileHeader:
+    """Read a header's JSON and check that its tensors fill the rest of the file without gaps.
+
+    Args:
+        text: the JSON, without the 8 bytes before it.
+        file_bytes: how long the file is.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: it is no such header, or the file is longer or shorter than it says.
+    """
+    data_start = LENGTH_BYTES + len(text)
+    try:
+        entries = json.loads(text)
+        tensors = {name: _tensor_header(entry, data_start) for name, entry in entries.items() if name != "__metadata__"}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{where} is damaged or not a safetensors file ({error}); fetch it again") from error
+    position = data_start
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        bits = tensor.num_elements * _bits(tensor.dtype_name)
+        if tensor.start != position or tensor.end < tensor.start or (bits and tensor.num_bytes * 8 != bits):
+            raise CheckpointError(f"{where} is damaged: its header puts {name} at the wrong place; fetch it again")
+        position = tensor.end
+    if position != file_bytes:
+        raise CheckpointError(
+            f"{where} is damaged: it has {file_bytes:,} bytes, but its header says {position:,}; fetch it again"
+        )
+    return FileHeader(tensors, file_bytes, data_start)
+
+
+def _bits(dtype_name: str) -> int:
+    dtype = DTYPES.get(dtype_name)
+    return 0 if dtype is None else 8 * dtype.itemsize
+
+
+def _tensor_header(entry: Mapping[str, Any], data_start: int) -> TensorHeader:
+    start, end = entry["data_offsets"]
+    numbers = [start, end, *entry["shape"]]
+    if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in numbers):
+        raise ValueError("a shape or an offset is no whole number")
+    return TensorHeader(str(entry["dtype"]), tuple(entry["shape"]), data_start + start, data_start + end)
+
+
+def read_header(path: Path) -> FileHeader:
+    """Read the header of a local safetensors file; its weights are not touched.
+
+    Raises:
+        CheckpointError: the file is empty, cut short, or no safetensors file.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        length = header_length(file.read(LENGTH_BYTES), str(path))
+        text = file.read(length)
+    if len(text) < length:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file (its header is cut short); fetch it again")
+    return parse_header(text, path.stat().st_size, str(path))
