@@ -74,6 +74,7 @@ class MemoryTracker:
         self.snapshots: list[MemorySnapshot] = []
         self.peak_rss_bytes = 0
         self.peak_anonymous_bytes = 0
+        self.peak_file_bytes = 0
         self.peak_gpu_bytes = 0
         self._sample_interval_s = sample_interval_s
         self._process = psutil.Process()
@@ -108,6 +109,7 @@ class MemoryTracker:
     def _raise_peaks(self, measured: MemorySnapshot) -> None:
         self.peak_rss_bytes = max(self.peak_rss_bytes, measured.rss_bytes)
         self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, measured.anonymous_bytes or 0)
+        self.peak_file_bytes = max(self.peak_file_bytes, measured.file_bytes or 0)
         self.peak_gpu_bytes = max(self.peak_gpu_bytes, sum(measured.gpu_bytes))
 
     def snapshot(self, label: str) -> MemorySnapshot:

@@ -3,6 +3,7 @@
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.part_file import read_part_file, write_part_file
 from splitlearn.checkpoint.prepare import prepare_checkpoint
+from splitlearn.checkpoint.receipt import LoadReceipt, PartReceipt
 from splitlearn.checkpoint.shard import LazyTensor, Shard
 from splitlearn.checkpoint.shard_loader import ShardLoader
 from splitlearn.checkpoint.source import CheckpointSource
@@ -11,6 +12,8 @@ __all__ = [
     "CheckpointError",
     "CheckpointSource",
     "LazyTensor",
+    "LoadReceipt",
+    "PartReceipt",
     "Shard",
     "ShardLoader",
     "prepare_checkpoint",

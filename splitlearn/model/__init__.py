@@ -3,7 +3,7 @@
 from splitlearn.model.anatomy import count_layers
 from splitlearn.model.blueprint import plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
-from splitlearn.model.factory import ModelFactory, save_parts
+from splitlearn.model.factory import LoadedParts, ModelFactory, save_parts
 from splitlearn.model.part_loading import loaded_dtype, open_checkpoint
 from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.split_model import SplitModel
@@ -11,6 +11,7 @@ from splitlearn.model.ties import Tie, find_ties
 
 __all__ = [
     "ComposedCausalLM",
+    "LoadedParts",
     "ModelFactory",
     "SplitModel",
     "Tie",

@@ -21,6 +21,9 @@ from splitlearn.cut import CutError, PartSpec, SplitPlan
 from splitlearn.model.anatomy import Anatomy, count_layers, examine
 from splitlearn.model.refusals import UnsupportedModelError
 
+# Of a configuration, what says nothing of the model itself.
+_NOTES = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
 
 def read_config(model_name_or_path: str | Path, model_type: str | None = None) -> PreTrainedConfig:
     """Read a model's configuration; no weights are touched.
@@ -70,6 +73,22 @@ def plan_cut(config: PreTrainedConfig, split_point_1: int, split_point_2: int) -
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The checkpoint that a part's weights are from.
+
+    Attributes:
+        model: a hub id, or the path of a local folder.
+        commit: the hub's commit; None for a local folder.
+    """
+
+    model: str
+    commit: str | None
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.commit}" if self.commit else self.model
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """The structure of one causal LM, known without any weights.
 
@@ -81,6 +100,7 @@ class Blueprint:
         meta_model: the whole model on the meta device, for its names and shapes.
         ties: parameter names that share another parameter's tensor, for example the head's that of the embedding.
         generation_config: how the checkpoint's authors generate with it; None leaves that to transformers.
+        origin: the checkpoint it describes; None if that is not known.
     """
 
     config: PreTrainedConfig
@@ -90,6 +110,7 @@ class Blueprint:
     meta_model: PreTrainedModel
     ties: dict[str, str]
     generation_config: GenerationConfig | None = None
+    origin: Origin | None = None
 
     def check(self, plan: SplitPlan) -> None:
         """Refuse a cut that leaves nothing for smashed data to enter.
@@ -137,6 +158,27 @@ class Blueprint:
         return f"{self._layer_prefix}{layer + offset}.{rest}"
 
 
+def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
+    """Return how two blueprints differ, one phrase for each difference; empty if parts of both can make one model."""
+    differences = []
+    if one.origin is not None and other.origin is not None and one.origin != other.origin:
+        differences.append(f"they are from {one.origin} and {other.origin}")
+    if one.dtype != other.dtype:
+        differences.append(f"their dtypes are {_short(one.dtype)} and {_short(other.dtype)}")
+    # Whatever a file leaves out is filled with the same defaults, and what transformers notes down says nothing of the model.
+    first, second = (
+        {name: value for name, value in each.config.to_dict().items() if name not in _NOTES} for each in (one, other)
+    )
+    for name in sorted(first.keys() | second.keys()):
+        if first.get(name) != second.get(name):
+            differences.append(f"{name} is {first.get(name)} and {second.get(name)}")
+    return differences
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def read_generation_config(source: CheckpointSource) -> GenerationConfig | None:
     """Read how a checkpoint's authors generate with it, or return None if they do not say or the hub is out of reach.
 
@@ -154,7 +196,10 @@ def read_generation_config(source: CheckpointSource) -> GenerationConfig | None:
 
 
 def draw_blueprint(
-    config: PreTrainedConfig, dtype: torch.dtype, generation_config: GenerationConfig | None = None
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    generation_config: GenerationConfig | None = None,
+    origin: Origin | None = None,
 ) -> Blueprint:
     """Build a causal LM on the meta device and examine it; nothing is read or allocated.
 
@@ -162,6 +207,7 @@ def draw_blueprint(
         config: the unsplit model's configuration.
         dtype: what its floating-point weights are, or become when they are loaded.
         generation_config: how the checkpoint's authors generate with it.
+        origin: the checkpoint it describes.
 
     Raises:
         UnsupportedModelError: transformers cannot build the model, or it has no layers that can be cut.
@@ -183,4 +229,5 @@ def draw_blueprint(
         meta_model=model,
         ties=dict(model.all_tied_weights_keys or {}),
         generation_config=generation_config,
+        origin=origin,
     )

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from splitlearn.model.blueprint import compare_blueprints
 from splitlearn.model.caches import cache_of_part, count_cached_tokens, make_cache
 from splitlearn.model.generation import make_generator
 from splitlearn.model.passage import Records
@@ -32,7 +33,7 @@ class ComposedCausalLM(nn.Module):
         top: last layers, final norm and head.
 
     Raises:
-        ValueError: the parts are not bottom, trunk and top of one cut.
+        ValueError: the parts are not bottom, trunk and top of one cut, or are of different models, commits or dtypes.
     """
 
     def __init__(self, bottom: SplitModel, trunk: SplitModel, top: SplitModel) -> None:
@@ -43,6 +44,10 @@ class ComposedCausalLM(nn.Module):
         wanted = [("bottom", 0, cuts[0], num_layers), ("trunk", *cuts, num_layers), ("top", cuts[1], num_layers, num_layers)]
         if found != wanted:
             raise ValueError(f"these are not bottom, trunk and top of one cut: {found} (name, start, end, layers)")
+        for part in (trunk, top):
+            differences = compare_blueprints(bottom.blueprint, part.blueprint)
+            if differences:
+                raise ValueError(f"bottom and {part.part.name} are not of one model: {'; '.join(differences)}")
         self.bottom = bottom
         self.trunk = trunk
         self.top = top

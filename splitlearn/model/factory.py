@@ -1,18 +1,39 @@
-"""Making the three parts of a model, one after another."""
+"""Making the parts of a model, one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from splitlearn.checkpoint import CheckpointSource
-from splitlearn.cut import resolve_device_map
+from splitlearn.checkpoint import CheckpointSource, LoadReceipt
+from splitlearn.cut import PART_NAMES, SplitPlan, resolve_device_map
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.blueprint import plan_cut, read_config
+from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.load_model import Narrator, Parts, load_incrementally, load_whole
-from splitlearn.model.part_loading import open_checkpoint
+from splitlearn.model.part_loading import PartLoader, open_checkpoint
+from splitlearn.model.split_model import SplitModel
+from splitlearn.model.ties import tie_parts
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """Parts of one model and what loading them cost.
+
+    Attributes:
+        parts: the loaded parts by name, in the order in which data passes them.
+        receipt: what loading cost.
+    """
+
+    parts: Mapping[str, SplitModel]
+    receipt: LoadReceipt
+
+    def __getitem__(self, name: str) -> SplitModel:
+        """Return the part of that name."""
+        return self.parts[name]
 
 
 class ModelFactory:
@@ -33,6 +54,7 @@ class ModelFactory:
         *,
         dtype: torch.dtype | None = None,
         tracker: MemoryTracker | None = None,
+        trained: Collection[str] = (),
     ) -> Parts:
         """Load a causal LM as three parts.
 
@@ -54,6 +76,7 @@ class ModelFactory:
             auto_save: save the parts as ``bottom.pt``, ``trunk.pt`` and ``top.pt`` in ``storage_path``.
             dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
             tracker: records a snapshot after each part; None uses one of its own.
+            trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -69,20 +92,132 @@ class ModelFactory:
         """
         if auto_save and storage_path is None:
             raise ValueError("auto_save=True needs storage_path, the folder to save the parts in")
-        devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
-        config = read_config(model_name_or_path, model_type)
-        plan = plan_cut(config, split_point_1, split_point_2)
-        loader = open_checkpoint(config, CheckpointSource(model_name_or_path), dtype)
-        loader.blueprint.check(plan)
-        if loader.source.is_local:
-            for part in plan.parts:
-                loader.open(loader.reading(part))
         narrator = Narrator(verbose, tracker or MemoryTracker())
-        load = load_incrementally if low_memory else load_whole
-        parts = load(loader, plan, devices, narrator)
+        devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
+        plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, PART_NAMES)
+        parts: Parts
+        if low_memory:
+            bottom, trunk, top = load_incrementally(loader, plan.parts, devices, narrator, trained)
+            parts = bottom, trunk, top
+            narrator.show(_receipt(loader, plan, parts))
+        else:
+            parts = load_whole(loader, plan, devices, narrator)
         if auto_save and storage_path is not None:
             save_parts(parts, storage_path)
         return parts
+
+    @staticmethod
+    def load_parts(
+        model_name_or_path: str | Path,
+        split_point_1: int,
+        split_point_2: int,
+        parts: Sequence[str] = PART_NAMES,
+        *,
+        model_type: str | None = None,
+        device: str = "cpu",
+        device_map: str | Mapping[str, str] | None = None,
+        dtype: torch.dtype | None = None,
+        trained: Collection[str] = (),
+        verbose: bool = False,
+        tracker: MemoryTracker | None = None,
+    ) -> LoadedParts:
+        """Load some parts of a causal LM, or all, incrementally; of the others nothing is read or downloaded.
+
+        Args:
+            model_name_or_path: a local folder or a hub id.
+            split_point_1: first layer of the trunk.
+            split_point_2: first layer of the top.
+            parts: which to load, for example ``["trunk"]``.
+            model_type: the architecture that the checkpoint must have; None takes what it is.
+            device: where a part goes that ``device_map`` does not name.
+            device_map: None, one device, a mapping from part to device, or ``"auto"``.
+            dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
+            trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
+            verbose: print progress, memory and the receipt.
+            tracker: records a snapshot after each part.
+
+        Returns:
+            The parts, in evaluation mode, and the receipt.
+
+        Raises:
+            CutError: the split points do not cut this model.
+            ValueError: a part's name is unknown, or a device, the model type or the checkpoint is unusable.
+            FileNotFoundError: the checkpoint or one of the needed files is not there.
+        """
+        wanted = _check_names(parts, "parts")
+        narrator = Narrator(verbose, tracker or MemoryTracker())
+        devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
+        plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, wanted)
+        specs = [spec for spec in plan.parts if spec.name in wanted]
+        loaded = load_incrementally(loader, specs, devices, narrator, _check_names(trained, "trained"))
+        receipt = _receipt(loader, plan, loaded)
+        narrator.show(receipt)
+        return LoadedParts({part.part.name: part for part in loaded}, receipt)
+
+    @staticmethod
+    def load_saved_parts(
+        folder: str | Path, device: str = "cpu", device_map: str | Mapping[str, str] | None = None
+    ) -> ComposedCausalLM:
+        """Load the parts that `save_parts` wrote, mapped from their files, and check that they belong together.
+
+        Args:
+            folder: holds ``bottom.pt``, ``trunk.pt`` and ``top.pt``.
+            device: where a part goes that ``device_map`` does not name.
+            device_map: None, one device, a mapping from part to device, or ``"auto"``.
+
+        Raises:
+            FileNotFoundError: a part is not there.
+            CheckpointError: a file is damaged or not a part.
+            ValueError: the parts are of different models, commits, cuts or dtypes; the message shows the difference.
+        """
+        devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
+        parts = [SplitModel.load(Path(folder) / f"{name}.pt") for name in PART_NAMES]
+        composed = ComposedCausalLM(*parts)
+        for part in parts:
+            tie_parts(parts[: parts.index(part) + 1], devices)
+            part.to(devices[part.part.name])
+        return composed
+
+
+def _check_names(names: Collection[str], setting: str) -> list[str]:
+    if isinstance(names, str):
+        raise ValueError(f"{setting} is {names!r}; give a list such as ['trunk']")
+    unknown = [name for name in names if name not in PART_NAMES]
+    if unknown or (setting == "parts" and not names):
+        raise ValueError(f"{setting} is {list(names)}; name one or more of {', '.join(PART_NAMES)}")
+    return list(names)
+
+
+def _open(
+    model_name_or_path: str | Path,
+    model_type: str | None,
+    split_point_1: int,
+    split_point_2: int,
+    dtype: torch.dtype | None,
+    wanted: Collection[str],
+) -> tuple[SplitPlan, PartLoader]:
+    """Check everything that can be checked without weights."""
+    config = read_config(model_name_or_path, model_type)
+    plan = plan_cut(config, split_point_1, split_point_2)
+    specs = [spec for spec in plan.parts if spec.name in wanted]
+    loader = open_checkpoint(config, CheckpointSource(model_name_or_path), dtype, specs)
+    loader.blueprint.check(plan)
+    if loader.source.is_local:
+        for spec in specs:
+            loader.open(loader.reading(spec))
+    return plan, loader
+
+
+def _receipt(loader: PartLoader, plan: SplitPlan, parts: Sequence[SplitModel]) -> LoadReceipt:
+    origin = loader.blueprint.origin
+    return LoadReceipt(
+        model=loader.source.name,
+        commit=origin.commit if origin else None,
+        split_point_1=plan.split_point_1,
+        split_point_2=plan.split_point_2,
+        dtype=str(loader.blueprint.dtype).removeprefix("torch."),
+        parts=tuple(part.receipt for part in parts if part.receipt is not None),
+    )
 
 
 def save_parts(parts: Parts, folder: str | Path) -> list[Path]:

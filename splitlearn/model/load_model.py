@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import threading
+import time
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
+from splitlearn.checkpoint import LoadReceipt
 from splitlearn.cut import PartSpec, SplitPlan
 from splitlearn.memory import MemoryTracker
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.part_loading import PartLoader, PartReading
+from splitlearn.model.receipts import ReadLog, write_receipt
 from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import tie_parts
 
 Parts = tuple[SplitModel, SplitModel, SplitModel]
+# Loading a part may take only a few milliseconds.
+_PART_SAMPLE_INTERVAL_S = 0.005
 
 
 class Narrator:
@@ -40,6 +45,11 @@ class Narrator:
         """Return a progress bar over ``total`` steps, silent unless verbose."""
         return tqdm(total=total, desc=description, disable=not self._verbose)
 
+    def show(self, receipt: LoadReceipt) -> None:
+        """Print what loading cost."""
+        if self._verbose:
+            receipt.print()
+
     def end(self, label: str) -> None:
         """Record the memory under ``label`` and print how it changed."""
         self._tracker.snapshot(label)
@@ -53,48 +63,58 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
-def load_incrementally(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], narrator: Narrator) -> Parts:
-    """Load bottom, then trunk, then top, each from just its own shards and tensors.
+def load_incrementally(
+    loader: PartLoader,
+    specs: Sequence[PartSpec],
+    devices: Mapping[str, str],
+    narrator: Narrator,
+    trained: Container[str] = (),
+) -> list[SplitModel]:
+    """Load parts one after another, each from just its own shards and tensors, with its receipt.
 
     Args:
         loader: the opened checkpoint.
-        plan: the cut.
+        specs: the parts to load.
         devices: where each part goes.
         narrator: reports progress and memory.
+        trained: names of the parts whose weights will be written.
 
     Raises:
         CheckpointError: a file is damaged or a part could not be filled.
         FileNotFoundError: a shard is missing.
     """
     parts: list[SplitModel] = []
-    for spec in plan.parts:
+    for spec in specs:
         narrator.begin(spec)
-        part = _load_part(loader, spec, parts, narrator)
-        # Ties come before the move, so that a shared head is not carried to the device a second time.
-        tie_parts([*parts, part], devices)
-        parts.append(part.to(devices[spec.name]))
-        _release()
+        began_s = time.perf_counter()
+        with MemoryTracker(_PART_SAMPLE_INTERVAL_S) as meter:
+            start = meter.snapshot("begin")
+            part, reading, log = _load_part(loader, spec, parts, narrator, spec.name in trained)
+            # Ties come before the move, so that a shared head is not carried to the device a second time.
+            tie_parts([*parts, part], devices)
+            part = part.to(devices[spec.name])
+            _release()
+            meter.sample()
+        part.receipt = write_receipt(
+            loader, reading, log, part, spec.name in trained, meter, start, time.perf_counter() - began_s
+        )
+        parts.append(part)
         narrator.end(f"{spec.name} loaded")
-    bottom, trunk, top = parts
-    return bottom, trunk, top
+    return parts
 
 
-def _load_part(loader: PartLoader, spec: PartSpec, loaded: list[SplitModel], narrator: Narrator) -> SplitModel:
+def _load_part(
+    loader: PartLoader, spec: PartSpec, loaded: list[SplitModel], narrator: Narrator, writable: bool
+) -> tuple[SplitModel, PartReading, ReadLog]:
     reading = loader.reading(spec)
     with narrator.bar("Opening shards" if loader.source.is_local else "Downloading shards", len(reading.files)) as bar:
         for file in sorted(reading.files):
             loader.source.fetch(file)
             bar.update()
     ready = loader.already_read(reading, loaded)
-    # transformers reads with several threads.
-    lock = threading.Lock()
     with narrator.bar("Loading parameters from shards", len(reading.sources) - len(ready)) as bar:
-
-        def on_read(name: str, size_bytes: int) -> None:
-            with lock:
-                bar.update()
-
-        return loader.load(reading, on_read, ready)
+        log = ReadLog(frozenset(ready), bar)
+        return loader.load(reading, log, ready, writable), reading, log
 
 
 def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], narrator: Narrator) -> Parts:

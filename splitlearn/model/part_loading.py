@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +13,16 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor, Shard
 from splitlearn.checkpoint.errors import name_some
+from splitlearn.checkpoint.reading import TensorRead, read_tensors
 from splitlearn.cut import CutError, PartSpec
-from splitlearn.model.blueprint import Blueprint, draw_blueprint, read_generation_config
+from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_generation_config
 from splitlearn.model.matching import match_tensors, sources_for
 from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.surgery import cut_out
 
 OnRead = Callable[[str, int], None]
+_KEPT_IN_FLOAT32 = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,18 @@ class PartLoader:
         self.blueprint = blueprint
         self.source = source
         self.matches = match_tensors(blueprint, source.weight_map, source.name)
+        self._converted = {match.source for match in self.matches if match.is_converted}
         self._source_of = {target: match.source for match in self.matches for target in match.targets}
 
-    def contradicts_ties(self) -> bool:
-        """Whether the checkpoint stores both ends of a tie with different values."""
+    def contradicts_ties(self, parts: Sequence[PartSpec] | None = None) -> bool:
+        """Whether the checkpoint stores both ends of a tie with different values.
+
+        Args:
+            parts: the parts to be loaded; a tie that none of them has an end of is not looked at. None means all.
+        """
         for pair in self.blueprint.ties.items():
+            if parts is not None and not any(self.blueprint.belongs_to(end, part) for end in pair for part in parts):
+                continue
             names = [self._source_of[end] for end in pair if end in self._source_of]
             if len(names) == 2:
                 files = [self.source.weight_map[name] for name in names]
@@ -99,23 +109,54 @@ class PartLoader:
                 raise CheckpointError(f"{shards[file].path}: {match.source} has shape {stored}, but the model needs {wanted}")
         return shards
 
-    def load(self, reading: PartReading, on_read: OnRead, ready: dict[str, torch.Tensor]) -> SplitModel:
-        """Load one part onto the CPU; weights of the blueprint's dtype stay mapped from the file.
+    def takes_as_is(self, name: str) -> bool:
+        """Whether the checkpoint's tensor ``name`` becomes a tensor of the model without any conversion but its dtype's."""
+        return name not in self._converted
+
+    def dtype_on_load(self, stored: torch.dtype) -> torch.dtype:
+        """Return what a tensor of dtype ``stored`` becomes: the blueprint's dtype if it is floating-point."""
+        return self.blueprint.dtype if stored.is_floating_point else stored
+
+    def copies(self, reading: PartReading, shards: dict[str, Shard], skip: Container[str], writable: bool) -> list[TensorRead]:
+        """Say what is to be read into memory of its own: what will be written or cast. All else is mapped.
+
+        Args:
+            reading: what to read.
+            shards: the opened files.
+            skip: names of tensors that are in memory already.
+            writable: whether the part will be trained.
+        """
+        # Where some modules stay in float32 whatever the dtype, transformers knows which.
+        casts_here = not any(getattr(self.blueprint.meta_model, name, None) for name in _KEPT_IN_FLOAT32)
+        copies = []
+        for name in dict.fromkeys(reading.sources.values()):
+            shard = shards[self.source.weight_map[name]]
+            stored = shard.dtype(name)
+            wanted = self.dtype_on_load(stored)
+            is_cast = wanted != stored
+            if name not in skip and self.takes_as_is(name) and (casts_here if is_cast else writable):
+                copies.append(TensorRead(name, shard, wanted))
+        return copies
+
+    def load(self, reading: PartReading, on_read: OnRead, ready: dict[str, torch.Tensor], writable: bool = False) -> SplitModel:
+        """Load one part onto the CPU; weights of the blueprint's dtype stay mapped from the file unless they will be written.
 
         Args:
             reading: what to read, from `reading`.
             on_read: called with each tensor's name and size in bytes as it is read.
             ready: tensors already in memory, by checkpoint name; they are shared instead of being read again.
+            writable: whether the part will be trained: its weights are then read into memory of its own.
 
         Raises:
             FileNotFoundError: a shard is missing.
             CheckpointError: a shard is damaged, or transformers' loader could not fill the part.
         """
         shards = self.open(reading)
+        in_memory = ready | read_tensors(self.copies(reading, shards, ready, writable), on_read)
         tensors: dict[str, Any] = {}
         for presented, name in reading.sources.items():
             shard = shards[self.source.weight_map[name]]
-            tensors[presented] = ready[name] if name in ready else LazyTensor(shard, name, on_read)
+            tensors[presented] = in_memory[name] if name in in_memory else LazyTensor(shard, name, on_read)
         carved, passage = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
         try:
             with silent_transformers():
@@ -170,13 +211,19 @@ def loaded_dtype(config: PreTrainedConfig, source: CheckpointSource, dtype: torc
     return dtype or (configured if isinstance(configured, torch.dtype) else source.stored_dtype())
 
 
-def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource, dtype: torch.dtype | None = None) -> PartLoader:
+def open_checkpoint(
+    config: PreTrainedConfig,
+    source: CheckpointSource,
+    dtype: torch.dtype | None = None,
+    parts: Sequence[PartSpec] | None = None,
+) -> PartLoader:
     """Draw a checkpoint's model and compare the two; a tie that the checkpoint contradicts is given up.
 
     Args:
         config: the model's configuration.
         source: the checkpoint.
         dtype: what floating-point weights become; None keeps the configuration's, or else what is stored.
+        parts: the parts to be loaded; None means all.
 
     Raises:
         UnsupportedModelError: the model cannot be cut.
@@ -185,12 +232,13 @@ def open_checkpoint(config: PreTrainedConfig, source: CheckpointSource, dtype: t
     """
     wanted = loaded_dtype(config, source, dtype)
     generation_config = read_generation_config(source)
-    loader = PartLoader(draw_blueprint(config, wanted, generation_config), source)
-    if loader.contradicts_ties():
+    origin = Origin(source.name if not source.is_local else str(Path(source.name).resolve()), commit=None)
+    loader = PartLoader(draw_blueprint(config, wanted, generation_config, origin), source)
+    if loader.contradicts_ties(parts):
         untied = copy.deepcopy(config)
         untied.get_text_config(decoder=True).tie_word_embeddings = False
         untied.tie_word_embeddings = False
-        return PartLoader(draw_blueprint(untied, wanted, generation_config), source)
+        return PartLoader(draw_blueprint(untied, wanted, generation_config, origin), source)
     return loader
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedModel
 
-from splitlearn.checkpoint import CheckpointError, read_part_file, write_part_file
+from splitlearn.checkpoint import CheckpointError, PartReceipt, read_part_file, write_part_file
 from splitlearn.cut import PartSpec
-from splitlearn.model.blueprint import Blueprint, draw_blueprint
+from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
 from splitlearn.model.passage import Passage, Records
 from splitlearn.model.surgery import cut_out
@@ -35,10 +36,14 @@ class SplitModel(nn.Module):
         part: which part this is.
         model: the causal LM, already cut down to the part.
         passage: where smashed data enter and leave its layers.
+
+    Attributes:
+        receipt: what loading it cost; None if it was not loaded from a checkpoint by itself.
     """
 
     def __init__(self, blueprint: Blueprint, part: PartSpec, model: PreTrainedModel, passage: Passage) -> None:
         super().__init__()
+        self.receipt: PartReceipt | None = None
         self.blueprint = blueprint
         self.part = part
         self.model = model
@@ -193,6 +198,8 @@ class SplitModel(nn.Module):
             "start": self.part.start,
             "end": self.part.end,
             "num_layers": self.part.num_layers,
+            "dtype": str(self.blueprint.dtype).removeprefix("torch."),
+            "origin": asdict(self.blueprint.origin) if self.blueprint.origin else {},
         }
         write_part_file(Path(path), description, self.named_tensors())
 
@@ -210,11 +217,13 @@ class SplitModel(nn.Module):
             config._attn_implementation = description["attn_implementation"]
             generation = description.get("generation_config")
             generation_config = GenerationConfig(**json.loads(generation)) if generation else None
+            origin = Origin(**description["origin"]) if description.get("origin") else None
             part = PartSpec(*(description[name] for name in ("name", "start", "end", "num_layers")))
         except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
             raise CheckpointError(f"{path} does not say which part it is ({error}); save the part again") from error
         dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
-        return cls.from_tensors(draw_blueprint(config, dtype, generation_config), part, tensors, str(path)).to(device)
+        blueprint = draw_blueprint(config, dtype, generation_config, origin)
+        return cls.from_tensors(blueprint, part, tensors, str(path)).to(device)
 
     @classmethod
     def from_tensors(cls, blueprint: Blueprint, part: PartSpec, tensors: Mapping[str, torch.Tensor], source: str) -> SplitModel:

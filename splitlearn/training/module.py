@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.checkpoint.errors import name_some
+from splitlearn.cut import PART_NAMES
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import (
     ComposedCausalLM,
@@ -131,6 +132,7 @@ class SplitCausalLM(LightningModule):
             verbose=hparams.verbose,
             dtype=self.load_dtype,
             tracker=self.tracker,
+            trained=[name for name in PART_NAMES if self.optimization.of(name).train],
         )
         for part in parts:
             part.requires_grad_(self.optimization.of(part.part.name).train)

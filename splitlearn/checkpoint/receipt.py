@@ -1,0 +1,111 @@
+"""What loading cost: for each part the files opened, the bytes read against the bytes needed, and the memory at its peak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from splitlearn.memory import GIB
+
+
+@dataclass(frozen=True)
+class PartReceipt:
+    """What loading one part cost.
+
+    Attributes:
+        part: its name.
+        holds: its layers, in words.
+        device: where it went.
+        shards: the files that were opened.
+        num_tensors: tensors that were taken from the files.
+        needed_bytes: bytes of the part's tensors in the files.
+        read_bytes: bytes of them that were asked of the files.
+        mapped_bytes: bytes of those that stay mapped: storage gives them up when they are first used.
+        shared_bytes: bytes of them that another part had in memory already, such as a tied head's.
+        casts: how many tensors changed their dtype, for example ``{"bfloat16 -> float32": 12}``.
+        num_converted: tensors that were merged, split or transposed into transformers' layout.
+        tied: names that share another part's tensor.
+        weight_bytes: bytes of the part's parameters once it is loaded.
+        seconds: how long it took.
+        peak_anonymous_bytes: the most anonymous memory above what was held before; None where the system does not say.
+        peak_file_bytes: the same of mapped file pages.
+        peak_gpu_bytes: the same of all GPUs.
+    """
+
+    part: str
+    holds: str
+    device: str
+    shards: tuple[str, ...]
+    num_tensors: int
+    needed_bytes: int
+    read_bytes: int
+    mapped_bytes: int
+    shared_bytes: int
+    casts: Mapping[str, int]
+    num_converted: int
+    tied: tuple[str, ...]
+    weight_bytes: int
+    seconds: float
+    peak_anonymous_bytes: int | None
+    peak_file_bytes: int | None
+    peak_gpu_bytes: int
+
+
+@dataclass(frozen=True)
+class LoadReceipt:
+    """What loading parts of one checkpoint cost.
+
+    Attributes:
+        model: the folder or hub id.
+        commit: the hub's commit; None for a local folder.
+        split_point_1: first layer of the trunk.
+        split_point_2: first layer of the top.
+        dtype: what floating-point weights became.
+        parts: one receipt for each loaded part.
+    """
+
+    model: str
+    commit: str | None
+    split_point_1: int
+    split_point_2: int
+    dtype: str
+    parts: tuple[PartReceipt, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the receipt as plain values, for JSON."""
+        return asdict(self)
+
+    def print(self) -> None:
+        """Print the receipt as a table."""
+        Console().print(self.table())
+
+    def table(self) -> Table:
+        """Return the receipt as a rich table, sizes in GiB (2**30 bytes)."""
+        commit = f" at {self.commit[:12]}" if self.commit else ""
+        title = f"{self.model}{commit} cut at {self.split_point_1} / {self.split_point_2}, {self.dtype}"
+        table = Table(title=title, title_justify="left")
+        for heading in ("part", "holds", "device"):
+            table.add_column(heading)
+        for heading in ("shards", "tensors", "needed", "read", "mapped", "shared", "peak anonymous", "s"):
+            table.add_column(heading, justify="right")
+        for each in self.parts:
+            sizes = each.needed_bytes, each.read_bytes, each.mapped_bytes, each.shared_bytes, each.peak_anonymous_bytes
+            shown = ["?" if size is None else f"{size / GIB:.3f}" for size in sizes]
+            counts = f"{len(each.shards)}", f"{each.num_tensors}"
+            table.add_row(each.part, each.holds, each.device, *counts, *shown, f"{each.seconds:.2f}")
+        notes = [note for each in self.parts for note in _notes(each)]
+        table.caption, table.caption_justify = "\n".join(["sizes in GiB", *notes]), "left"
+        return table
+
+
+def _notes(part: PartReceipt) -> list[str]:
+    notes = [f"{part.part}: {count} tensors cast, {cast}" for cast, count in part.casts.items()]
+    if part.num_converted:
+        notes.append(f"{part.part}: {part.num_converted} tensors converted to transformers' layout")
+    if part.tied:
+        notes.append(f"{part.part}: shares {', '.join(part.tied)} with another part")
+    return notes

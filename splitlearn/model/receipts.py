@@ -1,0 +1,101 @@
+"""Writing down what loading a part cost."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from tqdm import tqdm
+
+from splitlearn.checkpoint import PartReceipt
+from splitlearn.memory import GIB, MemorySnapshot, MemoryTracker
+from splitlearn.model.part_loading import PartLoader, PartReading
+from splitlearn.model.split_model import SplitModel
+
+
+@dataclass
+class ReadLog:
+    """Notes each tensor that is read, from any thread, and moves a progress bar.
+
+    Attributes:
+        shared: checkpoint names of tensors that another part holds already and that are not read again.
+        bar: the bar, one step for each tensor.
+        read_bytes: bytes asked of the files, by checkpoint name.
+    """
+
+    shared: frozenset[str]
+    bar: tqdm
+    read_bytes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # transformers reads with several threads, and so do we.
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str, size_bytes: int) -> None:
+        """Note that the tensor ``name`` of ``size_bytes`` has been read."""
+        with self._lock:
+            self.read_bytes[name] = self.read_bytes.get(name, 0) + size_bytes
+            self.bar.set_postfix_str(f"{sum(self.read_bytes.values()) / GIB:.2f} GiB", refresh=False)
+            self.bar.update()
+
+
+def write_receipt(
+    loader: PartLoader,
+    reading: PartReading,
+    log: ReadLog,
+    part: SplitModel,
+    writable: bool,
+    meter: MemoryTracker,
+    start: MemorySnapshot,
+    seconds: float,
+) -> PartReceipt:
+    """Return the receipt of one part.
+
+    Args:
+        loader: the opened checkpoint.
+        reading: what was to be read.
+        log: what was read.
+        part: the loaded part.
+        writable: whether it was loaded to be trained.
+        meter: measured the memory meanwhile.
+        start: the memory before.
+        seconds: how long it took.
+    """
+    shards = loader.open(reading)
+    names = dict.fromkeys(reading.sources.values())
+    shard_of = {name: shards[loader.source.weight_map[name]] for name in names}
+    needed = {name: shard.num_bytes(name) for name, shard in shard_of.items()}
+    dtypes = {name: (shard.dtype(name), loader.dtype_on_load(shard.dtype(name))) for name, shard in shard_of.items()}
+    cast_names = {name: f"{_name(stored)} -> {_name(wanted)}" for name, (stored, wanted) in dtypes.items() if stored != wanted}
+    files = {str(shard.path) for shard in shards.values()}
+    copied = {read.name for read in loader.copies(reading, shards, log.shared, writable)}
+    kept = [name for name in log.read_bytes if loader.takes_as_is(name) and name not in copied and name not in cast_names]
+    return PartReceipt(
+        part=part.part.name,
+        holds=part.part.describe(),
+        device=str(part.device),
+        shards=tuple(sorted(files)),
+        num_tensors=len(names),
+        needed_bytes=sum(needed.values()),
+        read_bytes=sum(log.read_bytes.values()),
+        mapped_bytes=sum(needed[name] for name in kept) if part.device.type == "cpu" else 0,
+        shared_bytes=sum(needed[name] for name in log.shared),
+        casts=dict(Counter(cast_names.values())),
+        num_converted=sum(not loader.takes_as_is(name) for name in names),
+        tied=tuple(sorted(log.shared)),
+        weight_bytes=part.weight_bytes,
+        seconds=seconds,
+        peak_anonymous_bytes=_above(meter.peak_anonymous_bytes, start.anonymous_bytes),
+        peak_file_bytes=_above(meter.peak_file_bytes, start.file_bytes),
+        peak_gpu_bytes=max(meter.peak_gpu_bytes - sum(start.gpu_bytes), 0),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _above(peak: int, before: int | None) -> int | None:
+    return None if before is None else max(peak - before, 0)
