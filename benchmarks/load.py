@@ -1,18 +1,21 @@
-"""What loading costs: peak anonymous memory and time, against transformers' from_pretrained in the same run.
+"""What loading costs, against transformers' from_pretrained and accelerate's load_checkpoint_and_dispatch in the same run.
 
 python benchmarks/load.py                         the shape of Qwen2-1.5B, 3.1 GB in bf16
-python benchmarks/load.py --shape qwen2_0_5b      smaller
+python benchmarks/load.py --shape qwen2_7b        15 GB: give --folder a place on a disk that has room
+python benchmarks/load.py --cold                  with the checkpoint's pages dropped from the page cache before each load
 python benchmarks/load.py --runs 5 --write        append the table to benchmarks/RESULTS.md
 
 The checkpoint has random weights and lies in a temporary folder (--folder keeps it). Each loader runs in a process of its own,
-in turn, with a warm page cache. "Anonymous" is memory that no file backs, above what the process held once its imports were
-done.
+in turn. "Anonymous" is memory that no file backs, "resident" all memory; both above what the process held once its imports were
+done, at the peak of loading. "Read" is what the loader asked of the files, as its receipt says; "from disk" is what the system
+then read, pages ahead included.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -44,6 +47,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "tie_word_embeddings": True,
     },
+    "qwen2_7b": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
     "qwen2_1_5b": {
         "hidden_size": 1536,
         "intermediate_size": 8960,
@@ -53,7 +64,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-LOADERS = ("from_pretrained", "splitlearn", "splitlearn_whole")
+LABELS = {
+    "from_pretrained": "transformers `from_pretrained`",
+    "accelerate": "accelerate `load_checkpoint_and_dispatch`",
+    "splitlearn": "splitlearn, three parts",
+    "splitlearn_whole": "splitlearn, `low_memory=False`",
+    "trained": "splitlearn, three parts to be trained",
+    "from_pretrained_fp32": "transformers `from_pretrained`, cast to fp32",
+    "splitlearn_fp32": "splitlearn, three parts, cast to fp32",
+    "trunk": "splitlearn, trunk alone",
+}
 SHARD_BYTES = 800 * 10**6
 
 
@@ -88,45 +108,101 @@ def make_checkpoint(shape: str, folder: Path) -> int:
     return total
 
 
-def measure(loader: str, folder: Path, num_layers: int) -> dict[str, float]:
-    """Load once in this process and return seconds and bytes."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def load(loader: str, folder: Path, num_layers: int) -> tuple[Any, int, int]:
+    """Load once.
 
-    from splitlearn.memory import MemoryTracker
+    Returns:
+        The model or part, the bytes of its weights, and the bytes asked of the files where a receipt says so, else 0.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     from splitlearn.model import ComposedCausalLM, ModelFactory
 
-    ids = torch.randint(0, 1000, (1, 16))
+    dtype = torch.float32 if loader.endswith("fp32") else torch.bfloat16
+    if loader.startswith("from_pretrained"):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return model, sum(each.nbytes for each in model.parameters()), 0
+    if loader == "accelerate":
+        from accelerate import init_empty_weights, load_checkpoint_and_dispatch
+
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+        model.tie_weights()
+        model = load_checkpoint_and_dispatch(model, folder, device_map={"": "cpu"}, dtype=dtype)
+        return model, sum(each.nbytes for each in model.parameters()), 0
+    cut = num_layers // 4, num_layers - num_layers // 4
+    if loader == "splitlearn_whole":
+        composed = ComposedCausalLM(*ModelFactory.create_split_models(None, folder, *cut, low_memory=False))
+        return composed, sum(each.nbytes for each in composed.parameters()), 0
+    names = ("trunk",) if loader == "trunk" else ("bottom", "trunk", "top")
+    loaded = ModelFactory.load_parts(folder, *cut, names, dtype=dtype, trained=names if loader == "trained" else ())
+    model = loaded["trunk"] if loader == "trunk" else ComposedCausalLM(*loaded.parts.values())
+    distinct = {parameter for part in loaded.parts.values() for parameter in part.parameters()}
+    read = sum(each.read_bytes for each in loaded.receipt.parts)
+    return model, sum(each.nbytes for each in distinct), read
+
+
+def measure(loader: str, folder: Path, shape: str) -> dict[str, float]:
+    """Load once in this process and return seconds and bytes."""
+    import torch
+
+    # Imported here, so that it counts for no loader.
+    from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
+
+    from splitlearn.memory import MemoryTracker
+    from splitlearn.model import ModelFactory  # noqa: F401
+
+    if loader == "accelerate":
+        import accelerate  # noqa: F401
+
+    hidden_BTD = torch.zeros(1, 16, SHAPES[shape]["hidden_size"], dtype=torch.bfloat16)
+    inputs = hidden_BTD if loader == "trunk" else torch.randint(0, 1000, (1, 16))
+    disk_bytes = bytes_from_disk()
     with MemoryTracker(sample_interval_s=0.002) as tracker:
         start = tracker.snapshot("imports done")
         began_s = time.perf_counter()
-        if loader == "from_pretrained":
-            model: Any = AutoModelForCausalLM.from_pretrained(folder)
-        else:
-            cut = num_layers // 4, num_layers - num_layers // 4
-            parts = ModelFactory.create_split_models("qwen2", folder, *cut, low_memory=loader == "splitlearn")
-            model = ComposedCausalLM(*parts)
+        model, weight_bytes, read_bytes = load(loader, folder, SHAPES[shape]["num_hidden_layers"])
         load_s = time.perf_counter() - began_s
-        peak_anonymous = tracker.peak_anonymous_bytes
+        tracker.sample()
+        peak_anonymous_bytes = tracker.peak_anonymous_bytes
         with torch.no_grad():
-            model(ids)
+            model(inputs)
         forward_s = time.perf_counter() - began_s
     return {
         "load_s": load_s,
         "first_forward_s": forward_s,
-        "peak_anonymous_bytes": peak_anonymous - (start.anonymous_bytes or 0),
+        "weight_bytes": weight_bytes,
+        "read_bytes": read_bytes,
+        "disk_bytes": bytes_from_disk() - disk_bytes,
+        "peak_anonymous_bytes": peak_anonymous_bytes - (start.anonymous_bytes or 0),
         "peak_rss_bytes": tracker.peak_rss_bytes - start.rss_bytes,
     }
 
 
-def run_all(folder: Path, shape: str, runs: int) -> dict[str, dict[str, float]]:
+def bytes_from_disk() -> int:
+    """Return how much this process has had read from storage, mapped pages and pages ahead included; 0 where that is not told."""
+    counters = getattr(psutil.Process(), "io_counters", None)
+    return counters().read_bytes if counters else 0
+
+
+def drop_pages(folder: Path) -> None:
+    """Ask the system to forget the pages of a checkpoint's files."""
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def run_all(folder: Path, shape: str, loaders: list[str], runs: int, cold: bool) -> dict[str, dict[str, float]]:
     """Run every loader in turn, ``runs`` times after a warm-up, and return the medians."""
-    results: dict[str, list[dict[str, float]]] = {loader: [] for loader in LOADERS}
-    for number in range(runs + 1):
-        for loader in LOADERS:
+    results: dict[str, list[dict[str, float]]] = {loader: [] for loader in loaders}
+    for number in range(0 if cold else -1, runs):
+        for loader in loaders:
+            if cold:
+                drop_pages(folder)
             command = [sys.executable, __file__, "--measure", loader, "--folder", str(folder), "--shape", shape]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            if number:
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            if number >= 0:
                 results[loader].append(json.loads(printed.splitlines()[-1]))
     return {
         loader: {name: statistics.median(each[name] for each in measured) for name in measured[0]}
@@ -134,27 +210,23 @@ def run_all(folder: Path, shape: str, runs: int) -> dict[str, dict[str, float]]:
     }
 
 
-def table(results: dict[str, dict[str, float]], checkpoint_bytes: int) -> str:
-    """Return the results as a Markdown table, with ratios against from_pretrained."""
-    labels = {
-        "from_pretrained": "transformers `from_pretrained`",
-        "splitlearn": "splitlearn, three parts, `low_memory=True`",
-        "splitlearn_whole": "splitlearn, `low_memory=False`",
-    }
-    peer = results["from_pretrained"]
+def table(results: dict[str, dict[str, float]]) -> str:
+    """Return the results as a Markdown table; times also as ratios against the peer that loads the same."""
     rows = [
-        "| loader | load s | to first forward s | peak anonymous / checkpoint | peak resident / checkpoint | load time ratio |",
-        "|---|---|---|---|---|---|",
+        "| loader | weights GB | load s | ratio | to first forward s | ratio | peak anonymous / weights | peak resident / weights "
+        "| read / weights | from disk / weights |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for loader, each in results.items():
-        figures = [
-            f"{each['load_s']:.2f}",
-            f"{each['first_forward_s']:.2f}",
-            f"{each['peak_anonymous_bytes'] / checkpoint_bytes:.3f}x",
-            f"{each['peak_rss_bytes'] / checkpoint_bytes:.2f}x",
-            f"{each['load_s'] / peer['load_s']:.2f}x",
-        ]
-        rows.append(f"| {labels[loader]} | {' | '.join(figures)} |")
+        peer = results.get("from_pretrained_fp32" if loader.endswith("fp32") else "from_pretrained")
+        figures = [f"{each['weight_bytes'] / 10**9:.2f}"]
+        for name in ("load_s", "first_forward_s"):
+            is_comparable = peer is not None and loader != "trunk"
+            figures += [f"{each[name]:.2f}", f"{each[name] / peer[name]:.2f}x" if is_comparable else ""]
+        for name in ("peak_anonymous_bytes", "peak_rss_bytes", "read_bytes", "disk_bytes"):
+            is_told = name != "read_bytes" or each[name]
+            figures.append(f"{each[name] / each['weight_bytes']:.3f}x" if is_told else "")
+        rows.append(f"| {LABELS[loader]} | {' | '.join(figures)} |")
     return "\n".join(rows)
 
 
@@ -170,12 +242,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="qwen2_1_5b")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--loaders", nargs="+", choices=LABELS, default=list(LABELS), help="which to run; all by default")
+    parser.add_argument("--cold", action="store_true", help="drop the checkpoint's pages from the page cache before each load")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written and kept")
     add_write_option(parser)
-    parser.add_argument("--measure", choices=LOADERS, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=LABELS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, arguments.folder, SHAPES[arguments.shape]["num_hidden_layers"])))
+        print(json.dumps(measure(arguments.measure, arguments.folder, arguments.shape)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -184,9 +258,10 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             make_checkpoint(arguments.shape, folder)
         checkpoint_bytes = json.loads(index.read_text())["metadata"]["total_size"]
-        results = run_all(folder, arguments.shape, arguments.runs)
-    heading = f"## Loading the shape of {arguments.shape}, {checkpoint_bytes / 10**9:.2f} GB in bf16, warm page cache"
-    report = f"{heading}\n\n{describe_machine()}; median of {arguments.runs} runs.\n\n{table(results, checkpoint_bytes)}\n"
+        results = run_all(folder, arguments.shape, arguments.loaders, arguments.runs, arguments.cold)
+    state = "cold" if arguments.cold else "warm"
+    heading = f"## Loading the shape of {arguments.shape}, {checkpoint_bytes / 10**9:.2f} GB in bf16, {state} page cache"
+    report = f"{heading}\n\n{describe_machine()}; median of {arguments.runs} runs.\n\n{table(results)}\n"
     publish(report, arguments.write)
 
 

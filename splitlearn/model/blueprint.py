@@ -165,7 +165,7 @@ def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
         differences.append(f"they are from {one.origin} and {other.origin}")
     if one.dtype != other.dtype:
         differences.append(f"their dtypes are {_short(one.dtype)} and {_short(other.dtype)}")
-    # Whatever a file leaves out is filled with the same defaults, and what transformers notes down says nothing of the model.
+    # What transformers notes down beside the model says nothing of it.
     first, second = (
         {name: value for name, value in each.config.to_dict().items() if name not in _NOTES} for each in (one, other)
     )

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor, Shard
 from splitlearn.checkpoint.errors import name_some
+from splitlearn.checkpoint.prefetch import is_on_network, prefetch
 from splitlearn.checkpoint.reading import TensorRead, read_tensors
 from splitlearn.cut import CutError, PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_generation_config
@@ -153,6 +154,7 @@ class PartLoader:
         """
         shards = self.open(reading)
         in_memory = ready | read_tensors(self.copies(reading, shards, ready, writable), on_read)
+        self._prefetch(set(reading.sources.values()) - in_memory.keys(), shards)
         tensors: dict[str, Any] = {}
         for presented, name in reading.sources.items():
             shard = shards[self.source.weight_map[name]]
@@ -179,6 +181,15 @@ class PartLoader:
             raise CheckpointError(f"{self.source.name}: {reading.part.name} cannot be filled: {error}") from error
         self._check(info, reading.part)
         return SplitModel(self.blueprint, reading.part, model, passage)
+
+    def _prefetch(self, names: set[str], shards: dict[str, Shard]) -> None:
+        """Read ahead what is to be mapped from a network file system, where page faults one by one are slow."""
+        for file, shard in shards.items():
+            mine = [name for name in names if self.source.weight_map[name] == file]
+            offsets = {name: shard.offset(name) for name in mine}
+            ranges = [(start, start + shard.num_bytes(name)) for name, start in offsets.items() if start is not None]
+            if ranges and is_on_network(shard.path):
+                prefetch(shard.path, ranges)
 
     def already_read(self, reading: PartReading, loaded: Sequence[SplitModel]) -> dict[str, torch.Tensor]:
         """Return tensors of ``reading`` that parts on the CPU hold already: the other ends of ties, by checkpoint name."""
