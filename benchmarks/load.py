@@ -100,7 +100,9 @@ def make_checkpoint(shape: str, folder: Path) -> int:
     weight_map = {}
     for number, names in enumerate(groups, 1):
         file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        save_file({name: 0.02 * torch.randn(weights[name], dtype=torch.bfloat16) for name in names}, folder / file)
+        save_file(
+            {name: 0.02 * torch.randn(weights[name], dtype=torch.bfloat16) for name in names}, folder / file, {"format": "pt"}
+        )
         weight_map.update(dict.fromkeys(names, file))
     total = sum(2 * dimensions.numel() for dimensions in weights.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -181,7 +183,7 @@ def measure(loader: str, folder: Path, shape: str) -> dict[str, float]:
 
 
 def bytes_from_disk() -> int:
-    """Return how much this process has had read from storage, mapped pages and pages ahead included; 0 where that is not told."""
+    """Return how much storage has read for this process, mapped pages and pages ahead included; 0 where that is not told."""
     counters = getattr(psutil.Process(), "io_counters", None)
     return counters().read_bytes if counters else 0
 
@@ -213,8 +215,8 @@ def run_all(folder: Path, shape: str, loaders: list[str], runs: int, cold: bool)
 def table(results: dict[str, dict[str, float]]) -> str:
     """Return the results as a Markdown table; times also as ratios against the peer that loads the same."""
     rows = [
-        "| loader | weights GB | load s | ratio | to first forward s | ratio | peak anonymous / weights | peak resident / weights "
-        "| read / weights | from disk / weights |",
+        "| loader | weights GB | load s | ratio | to first forward s | ratio "
+        "| peak anonymous / weights | peak resident / weights | read / weights | from disk / weights |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for loader, each in results.items():
