@@ -10,7 +10,7 @@ import math
 import platform
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,7 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     if not math.isfinite(metrics["val_loss_after"]):
         summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
     summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
+    summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
     summary |= {"saved_parts": str(parts_folder.resolve()) if parts_folder else None, "versions": _versions()}
     write_summary(run_folder, summary)
     print_summary(summary)

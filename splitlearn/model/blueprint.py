@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.cut import CutError, PartSpec, SplitPlan
@@ -213,7 +214,7 @@ def draw_blueprint(
         UnsupportedModelError: transformers cannot build the model, or it has no layers that can be cut.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except Exception as error:
         # Whatever a model's class raises, it says that transformers has no such model.

@@ -98,6 +98,7 @@ def load_incrementally(
         part.receipt = write_receipt(
             loader, reading, log, part, spec.name in trained, meter, start, time.perf_counter() - began_s
         )
+        loader.close(spec)
         parts.append(part)
         narrator.end(f"{spec.name} loaded")
     return parts

@@ -59,6 +59,7 @@ class PartLoader:
         self.blueprint = blueprint
         self.source = source
         self.matches = match_tensors(blueprint, source.weight_map, source.name)
+        self._opened: dict[PartSpec, dict[str, Shard]] = {}
         self._converted = {match.source for match in self.matches if match.is_converted}
         self._source_of = {target: match.source for match in self.matches for target in match.targets}
 
@@ -92,12 +93,14 @@ class PartLoader:
         return PartReading(part, sources, files)
 
     def open(self, reading: PartReading) -> dict[str, Shard]:
-        """Open the shards of a reading and check names and shapes, without reading weights.
+        """Open the shards of a reading and check names and shapes, without reading weights; they stay open until `close`.
 
         Raises:
             FileNotFoundError: a shard is missing.
             CheckpointError: a shard is damaged, lacks a tensor, or holds one of another shape than the model's.
         """
+        if reading.part in self._opened:
+            return self._opened[reading.part]
         shards = self.source.open_shards(set(reading.files))
         expected = self.blueprint.meta_model.state_dict()
         wanted_names = set(reading.sources.values())
@@ -108,7 +111,12 @@ class PartLoader:
             stored, wanted = shards[file].shape(match.source), tuple(expected[match.targets[0]].shape)
             if stored != wanted:
                 raise CheckpointError(f"{shards[file].path}: {match.source} has shape {stored}, but the model needs {wanted}")
+        self._opened[reading.part] = shards
         return shards
+
+    def close(self, part: PartSpec) -> None:
+        """Let go of the files that were opened for ``part``; what is mapped from them stays mapped."""
+        self._opened.pop(part, None)
 
     def takes_as_is(self, name: str) -> bool:
         """Whether the checkpoint's tensor ``name`` becomes a tensor of the model without any conversion but its dtype's."""

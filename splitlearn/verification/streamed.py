@@ -67,7 +67,10 @@ def verify_streamed(
 
 
 def _load(loader: PartLoader, part: PartSpec) -> SplitModel:
-    return loader.load(loader.reading(part), lambda name, size_bytes: None, {})
+    try:
+        return loader.load(loader.reading(part), lambda name, size_bytes: None, {})
+    finally:
+        loader.close(part)
 
 
 class StreamedModel:

@@ -12,6 +12,7 @@ from transformers import Cache, GenerationMixin, PreTrainedModel
 
 # Where it is, what we pass it, and what for.
 CALLED: dict[str, tuple[str, set[str], str]] = {
+    "no_init_weights": ("transformers.initialization", set(), "structures without the time that random weights take"),
     "get_model_conversion_mapping": (
         "transformers.conversion_mapping",
         {"model"},
@@ -32,6 +33,8 @@ CALLED: dict[str, tuple[str, set[str], str]] = {
 ATTRIBUTES: list[tuple[Any, str, str]] = [
     (PreTrainedModel, "_keys_to_ignore_on_load_missing", "tensors that a checkpoint may lack"),
     (PreTrainedModel, "_keys_to_ignore_on_load_unexpected", "tensors that a checkpoint may have beyond the model's"),
+    (PreTrainedModel, "_keep_in_fp32_modules", "modules that stay in float32 whatever the dtype"),
+    (PreTrainedModel, "_keep_in_fp32_modules_strict", "modules that stay in float32 whatever the dtype"),
     (PreTrainedModel, "_tied_weights_keys", "forgetting ties that a part has no two ends of"),
     (PreTrainedModel, "set_experts_implementation", "what generate switches while it decodes"),
     (GenerationMixin, "_supports_default_dynamic_cache", "whether the model's cache can be divided among parts"),
