@@ -119,9 +119,10 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     if cfg.streamed and cfg.device != "cpu":
         raise ValueError(f"device is {cfg.device}, but streamed layers are compared on the CPU; leave device=cpu")
     name = resolve_model(cfg.model.name_or_path)
-    config = read_config(name, cfg.model.type)
+    config = read_config(name, cfg.model.type, cfg.model.revision)
     plan = plan_split(cfg.split, config)
     common: dict[str, Any] = {"num_rows": cfg.rows, "num_tokens": cfg.tokens, "seed": cfg.seed}
+    common["revision"] = cfg.model.revision
     common["dtype"] = parse_dtype(cfg.model.dtype)
     if cfg.streamed:
         return plan, verify_streamed(name, config, plan, **common)
@@ -180,7 +181,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
     seed_everything(cfg.seed, workers=True, verbose=False)
     name = resolve_model(cfg.model.name_or_path)
-    config = read_config(name, cfg.model.type)
+    config = read_config(name, cfg.model.type, cfg.model.revision)
     plan = plan_split(cfg.split, config)
     summary |= {"split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     _check_settings(cfg, config)
@@ -232,6 +233,7 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         dtype=cfg.model.dtype,
         optimizer=_plain(cfg.optimizer),
         verbose=cfg.verbose,
+        revision=cfg.model.revision,
     )
 
 

@@ -25,6 +25,7 @@ class PartReceipt:
         needed_bytes: bytes of the part's tensors in the files.
         read_bytes: bytes of them that were asked of the files.
         mapped_bytes: bytes of those that stay mapped: storage gives them up when they are first used.
+        downloaded_bytes: bytes of weights that came over the network for it.
         shared_bytes: bytes of them that another part had in memory already, such as a tied head's.
         casts: how many tensors changed their dtype, for example ``{"bfloat16 -> float32": 12}``.
         num_converted: tensors that were merged, split or transposed into transformers' layout.
@@ -44,6 +45,7 @@ class PartReceipt:
     needed_bytes: int
     read_bytes: int
     mapped_bytes: int
+    downloaded_bytes: int
     shared_bytes: int
     casts: Mapping[str, int]
     num_converted: int
@@ -103,7 +105,8 @@ class LoadReceipt:
 
 
 def _notes(part: PartReceipt) -> list[str]:
-    notes = [f"{part.part}: {count} tensors cast, {cast}" for cast, count in part.casts.items()]
+    notes = [f"{part.part}: {part.downloaded_bytes / GIB:.3f} GiB downloaded"] if part.downloaded_bytes else []
+    notes += [f"{part.part}: {count} tensors cast, {cast}" for cast, count in part.casts.items()]
     if part.num_converted:
         notes.append(f"{part.part}: {part.num_converted} tensors converted to transformers' layout")
     if part.tied:

@@ -58,8 +58,9 @@ class Shard(ABC):
 
 
 class _SafetensorsShard(Shard):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, present: frozenset[str] | None = None) -> None:
         self.path = path
+        self._present = present
         try:
             # Checked before it is mapped, by a reader that says which file and why.
             self._header = read_header(path)
@@ -71,6 +72,10 @@ class _SafetensorsShard(Shard):
     def _entry(self, name: str) -> TensorHeader:
         self._check(name)
         return self._header.tensors[name]
+
+    def _check_present(self, name: str) -> None:
+        if self._present is not None and name not in self._present:
+            raise CheckpointError(f"{name} has not been downloaded: of {self.path} only other tensors were asked for")
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entry(name).shape
@@ -85,10 +90,12 @@ class _SafetensorsShard(Shard):
         return self._entry(name).num_bytes
 
     def offset(self, name: str) -> int | None:
+        self._check_present(name)
         return self._entry(name).start
 
     def read(self, name: str) -> torch.Tensor:
         self._check(name)
+        self._check_present(name)
         tensor: torch.Tensor = self._file.get_slice(name)[...]
         return tensor
 
@@ -143,6 +150,15 @@ def open_shard(path: Path) -> Shard:
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint file {path} is missing")
     return _SafetensorsShard(path) if path.suffix == ".safetensors" else _TorchShard(path)
+
+
+def open_partial_shard(path: Path, present: frozenset[str]) -> Shard:
+    """Open a safetensors file of which only the tensors ``present`` have been downloaded; to read another is an error.
+
+    Raises:
+        CheckpointError: the file is no safetensors file.
+    """
+    return _SafetensorsShard(path, present)
 
 
 class LazyTensor:

@@ -1,40 +1,61 @@
-"""Where a checkpoint's files come from: a local folder, or a model hub through huggingface_hub."""
+"""Where a checkpoint's files come from: a local folder, or a repository on a model hub."""
 
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
 
-from splitlearn.checkpoint.errors import CheckpointError
-from splitlearn.checkpoint.header import FileHeader, read_header
+from splitlearn.checkpoint.errors import AbsentFileError, CheckpointError, UnreachableFileError
+from splitlearn.checkpoint.header import DTYPES, FileHeader, read_header
+from splitlearn.checkpoint.hub import HubRepository
 from splitlearn.checkpoint.shard import Shard, open_shard
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 # Safetensors first. An index before a single file, since asking a hub for the latter would download all of it.
 _MAIN_FILES = (INDEX_FILE, SINGLE_FILE, "pytorch_model.bin.index.json", "pytorch_model.bin")
-_RETRY_AFTER_S = (1.0, 2.0, 4.0)
 
 
-class AbsentFileError(FileNotFoundError):
-    """A checkpoint that can be reached and does not have the file."""
+class _Files(Protocol):
+    """A place that checkpoints are kept in."""
+
+    is_local: bool
+    downloaded_bytes: int
+
+    @property
+    def commit(self) -> str | None: ...
+
+    def fetch(self, file: str) -> Path: ...
+
+    def header(self, file: str) -> FileHeader: ...
+
+    def open(self, file: str, names: Collection[str] | None = None) -> Shard: ...
 
 
-class UnreachableFileError(FileNotFoundError):
-    """A file that is not in the hub's cache while the hub cannot be reached, so nobody knows whether it exists."""
+class _LocalFolder:
+    is_local = True
+    downloaded_bytes = 0
+    commit = None
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def fetch(self, file: str) -> Path:
+        path = self._folder / file
+        if not path.is_file():
+            raise AbsentFileError(f"{path} is missing")
+        return path
+
+    def header(self, file: str) -> FileHeader:
+        return read_header(self.fetch(file))
+
+    def open(self, file: str, names: Collection[str] | None = None) -> Shard:
+        return open_shard(self.fetch(file))
 
 
 class CheckpointSource:
@@ -42,23 +63,44 @@ class CheckpointSource:
 
     Args:
         model_name_or_path: a local folder, or a hub id such as ``"Qwen/Qwen2-7B"``.
+        revision: of a hub's repository the branch, tag or commit; None is its main branch.
 
     Raises:
         FileNotFoundError: a path that does not exist, or a file where a folder is needed.
+        ValueError: a revision of a local folder.
     """
 
-    def __init__(self, model_name_or_path: str | Path) -> None:
+    def __init__(self, model_name_or_path: str | Path, revision: str | None = None) -> None:
         path = Path(model_name_or_path).expanduser()
         self.name = str(path if path.is_dir() else model_name_or_path)
-        self._folder = path if path.is_dir() else None
-        if self._folder is None and (path.exists() or path.is_absolute() or self.name.startswith((".", "~"))):
+        if path.is_dir():
+            if revision is not None:
+                raise ValueError(f"revision is {revision!r}, but {self.name} is a local folder, which has none; leave it out")
+            self._files: _Files = _LocalFolder(path)
+            return
+        if path.exists() or path.is_absolute() or self.name.startswith((".", "~")):
             what = "is a file; turn it into a folder with `python -m splitlearn prepare`" if path.exists() else "does not exist"
             raise FileNotFoundError(f"the model folder {self.name} {what}")
+        self._files = HubRepository(self.name, revision)
 
     @property
     def is_local(self) -> bool:
         """Whether the files lie in a local folder, so that looking at them costs no download."""
-        return self._folder is not None
+        return self._files.is_local
+
+    @property
+    def commit(self) -> str | None:
+        """The hub's commit that all files are from; None for a local folder.
+
+        Raises:
+            FileNotFoundError: the hub has no such repository or revision, or cannot be reached.
+        """
+        return self._files.commit
+
+    @property
+    def downloaded_bytes(self) -> int:
+        """Bytes of weights that were downloaded so far."""
+        return self._files.downloaded_bytes
 
     def fetch(self, file: str) -> Path:
         """Return the local path of one of the checkpoint's files, downloading just that file from the hub if need be.
@@ -70,51 +112,35 @@ class CheckpointSource:
             FileNotFoundError: the folder or the hub's repository has no such file.
             CheckpointError: the name would leave the checkpoint's folder, or the hub refuses.
         """
+        return self._files.fetch(self._inside(file))
+
+    def header(self, file: str) -> FileHeader:
+        """Return what one of the checkpoint's safetensors files holds; its weights are neither read nor downloaded.
+
+        Args:
+            file: name inside the checkpoint, as its index gives it.
+
+        Raises:
+            FileNotFoundError: the folder or the hub's repository has no such file.
+            CheckpointError: the file is damaged or not a safetensors file, or would lie outside the checkpoint.
+        """
+        return self._files.header(self._inside(file))
+
+    def _inside(self, file: str) -> str:
         relative = PurePosixPath(file)
         if relative.is_absolute() or ".." in relative.parts or "\\" in file:
             raise CheckpointError(f"{self.name}: the index names {file!r}, which is outside the checkpoint's folder")
-        if self._folder is not None:
-            path = self._folder / file
-            if not path.is_file():
-                raise AbsentFileError(f"{path} is missing")
-            return path
-        return self._download(file)
-
-    def _download(self, file: str) -> Path:
-        # huggingface_hub itself waits and tries again when the hub cannot be reached or says "too many requests"; what it
-        # gives up on at once are server errors in the middle of a download.
-        waits_s = list(_RETRY_AFTER_S)
-        while True:
-            try:
-                return Path(hf_hub_download(self.name, file))
-            except (EntryNotFoundError, HFValidationError, HfHubHTTPError) as error:
-                if not waits_s or not _is_transient(error):
-                    raise self._explained(error, file) from error
-                time.sleep(waits_s.pop(0))
-
-    def _explained(self, error: Exception, file: str) -> FileNotFoundError:
-        if isinstance(error, LocalEntryNotFoundError):
-            return UnreachableFileError(
-                f"{self.name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
-            )
-        if isinstance(error, EntryNotFoundError):
-            return AbsentFileError(f"{self.name} on the hub has no file {file}")
-        if isinstance(error, GatedRepoError) or _status(error) in (401, 403):
-            return FileNotFoundError(
-                f"the hub does not give out {self.name} without leave: accept its licence there and log in with `hf auth login`"
-            )
-        if _is_transient(error):
-            return FileNotFoundError(f"the hub failed to send {file} of {self.name} after {len(_RETRY_AFTER_S)} retries")
-        reason = str(error).strip().splitlines()[0]
-        return FileNotFoundError(f"{self.name} is no local folder and cannot be had from the hub: {reason}")
+        return file
 
     @cached_property
-    def _main_file(self) -> tuple[str, Path] | None:
-        """The name and path of the index, or of the single file of weights; None if the checkpoint has neither."""
+    def _main_file(self) -> str | None:
+        """The name of the index, or of the single file of weights; None if the checkpoint has neither."""
         unreachable = None
         for file in _MAIN_FILES:
             try:
-                return file, self.fetch(file)
+                # A single file is large, and its header tells that it is there.
+                self.header(file) if file == SINGLE_FILE else self.fetch(file)
+                return file
             except AbsentFileError:
                 continue
             except UnreachableFileError as error:
@@ -132,12 +158,13 @@ class CheckpointSource:
             FileNotFoundError: there is neither an index nor a single file of weights.
             CheckpointError: the index is not JSON or has no usable ``weight_map``.
         """
-        if self._main_file is None:
+        file = self._main_file
+        if file is None:
             raise FileNotFoundError(f"{self.name} holds none of {', '.join(_MAIN_FILES)}; is it a model?")
-        file, path = self._main_file
         if file.endswith(".json"):
-            return _parse_index(path)
-        return {"metadata": {}, "weight_map": dict.fromkeys(sorted(open_shard(path).names), file)}
+            return _parse_index(self.fetch(file))
+        names = self.header(file).tensors if file == SINGLE_FILE else open_shard(self.fetch(file)).names
+        return {"metadata": {}, "weight_map": dict.fromkeys(sorted(names), file)}
 
     @property
     def is_sharded(self) -> bool:
@@ -146,7 +173,7 @@ class CheckpointSource:
         Raises:
             FileNotFoundError: the hub cannot be reached, or does not give the model out.
         """
-        return self._main_file is not None and self._main_file[0].endswith(".json")
+        return self._main_file is not None and self._main_file.endswith(".json")
 
     @property
     def weight_map(self) -> dict[str, str]:
@@ -162,25 +189,26 @@ class CheckpointSource:
             FileNotFoundError: a shard is missing.
         """
         for name, file in self.weight_map.items():
-            dtype = open_shard(self.fetch(file)).dtype(name)
-            if dtype.is_floating_point:
+            dtype = self._dtype(name, file)
+            if dtype is not None and dtype.is_floating_point:
                 return dtype
         raise CheckpointError(f"{self.name} holds no floating-point weights")
 
-    def header(self, file: str) -> FileHeader:
-        """Return what one of the checkpoint's safetensors files holds; its weights are not touched.
+    def _dtype(self, name: str, file: str) -> torch.dtype | None:
+        if not file.endswith(".safetensors"):
+            return open_shard(self.fetch(file)).dtype(name)
+        entry = self.header(file).tensors.get(name)
+        return DTYPES.get(entry.dtype_name) if entry is not None else None
+
+    def open_shards(
+        self, files: Collection[str], names: Collection[str] | None = None, on_open: Callable[[], object] = lambda: None
+    ) -> dict[str, Shard]:
+        """Fetch and open the named files and check that each holds what the index says.
 
         Args:
-            file: name inside the checkpoint, as its index gives it.
-
-        Raises:
-            FileNotFoundError: the folder or the hub's repository has no such file.
-            CheckpointError: the file is damaged or not a safetensors file.
-        """
-        return read_header(self.fetch(file))
-
-    def open_shards(self, files: set[str]) -> dict[str, Shard]:
-        """Fetch and open the named files and check that each holds what the index says.
+            files: names inside the checkpoint, as its index gives them.
+            names: the tensors that will be read; None means all. From a hub no others need be downloaded.
+            on_open: called after each file.
 
         Returns:
             The opened shards by file name.
@@ -194,26 +222,18 @@ class CheckpointSource:
             tensors.setdefault(file, []).append(name)
         shards = {}
         for file in sorted(files):
+            wanted = tensors[file] if names is None else [name for name in tensors[file] if name in names]
             try:
-                shards[file] = open_shard(self.fetch(file))
+                shards[file] = self._files.open(self._inside(file), wanted if len(wanted) < len(tensors[file]) else None)
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"{error} (the index says it holds {tensors[file][0]} and others)") from error
+                raise type(error)(f"{error} (the index says it holds {tensors[file][0]} and others)") from error
             absent = [name for name in tensors[file] if name not in shards[file].names]
             if absent:
                 raise CheckpointError(
                     f"{shards[file].path} has no tensor {absent[0]!r}, though the index says so; fetch the checkpoint again"
                 )
+            on_open()
         return shards
-
-
-def _status(error: Exception) -> int | None:
-    response = getattr(error, "response", None)
-    return getattr(response, "status_code", None)
-
-
-def _is_transient(error: Exception) -> bool:
-    status = _status(error)
-    return status is not None and (status >= 500 or status in (408, 429))
 
 
 def _parse_index(path: Path) -> dict[str, Any]:

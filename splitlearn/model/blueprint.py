@@ -26,12 +26,13 @@ from splitlearn.model.refusals import UnsupportedModelError
 _NOTES = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
-def read_config(model_name_or_path: str | Path, model_type: str | None = None) -> PreTrainedConfig:
+def read_config(model_name_or_path: str | Path, model_type: str | None = None, revision: str | None = None) -> PreTrainedConfig:
     """Read a model's configuration; no weights are touched.
 
     Args:
         model_name_or_path: a local folder or a hub id.
         model_type: the architecture that the caller expects, as transformers names it; None accepts any.
+        revision: of a hub's repository the branch, tag or commit; None is its main branch.
 
     Returns:
         The configuration.
@@ -40,11 +41,12 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None) -
         FileNotFoundError: there is no configuration to be had.
         UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
     """
-    source = CheckpointSource(model_name_or_path)
+    source = CheckpointSource(model_name_or_path, revision)
     if source.is_local and not (Path(source.name) / "config.json").is_file():
         raise FileNotFoundError(f"{model_name_or_path} has no config.json; is it a model folder?")
     try:
-        config = AutoConfig.from_pretrained(source.name, trust_remote_code=False)
+        commit = {} if source.is_local else {"revision": source.commit}
+        config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **commit)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(f"no model configuration for {model_name_or_path}: {reason}") from error

@@ -55,6 +55,7 @@ class ModelFactory:
         dtype: torch.dtype | None = None,
         tracker: MemoryTracker | None = None,
         trained: Collection[str] = (),
+        revision: str | None = None,
     ) -> Parts:
         """Load a causal LM as three parts.
 
@@ -77,6 +78,7 @@ class ModelFactory:
             dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
             tracker: records a snapshot after each part; None uses one of its own.
             trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
+            revision: of a hub's repository the branch, tag or commit; None is its main branch.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -94,7 +96,7 @@ class ModelFactory:
             raise ValueError("auto_save=True needs storage_path, the folder to save the parts in")
         narrator = Narrator(verbose, tracker or MemoryTracker())
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
-        plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, PART_NAMES)
+        plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, PART_NAMES, revision)
         parts: Parts
         if low_memory:
             bottom, trunk, top = load_incrementally(loader, plan.parts, devices, narrator, trained)
@@ -120,6 +122,7 @@ class ModelFactory:
         trained: Collection[str] = (),
         verbose: bool = False,
         tracker: MemoryTracker | None = None,
+        revision: str | None = None,
     ) -> LoadedParts:
         """Load some parts of a causal LM, or all, incrementally; of the others nothing is read or downloaded.
 
@@ -135,6 +138,7 @@ class ModelFactory:
             trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
             verbose: print progress, memory and the receipt.
             tracker: records a snapshot after each part.
+            revision: of a hub's repository the branch, tag or commit; None is its main branch.
 
         Returns:
             The parts, in evaluation mode, and the receipt.
@@ -147,7 +151,7 @@ class ModelFactory:
         wanted = _check_names(parts, "parts")
         narrator = Narrator(verbose, tracker or MemoryTracker())
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
-        plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, wanted)
+        plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, wanted, revision)
         specs = [spec for spec in plan.parts if spec.name in wanted]
         loaded = load_incrementally(loader, specs, devices, narrator, _check_names(trained, "trained"))
         receipt = _receipt(loader, plan, loaded)
@@ -195,12 +199,13 @@ def _open(
     split_point_2: int,
     dtype: torch.dtype | None,
     wanted: Collection[str],
+    revision: str | None,
 ) -> tuple[SplitPlan, PartLoader]:
     """Check everything that can be checked without weights."""
-    config = read_config(model_name_or_path, model_type)
+    config = read_config(model_name_or_path, model_type, revision)
     plan = plan_cut(config, split_point_1, split_point_2)
     specs = [spec for spec in plan.parts if spec.name in wanted]
-    loader = open_checkpoint(config, CheckpointSource(model_name_or_path), dtype, specs)
+    loader = open_checkpoint(config, CheckpointSource(model_name_or_path, revision), dtype, specs)
     loader.blueprint.check(plan)
     if loader.source.is_local:
         for spec in specs:

@@ -107,14 +107,12 @@ def load_incrementally(
 def _load_part(
     loader: PartLoader, spec: PartSpec, loaded: list[SplitModel], narrator: Narrator, writable: bool
 ) -> tuple[SplitModel, PartReading, ReadLog]:
-    reading = loader.reading(spec)
+    reading, before_bytes = loader.reading(spec), loader.source.downloaded_bytes
     with narrator.bar("Opening shards" if loader.source.is_local else "Downloading shards", len(reading.files)) as bar:
-        for file in sorted(reading.files):
-            loader.source.fetch(file)
-            bar.update()
+        loader.open(reading, bar.update)
     ready = loader.already_read(reading, loaded)
     with narrator.bar("Loading parameters from shards", len(reading.sources) - len(ready)) as bar:
-        log = ReadLog(frozenset(ready), bar)
+        log = ReadLog(frozenset(ready), bar, downloaded_bytes=loader.source.downloaded_bytes - before_bytes)
         return loader.load(reading, log, ready, writable), reading, log
 
 
@@ -128,7 +126,9 @@ def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], nar
         narrator: reports progress and memory.
     """
     with silent_transformers():
-        whole = AutoModelForCausalLM.from_pretrained(loader.source.name, dtype=loader.blueprint.dtype, trust_remote_code=False)
+        whole = AutoModelForCausalLM.from_pretrained(
+            loader.source.name, dtype=loader.blueprint.dtype, trust_remote_code=False, revision=loader.source.commit or "main"
+        )
     narrator.end("whole model loaded")
     tensors = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers(remove_duplicate=False))
     detached = {name: tensor.detach() for name, tensor in tensors.items()}

@@ -49,19 +49,24 @@ class PartLoader:
     Args:
         blueprint: the unsplit model's structure.
         source: the checkpoint.
+        parts: the parts to be loaded, for which a hub's files are downloaded; None means all.
 
     Raises:
         CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
         FileNotFoundError: there is no checkpoint.
     """
 
-    def __init__(self, blueprint: Blueprint, source: CheckpointSource) -> None:
+    def __init__(self, blueprint: Blueprint, source: CheckpointSource, parts: Sequence[PartSpec] | None = None) -> None:
         self.blueprint = blueprint
         self.source = source
         self.matches = match_tensors(blueprint, source.weight_map, source.name)
         self._opened: dict[PartSpec, dict[str, Shard]] = {}
         self._converted = {match.source for match in self.matches if match.is_converted}
         self._source_of = {target: match.source for match in self.matches for target in match.targets}
+        # What a file holds for any of the parts is downloaded from it at once.
+        self._wanted = (
+            None if parts is None else frozenset(name for part in parts for name in self.reading(part).sources.values())
+        )
 
     def contradicts_ties(self, parts: Sequence[PartSpec] | None = None) -> bool:
         """Whether the checkpoint stores both ends of a tie with different values.
@@ -75,7 +80,7 @@ class PartLoader:
             names = [self._source_of[end] for end in pair if end in self._source_of]
             if len(names) == 2:
                 files = [self.source.weight_map[name] for name in names]
-                shards = self.source.open_shards(set(files))
+                shards = self.source.open_shards(set(files), set(names))
                 stored = [shards[file].read(name) for file, name in zip(files, names, strict=True)]
                 if not torch.equal(stored[0], stored[1]):
                     return True
@@ -92,16 +97,23 @@ class PartLoader:
         files = frozenset(self.source.weight_map[name] for name in sources.values())
         return PartReading(part, sources, files)
 
-    def open(self, reading: PartReading) -> dict[str, Shard]:
+    def open(self, reading: PartReading, on_open: Callable[[], object] = lambda: None) -> dict[str, Shard]:
         """Open the shards of a reading and check names and shapes, without reading weights; they stay open until `close`.
+
+        Args:
+            reading: what will be read.
+            on_open: called for each shard; those of a hub have been downloaded by then, or what of them is needed.
 
         Raises:
             FileNotFoundError: a shard is missing.
             CheckpointError: a shard is damaged, lacks a tensor, or holds one of another shape than the model's.
         """
         if reading.part in self._opened:
+            for _ in reading.files:
+                on_open()
             return self._opened[reading.part]
-        shards = self.source.open_shards(set(reading.files))
+        names = None if self._wanted is None else self._wanted.union(reading.sources.values())
+        shards = self.source.open_shards(reading.files, names, on_open)
         expected = self.blueprint.meta_model.state_dict()
         wanted_names = set(reading.sources.values())
         for match in self.matches:
@@ -251,13 +263,13 @@ def open_checkpoint(
     """
     wanted = loaded_dtype(config, source, dtype)
     generation_config = read_generation_config(source)
-    origin = Origin(source.name if not source.is_local else str(Path(source.name).resolve()), commit=None)
-    loader = PartLoader(draw_blueprint(config, wanted, generation_config, origin), source)
+    origin = Origin(str(Path(source.name).resolve()) if source.is_local else source.name, source.commit)
+    loader = PartLoader(draw_blueprint(config, wanted, generation_config, origin), source, parts)
     if loader.contradicts_ties(parts):
         untied = copy.deepcopy(config)
         untied.get_text_config(decoder=True).tie_word_embeddings = False
         untied.tie_word_embeddings = False
-        return PartLoader(draw_blueprint(untied, wanted, generation_config, origin), source)
+        return PartLoader(draw_blueprint(untied, wanted, generation_config, origin), source, parts)
     return loader
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -23,21 +24,26 @@ class ReadLog:
         shared: checkpoint names of tensors that another part holds already and that are not read again.
         bar: the bar, one step for each tensor.
         read_bytes: bytes asked of the files, by checkpoint name.
+        downloaded_bytes: bytes of weights that came over the network.
     """
 
     shared: frozenset[str]
     bar: tqdm
     read_bytes: dict[str, int] = field(default_factory=dict)
+    downloaded_bytes: int = 0
 
     def __post_init__(self) -> None:
         # transformers reads with several threads, and so do we.
         self._lock = threading.Lock()
+        self._began_s = time.perf_counter()
 
     def __call__(self, name: str, size_bytes: int) -> None:
         """Note that the tensor ``name`` of ``size_bytes`` has been read."""
         with self._lock:
             self.read_bytes[name] = self.read_bytes.get(name, 0) + size_bytes
-            self.bar.set_postfix_str(f"{sum(self.read_bytes.values()) / GIB:.2f} GiB", refresh=False)
+            gib = sum(self.read_bytes.values()) / GIB
+            rate = gib / max(time.perf_counter() - self._began_s, 1e-6)
+            self.bar.set_postfix_str(f"{gib:.2f} GiB, {rate:.2f} GiB/s", refresh=False)
             self.bar.update()
 
 
@@ -81,6 +87,7 @@ def write_receipt(
         needed_bytes=sum(needed.values()),
         read_bytes=sum(log.read_bytes.values()),
         mapped_bytes=sum(needed[name] for name in kept) if part.device.type == "cpu" else 0,
+        downloaded_bytes=log.downloaded_bytes,
         shared_bytes=sum(needed[name] for name in log.shared),
         casts=dict(Counter(cast_names.values())),
         num_converted=sum(not loader.takes_as_is(name) for name in names),

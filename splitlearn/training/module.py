@@ -54,6 +54,7 @@ class SplitCausalLM(LightningModule):
             of the stored weights.
         optimizer: plain settings of `Optimization`.
         verbose: print what is loaded and what it costs.
+        revision: of a hub's repository the branch, tag or commit; None is its main branch.
 
     Raises:
         ValueError: a setting is unknown or out of range.
@@ -71,6 +72,7 @@ class SplitCausalLM(LightningModule):
         dtype: str | None = None,
         optimizer: Mapping[str, Any] | None = None,
         verbose: bool = False,
+        revision: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -133,6 +135,7 @@ class SplitCausalLM(LightningModule):
             dtype=self.load_dtype,
             tracker=self.tracker,
             trained=[name for name in PART_NAMES if self.optimization.of(name).train],
+            revision=hparams.revision,
         )
         for part in parts:
             part.requires_grad_(self.optimization.of(part.part.name).train)
@@ -140,8 +143,9 @@ class SplitCausalLM(LightningModule):
         self.model = ComposedCausalLM(*parts).train()
 
     def _refuse_what_cannot_be_trained(self) -> None:
-        config = read_config(self.hparams.model_name_or_path, self.hparams.model_type)
-        source = CheckpointSource(self.hparams.model_name_or_path)
+        name, revision = self.hparams.model_name_or_path, self.hparams.revision
+        config = read_config(name, self.hparams.model_type, revision)
+        source = CheckpointSource(name, revision)
         if loaded_dtype(config, source, self.load_dtype) == torch.float16:
             raise ValueError(
                 "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32"

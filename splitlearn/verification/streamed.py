@@ -31,6 +31,7 @@ def verify_streamed(
     num_rows: int = 2,
     num_tokens: int = 32,
     seed: int = 0,
+    revision: str | None = None,
 ) -> list[Outcome]:
     """Compare the smashed data at both cuts and the logits, on the CPU, with left padding.
 
@@ -42,6 +43,7 @@ def verify_streamed(
         num_rows: rows of random token ids.
         num_tokens: tokens of each row.
         seed: seeds the token ids.
+        revision: of a hub's repository the branch, tag or commit; None is its main branch.
 
     Returns:
         One outcome for each comparison.
@@ -51,7 +53,7 @@ def verify_streamed(
         FileNotFoundError: the checkpoint is not there.
     """
     ids_BT = draw_ids(config, num_rows, num_tokens, seed)
-    loader = open_checkpoint(config, CheckpointSource(model_name_or_path), dtype)
+    loader = open_checkpoint(config, CheckpointSource(model_name_or_path, revision), dtype)
     loader.blueprint.check(plan)
     mask_BT = padded(ids_BT, "left")
     with torch.no_grad():

@@ -35,6 +35,7 @@ def verify_whole(
     num_new_tokens: int = 8,
     gradients: bool = True,
     seed: int = 0,
+    revision: str | None = None,
 ) -> list[Outcome]:
     """Compare logits, loss, gradients and generation of the unsplit model and its parts.
 
@@ -49,6 +50,7 @@ def verify_whole(
         num_new_tokens: tokens to generate; 0 leaves that out.
         gradients: whether to compare the loss and all gradients in training mode.
         seed: seeds the token ids and dropout.
+        revision: of a hub's repository the branch, tag or commit; None is its main branch.
 
     Returns:
         One outcome for each comparison.
@@ -58,13 +60,23 @@ def verify_whole(
         FileNotFoundError: the checkpoint is not there.
     """
     ids_BT = draw_ids(config, num_rows, num_tokens, seed, num_new_tokens)
-    wanted = loaded_dtype(config, CheckpointSource(model_name_or_path), dtype)
+    source = CheckpointSource(model_name_or_path, revision)
+    wanted = loaded_dtype(config, source, dtype)
     parts = ModelFactory.create_split_models(
-        None, model_name_or_path, plan.split_point_1, plan.split_point_2, device=device, low_memory=True, dtype=wanted
+        None,
+        model_name_or_path,
+        plan.split_point_1,
+        plan.split_point_2,
+        device=device,
+        low_memory=True,
+        dtype=wanted,
+        revision=revision,
     )
     split = ComposedCausalLM(*parts)
     with silent_transformers():
-        whole: Any = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=wanted, trust_remote_code=False)
+        whole: Any = AutoModelForCausalLM.from_pretrained(
+            model_name_or_path, dtype=wanted, trust_remote_code=False, revision=source.commit or "main"
+        )
     whole, ids_BT = whole.to(device).eval(), ids_BT.to(device)
     outcomes = [_compare_logits(whole, split, ids_BT, side) for side in ("no", "left", "right")]
     if gradients:

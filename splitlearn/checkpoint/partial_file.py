@@ -1,0 +1,123 @@
+"""A file of which only some byte ranges have been downloaded: as long as the whole one, with holes."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub.utils import WeakFileLock
+
+from splitlearn.checkpoint.header import FileHeader, parse_header
+
+Range = tuple[int, int]
+
+
+def merge_ranges(ranges: Iterable[Range], gap_bytes: int = 0) -> list[Range]:
+    """Join ranges that overlap, touch, or lie at most ``gap_bytes`` apart; the result is in order."""
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1] + gap_bytes:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+class PartialFile:
+    """Keeps the ranges of one remote file that have arrived, over interruptions and between processes.
+
+    Beside the file lie its header (``.header``: the file's length as JSON on the first line, then the header's text) and a list
+    of what has arrived (``.ranges``: one JSON pair a line, written after the bytes). A line that was cut off is not counted.
+
+    Args:
+        path: where the file is to lie; the folder is made when something is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._header_path = path.with_name(f"{path.name}.header")
+        self._ranges_path = path.with_name(f"{path.name}.ranges")
+        self._record_lock = threading.Lock()
+
+    def header(self) -> FileHeader | None:
+        """Return the file's header, or None if it has not been downloaded.
+
+        Raises:
+            CheckpointError: the kept header is damaged.
+        """
+        if not self._header_path.is_file():
+            return None
+        first, _, text = self._header_path.read_bytes().partition(b"\n")
+        return parse_header(text, int(first), str(self._header_path))
+
+    def keep_header(self, text: bytes, file_bytes: int) -> FileHeader:
+        """Keep the header's JSON ``text`` of a file of ``file_bytes``, and return it parsed.
+
+        Raises:
+            CheckpointError: it is no header, or not that of a file of this length.
+        """
+        header = parse_header(text, file_bytes, str(self.path))
+        self._header_path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._header_path.with_name(f"{self._header_path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(b"%d\n" % file_bytes + text)
+        temporary.replace(self._header_path)
+        return header
+
+    def present(self) -> list[Range]:
+        """Return the ranges that have arrived, in order."""
+        if not self._ranges_path.is_file() or not self.path.is_file():
+            return []
+        lines = self._ranges_path.read_text(encoding="utf-8").split("\n")[:-1]
+        return merge_ranges(_ranges(lines))
+
+    def missing(self, wanted: Iterable[Range]) -> list[Range]:
+        """Return what of the ``wanted`` ranges has not arrived, in order."""
+        absent = []
+        present = self.present()
+        for start, end in merge_ranges(wanted):
+            position = start
+            for have_start, have_end in present:
+                if have_end > position and have_start < end:
+                    if have_start > position:
+                        absent.append((position, have_start))
+                    position = have_end
+            if position < end:
+                absent.append((position, end))
+        return absent
+
+    @contextmanager
+    def filling(self) -> Iterator[int]:
+        """Open the file to be filled, made as long as the whole one and with its header; yields the file's descriptor.
+
+        Other processes wait meanwhile. The header must have been kept before.
+        """
+        with WeakFileLock(self.path.with_name(f"{self.path.name}.lock")):
+            first, _, text = self._header_path.read_bytes().partition(b"\n")
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                # In this order a file that was cut short is never taken for a whole one: its header is not there yet.
+                os.ftruncate(descriptor, int(first))
+                os.pwrite(descriptor, len(text).to_bytes(8, "little") + text, 0)
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def record(self, descriptor: int, arrived: Range) -> None:
+        """Note that a range has been written; its bytes are on the disk before the note is."""
+        os.fsync(descriptor)
+        with self._record_lock, self._ranges_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(arrived) + "\n")
+
+
+def _ranges(lines: list[str]) -> Iterator[Range]:
+    for line in lines:
+        try:
+            start, end = json.loads(line)
+        except ValueError:
+            # Written by a process that was killed meanwhile.
+            continue
+        yield start, end
