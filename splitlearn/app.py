@@ -26,10 +26,12 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
+from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import CutError, SplitPlan, resolve_device_map
 from splitlearn.embedded import resolve_model
 from splitlearn.memory import GIB
-from splitlearn.model import count_layers, read_config, save_parts
+from splitlearn.model import count_layers, draw_blueprint, loaded_dtype, open_checkpoint, read_config, save_parts
+from splitlearn.planning import METHODS, CutCost, choose_cut, cost_of
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import TokenThroughput
 from splitlearn.training.module import parse_dtype
@@ -75,12 +77,23 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
         return hydra_compose(config_name, overrides=list(overrides))
 
 
-def plan_split(split: DictConfig, config: PreTrainedConfig) -> SplitPlan:
-    """Return the cut that a ``split`` configuration asks for: its points, or else its fractions of the depth.
+def plan_split(split: DictConfig, config: PreTrainedConfig, source: CheckpointSource, dtype: torch.dtype | None) -> SplitPlan:
+    """Return the cut that a ``split`` configuration asks for: its points, its fractions of the depth, or one chosen by figures.
+
+    Args:
+        split: a configuration from ``conf/split``.
+        config: the model's.
+        source: its checkpoint.
+        dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
 
     Raises:
         CutError: it does not cut this model, or a point is neither given nor a fraction there for it.
     """
+    if split.get("balance") is not None:
+        if split.get("point_1") is not None or split.get("point_2") is not None:
+            raise CutError("split=auto chooses both points; leave split.point_1 and split.point_2 out, or take split=points")
+        blueprint = draw_blueprint(config, loaded_dtype(config, source, dtype))
+        return choose_cut(blueprint, split.balance, _plain(split.max_gib))
     num_layers = count_layers(config)
     fractions = split.get("fractions")
     if fractions is not None and (not OmegaConf.is_list(fractions) or len(fractions) != 2):
@@ -95,6 +108,39 @@ def plan_split(split: DictConfig, config: PreTrainedConfig) -> SplitPlan:
         else:
             raise CutError(f"split.{name} is not set; give a layer from 0 to {num_layers}, or a named cut such as split=thirds")
     return SplitPlan(num_layers, *points)
+
+
+def _open_model(cfg: DictConfig) -> tuple[str, PreTrainedConfig, CheckpointSource, SplitPlan]:
+    """Return a configuration's model by its name, with its configuration, its files and the cut."""
+    name = resolve_model(cfg.model.name_or_path)
+    config = read_config(name, cfg.model.type, cfg.model.revision)
+    source = CheckpointSource(name, cfg.model.revision)
+    return name, config, source, plan_split(cfg.split, config, source, parse_dtype(cfg.model.dtype))
+
+
+def plan(cfg: DictConfig) -> CutCost:
+    """Reckon what a cut will cost; weights are neither read nor downloaded.
+
+    Args:
+        cfg: a configuration like ``conf/plan.yaml``.
+
+    Raises:
+        CutError: the split points do not cut the model.
+        ValueError: a setting or the checkpoint cannot be used.
+        FileNotFoundError: a file or folder does not exist.
+    """
+    for setting in ("rows", "tokens", "lora_rank"):
+        value = cfg[setting]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{setting} is {value!r}; give a whole number from 1 up")
+    if cfg.must_fit is not None and cfg.must_fit not in METHODS:
+        raise ValueError(f"must_fit is {cfg.must_fit!r}; choose one of {', '.join(METHODS)}, or null")
+    devices = resolve_device_map(cfg.device, _plain(cfg.device_map), num_gpus=torch.cuda.device_count())
+    _, config, source, split_plan = _open_model(cfg)
+    # Nothing is loaded: no part's ties have to be settled by looking at weights.
+    loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
+    loader.blueprint.check(split_plan)
+    return cost_of(loader, split_plan, devices, cfg.rows, cfg.tokens, cfg.lora_rank)
 
 
 def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
@@ -118,9 +164,7 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
             raise ValueError(f"{flag} is {cfg[flag]}; give true or false")
     if cfg.streamed and cfg.device != "cpu":
         raise ValueError(f"device is {cfg.device}, but streamed layers are compared on the CPU; leave device=cpu")
-    name = resolve_model(cfg.model.name_or_path)
-    config = read_config(name, cfg.model.type, cfg.model.revision)
-    plan = plan_split(cfg.split, config)
+    name, config, _, plan = _open_model(cfg)
     common: dict[str, Any] = {"num_rows": cfg.rows, "num_tokens": cfg.tokens, "seed": cfg.seed}
     common["revision"] = cfg.model.revision
     common["dtype"] = parse_dtype(cfg.model.dtype)
@@ -180,9 +224,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 
 def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
     seed_everything(cfg.seed, workers=True, verbose=False)
-    name = resolve_model(cfg.model.name_or_path)
-    config = read_config(name, cfg.model.type, cfg.model.revision)
-    plan = plan_split(cfg.split, config)
+    name, config, _, plan = _open_model(cfg)
     summary |= {"split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     _check_settings(cfg, config)
     module = _make_module(cfg, name, plan)

@@ -131,19 +131,36 @@ class HubRepository:
         """
         if names is None or not file.endswith(".safetensors") or self._cached(file) is not None:
             return open_shard(self.fetch(file))
-        tensors = self.header(file).tensors
-        present = [tensors[name] for name in names if name in tensors]
-        ranges = [(tensor.start, tensor.end) for tensor in present]
-        wanted_bytes = sum(end - start for start, end in ranges)
+        ranges, is_most = self._ranges(file, names)
         partial = self._partial(file)
         if partial.missing(ranges):
-            if wanted_bytes >= _WHOLE_FROM * sum(tensor.num_bytes for tensor in tensors.values()):
+            if is_most:
                 return open_shard(self.fetch(file))
             try:
                 self._asking(file, lambda: self._download_ranges(file, partial, ranges))
             except RangesRefusedError:
                 return open_shard(self.fetch(file))
         return open_partial_shard(partial.path, frozenset(names))
+
+    def missing_bytes(self, file: str, names: Collection[str]) -> int:
+        """Return how many bytes `open` would download.
+
+        Raises:
+            FileNotFoundError: the repository has no such file, or it cannot be had.
+            CheckpointError: the file is damaged or not a safetensors file.
+        """
+        if self._cached(file) is not None:
+            return 0
+        ranges, is_most = self._ranges(file, names)
+        missing = self._partial(file).missing(merge_ranges(ranges, _GAP_BYTES))
+        return self.header(file).file_bytes if missing and is_most else sum(end - start for start, end in missing)
+
+    def _ranges(self, file: str, names: Collection[str]) -> tuple[list[Range], bool]:
+        """Return where tensors lie in a file, and whether they are so much of it that the whole is to be fetched."""
+        tensors = self.header(file).tensors
+        ranges = [(tensors[name].start, tensors[name].end) for name in names if name in tensors]
+        wanted_bytes = sum(end - start for start, end in ranges)
+        return ranges, wanted_bytes >= _WHOLE_FROM * sum(tensor.num_bytes for tensor in tensors.values())
 
     def _cached(self, file: str) -> Path | None:
         found = try_to_load_from_cache(self.name, file, revision=self.commit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 # Safetensors first. An index before a single file, since asking a hub for the latter would download all of it.
 _MAIN_FILES = (INDEX_FILE, SINGLE_FILE, "pytorch_model.bin.index.json", "pytorch_model.bin")
+_HEADERS_AT_ONCE = 8
 
 
 class _Files(Protocol):
@@ -33,6 +35,8 @@ class _Files(Protocol):
     def fetch(self, file: str) -> Path: ...
 
     def header(self, file: str) -> FileHeader: ...
+
+    def missing_bytes(self, file: str, names: Collection[str]) -> int: ...
 
     def open(self, file: str, names: Collection[str] | None = None) -> Shard: ...
 
@@ -53,6 +57,9 @@ class _LocalFolder:
 
     def header(self, file: str) -> FileHeader:
         return read_header(self.fetch(file))
+
+    def missing_bytes(self, file: str, names: Collection[str]) -> int:
+        return 0
 
     def open(self, file: str, names: Collection[str] | None = None) -> Shard:
         return open_shard(self.fetch(file))
@@ -200,6 +207,53 @@ class CheckpointSource:
         entry = self.header(file).tensors.get(name)
         return DTYPES.get(entry.dtype_name) if entry is not None else None
 
+    def stored(self, names: Collection[str]) -> dict[str, tuple[str, int]]:
+        """Say how tensors are stored, from the headers of their files alone.
+
+        Args:
+            names: tensors of the checkpoint.
+
+        Returns:
+            For each its dtype's name, such as ``"bfloat16"``, and its bytes.
+
+        Raises:
+            FileNotFoundError: a shard is missing.
+            CheckpointError: a shard is damaged or lacks a tensor, or is a hub's torch file, which has no header.
+        """
+        files = sorted({self.weight_map[name] for name in names})
+        with ThreadPoolExecutor(_HEADERS_AT_ONCE, thread_name_prefix="headers") as pool:
+            contents = dict(zip(files, pool.map(self._contents, files), strict=True))
+        absent = [name for name in names if name not in contents[self.weight_map[name]]]
+        if absent:
+            file = self.weight_map[absent[0]]
+            raise CheckpointError(
+                f"{file} of {self.name} has no tensor {absent[0]!r}, though the index says so; fetch it again"
+            )
+        return {name: contents[self.weight_map[name]][name] for name in names}
+
+    def _contents(self, file: str) -> dict[str, tuple[str, int]]:
+        if file.endswith(".safetensors"):
+            entries = self.header(file).tensors.items()
+            return {name: (_dtype_name(entry.dtype_name), entry.num_bytes) for name, entry in entries}
+        if not self.is_local:
+            raise CheckpointError(
+                f"{file} of {self.name} is a torch file, which has no header: fetch it with `hf download` first"
+            )
+        shard = open_shard(self.fetch(file))
+        return {name: (str(shard.dtype(name)).removeprefix("torch."), shard.num_bytes(name)) for name in shard.names}
+
+    def missing_bytes(self, names: Collection[str]) -> int:
+        """Return how many bytes would be downloaded to read these tensors; 0 for a local folder.
+
+        Raises:
+            FileNotFoundError: the hub has not got a file, or cannot be had.
+            CheckpointError: a file is damaged.
+        """
+        by_file: dict[str, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.weight_map[name], []).append(name)
+        return sum(self._files.missing_bytes(file, each) for file, each in by_file.items())
+
     def open_shards(
         self, files: Collection[str], names: Collection[str] | None = None, on_open: Callable[[], object] = lambda: None
     ) -> dict[str, Shard]:
@@ -234,6 +288,11 @@ class CheckpointSource:
                 )
             on_open()
         return shards
+
+
+def _dtype_name(stored: str) -> str:
+    dtype = DTYPES.get(stored)
+    return stored if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _parse_index(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from importlib import import_module
 
 COMMANDS = {
     "train": "cut a model, load it part by part, fine-tune it (add -m to sweep)",
+    "plan": "say what a cut will read, need and send, without touching weights",
     "verify": "show that a checkpoint's parts are the unsplit model",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
 }

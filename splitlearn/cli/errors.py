@@ -14,6 +14,8 @@ from omegaconf import MissingMandatoryValue
 
 from splitlearn.cut import CutError
 
+# What shells report for a program that SIGINT ended.
+_INTERRUPTED = 130
 _USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ImportError, MissingMandatoryValue)
 
 
@@ -28,6 +30,11 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def run(cfg: Any) -> Any:
         try:
             return task(cfg)
+        except KeyboardInterrupt:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            print("interrupted", file=sys.stderr, flush=True)
+            raise SystemExit(_INTERRUPTED) from None
         except _USER_ERRORS as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise

@@ -1,7 +1,7 @@
 """Building the parts of a causal LM, loading them, and running them together."""
 
 from splitlearn.model.anatomy import count_layers
-from splitlearn.model.blueprint import plan_cut, read_config
+from splitlearn.model.blueprint import Blueprint, draw_blueprint, plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.factory import LoadedParts, ModelFactory, save_parts
 from splitlearn.model.part_loading import loaded_dtype, open_checkpoint
@@ -10,6 +10,7 @@ from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import Tie, find_ties
 
 __all__ = [
+    "Blueprint",
     "ComposedCausalLM",
     "LoadedParts",
     "ModelFactory",
@@ -17,6 +18,7 @@ __all__ = [
     "Tie",
     "UnsupportedModelError",
     "count_layers",
+    "draw_blueprint",
     "find_ties",
     "loaded_dtype",
     "open_checkpoint",

@@ -1,0 +1,8 @@
+"""What a cut will cost, known without weights; cuts chosen by it."""
+
+from splitlearn.planning.automatic import choose_cut
+from splitlearn.planning.costs import METHODS, CutCost, Need, PartCost, cost_of
+from splitlearn.planning.fit import DoesNotFitError, check_fit
+from splitlearn.planning.report import print_plan
+
+__all__ = ["METHODS", "CutCost", "DoesNotFitError", "Need", "PartCost", "check_fit", "choose_cut", "cost_of", "print_plan"]

@@ -1,0 +1,212 @@
+"""What a training step keeps for the backward pass, measured on tensors that have shapes and no memory.
+
+The model is run forward as in training, with torch's fake tensors in place of weights, while autograd's own hook counts what it
+saves. Layers that are alike in every shape and setting are run once. Attention is given a mask, as for padded rows; where
+there is no padding it may keep a little less.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_flatten
+from transformers.pytorch_utils import Conv1D
+
+from splitlearn.cut import PartSpec
+from splitlearn.model import Blueprint
+
+_SCALARS = (bool, int, float, str)
+# What tells equal layers apart and does not change what they save.
+_POSITIONS = ("layer_idx", "layer_id", "layer_index", "layer_number")
+
+# Where the ledger is before the first layer.
+_BEFORE = -1
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes kept for the backward pass, for one batch.
+
+    Attributes:
+        before: by what runs before the first layer.
+        layers: by each decoder layer.
+        after: by what runs after the last layer, the loss included.
+        temporary: what the loss and its gradient need beside that for a moment, in the part with the head.
+        is_upper_bound: whether less may be kept.
+    """
+
+    before: int
+    layers: tuple[int, ...]
+    after: int
+    temporary: int
+    is_upper_bound: bool = False
+
+    def scaled(self, factor: int) -> Activations:
+        """Return ``factor`` times as much, as an upper bound: not everything that is kept has the model's dtype."""
+        layers = tuple(factor * each for each in self.layers)
+        return Activations(factor * self.before, layers, factor * self.after, factor * self.temporary, True)
+
+    def of(self, part: PartSpec) -> int:
+        """Return the bytes that one part needs."""
+        own = sum(self.layers[part.start : part.end])
+        return own + self.before * part.has_embedding + (self.after + self.temporary) * part.has_head
+
+
+class _Ledger:
+    """Counts each storage that autograd saves once, for whatever was running when it was first saved."""
+
+    def __init__(self, not_counted: Iterator[torch.Tensor]) -> None:
+        self.place = _BEFORE
+        self.bytes_at: dict[int, int] = {}
+        # Held on to, so that no storage is freed and its place taken by another one.
+        self._seen = {each.untyped_storage()._cdata: each for each in not_counted}
+        self.common: set[int] = set()
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen[storage._cdata] = tensor
+            place = _BEFORE if storage._cdata in self.common else self.place
+            self.bytes_at[place] = self.bytes_at.get(place, 0) + storage.nbytes()
+        return tensor
+
+
+def measure_activations(
+    blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: int | None = None
+) -> Activations | None:
+    """Measure what one batch keeps for the backward pass.
+
+    Args:
+        blueprint: the model.
+        num_rows: rows of the batch (B).
+        num_tokens: tokens of each row (T).
+        lora_rank: measure with all weights frozen and adapters of this rank beside every linear layer but the head; None measures
+            with all weights trained.
+
+    Returns:
+        The bytes, or None if the model cannot be run without values (it looks at some of them to choose what to compute).
+    """
+    # Some operations of mixtures of experts can be drawn up in bfloat16 alone.
+    for dtype in dict.fromkeys((blueprint.dtype, torch.bfloat16)):
+        try:
+            measured = _measure(blueprint, num_rows, num_tokens, lora_rank, dtype)
+        except Exception:  # noqa: S112
+            # Whatever a model does with values that are not there: the figure is then reported as unknown.
+            continue
+        return measured.scaled(blueprint.dtype.itemsize // dtype.itemsize) if dtype != blueprint.dtype else measured
+    return None
+
+
+def _measure(blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: int | None, dtype: torch.dtype) -> Activations:
+    model = copy.deepcopy(blueprint.meta_model).to(dtype).train()
+    layers = list(blueprint.anatomy.layers(model))
+    twins = _first_alike(layers)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.device("cpu"), contextlib.ExitStack() as stack:
+        shared = _give_shapes(model, [layer for index, layer in enumerate(layers) if twins[index] != index])
+        ledger = _Ledger(iter(shared))
+        if lora_rank is not None:
+            model.requires_grad_(False)
+            head = model.get_output_embeddings()
+            for module in model.modules():
+                if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
+                    module.register_forward_hook(_adapter(module, lora_rank))
+        _follow(layers, twins, ledger)
+        ids_BT = torch.zeros(num_rows, num_tokens, dtype=torch.long)
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda tensor: tensor))
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+        vocabulary = blueprint.config.get_text_config(decoder=True).vocab_size
+        model.loss_function(logits=logits_BTV, labels=ids_BT, vocab_size=vocabulary)
+    saved = ledger.bytes_at
+    # The gradient of the loss by its logits, in float32 as transformers computes it, and its copy in the model's dtype.
+    temporary = num_rows * num_tokens * vocabulary * (4 + dtype.itemsize)
+    per_layer = tuple(saved.get(twin, 0) for twin in twins)
+    return Activations(saved.get(_BEFORE, 0), per_layer, saved.get(len(layers), 0), temporary)
+
+
+def _first_alike(layers: list[nn.Module]) -> list[int]:
+    """Return for each layer the number of the first one that is like it."""
+    first: dict[Any, int] = {}
+    return [first.setdefault(_signature(layer), index) for index, layer in enumerate(layers)]
+
+
+def _signature(layer: nn.Module) -> Any:
+    settings = [
+        (path, type(module), tuple(sorted((name, value) for name, value in vars(module).items() if _tells_apart(name, value))))
+        for path, module in layer.named_modules()
+    ]
+    tensors = [(name, tuple(each.shape)) for name, each in [*layer.named_parameters(), *layer.named_buffers()]]
+    return tuple(settings), tuple(tensors)
+
+
+def _tells_apart(name: str, value: Any) -> bool:
+    return isinstance(value, _SCALARS) and name not in _POSITIONS
+
+
+def _give_shapes(model: nn.Module, left_out: list[nn.Module]) -> list[torch.Tensor]:
+    """Put fake tensors on the CPU in the place of meta tensors, but for the modules ``left_out``; return them."""
+    skipped = {module for each in left_out for module in each.modules()}
+    fakes: dict[torch.Tensor, torch.Tensor] = {}
+    for module in model.modules():
+        if module in skipped:
+            continue
+        stores: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for store in stores:
+            for name, tensor in store.items():
+                if tensor is None:
+                    continue
+                if tensor not in fakes:
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    fakes[tensor] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+                store[name] = fakes[tensor]
+    return list(fakes.values())
+
+
+def _adapter(module: nn.Module, rank: int) -> Callable[..., torch.Tensor]:
+    weight: Any = module.weight
+    transposed = isinstance(module, Conv1D)
+    width_in, width_out = weight.shape if transposed else reversed(weight.shape)
+    down = nn.Parameter(torch.empty(rank, width_in, dtype=weight.dtype))
+    up = nn.Parameter(torch.empty(width_out, rank, dtype=weight.dtype))
+
+    def add(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output + nn.functional.linear(nn.functional.linear(inputs[0], down), up)
+
+    return add
+
+
+def _follow(layers: list[nn.Module], twins: list[int], ledger: _Ledger) -> None:
+    """Have the ledger know which layer runs; a layer like an earlier one hands on what it is given, in that one's form."""
+    outputs: dict[int, Any] = {}
+
+    def run(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def first(*args: Any, **kwargs: Any) -> Any:
+            ledger.place = index
+            # Masks and rotary embeddings are handed to every layer and saved once.
+            extra, _ = tree_flatten([args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}])
+            ledger.common |= {each.untyped_storage()._cdata for each in extra if isinstance(each, torch.Tensor)}
+            output = forward(*args, **kwargs)
+            ledger.place = len(layers)
+            outputs[index] = output
+            return output
+
+        return first
+
+    def skip(index: int) -> Callable[..., Any]:
+        def again(*args: Any, **kwargs: Any) -> Any:
+            hidden_BTD = args[0] if args else kwargs["hidden_states"]
+            like = outputs[twins[index]]
+            return type(like)([hidden_BTD, *like[1:]]) if isinstance(like, (tuple, list)) else hidden_BTD
+
+        return again
+
+    for index, layer in enumerate(layers):
+        replacement: Any = run(index, layer.forward) if twins[index] == index else skip(index)
+        layer.forward = replacement

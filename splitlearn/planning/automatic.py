@@ -1,0 +1,80 @@
+"""Choosing split points by figures: parts that are as equal as can be, within budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from splitlearn.cut import PART_NAMES, CutError, SplitPlan
+from splitlearn.memory import GIB
+from splitlearn.model import Blueprint
+from splitlearn.planning.sizes import Sizes, compute_per_token, weight_bytes
+
+BALANCES = ("bytes", "compute")
+
+
+def choose_cut(blueprint: Blueprint, balance: str = "bytes", max_gib: Mapping[str, Any] | None = None) -> SplitPlan:
+    """Find the split points whose largest part is smallest, among those that keep every part within its budget.
+
+    Every part gets a layer if there are three or more.
+
+    Args:
+        blueprint: the model.
+        balance: what is to be equal: ``"bytes"`` of weights, or ``"compute"`` for each token.
+        max_gib: for each part the most GiB (2**30 bytes) that its weights may take; a part that is absent or None may take any.
+
+    Raises:
+        CutError: no cut keeps the budgets; the message says what the parts need at least.
+        ValueError: a setting is unknown or out of range.
+    """
+    if balance not in BALANCES:
+        raise ValueError(f"split.balance is {balance!r}; choose one of {', '.join(BALANCES)}")
+    budgets = _budgets(max_gib or {})
+    stored = weight_bytes(blueprint)
+    figures = stored if balance == "bytes" else compute_per_token(blueprint)
+    plans = _plans(len(stored.layers), blueprint)
+    fitting = [plan for plan in plans if all(stored.of(part) <= budgets[part.name] for part in plan.parts)]
+    if not fitting:
+        raise CutError(_why_none_fits(plans, stored, budgets))
+    # Of equally good cuts the one with the most on the server.
+    return min(fitting, key=lambda plan: (max(figures.of(part) for part in plan.parts), -figures.of(plan.trunk)))
+
+
+def _budgets(max_gib: Mapping[str, Any]) -> dict[str, float]:
+    unknown = [name for name in max_gib if name not in PART_NAMES]
+    if unknown:
+        raise ValueError(f"split.max_gib names {unknown[0]!r}; the parts are {', '.join(PART_NAMES)}")
+    budgets = {}
+    for name in PART_NAMES:
+        gib = max_gib.get(name)
+        if gib is not None and (isinstance(gib, bool) or not isinstance(gib, (int, float)) or not gib > 0):
+            raise ValueError(f"split.max_gib.{name} is {gib!r}; give a number of GiB above 0, or null")
+        budgets[name] = float("inf") if gib is None else gib * GIB
+    return budgets
+
+
+def _plans(num_layers: int, blueprint: Blueprint) -> list[SplitPlan]:
+    least = 1 if num_layers >= len(PART_NAMES) else 0
+    plans = []
+    for first in range(least, num_layers + 1 - least):
+        for second in range(first + least, num_layers + 1 - least):
+            plan = SplitPlan(num_layers, first, second)
+            try:
+                blueprint.check(plan)
+            except CutError:
+                continue
+            plans.append(plan)
+    return plans
+
+
+def _why_none_fits(plans: list[SplitPlan], stored: Sizes, budgets: Mapping[str, float]) -> str:
+    for index, name in enumerate(PART_NAMES):
+        least = min(stored.of(plan.parts[index]) for plan in plans)
+        if least > budgets[name]:
+            return f"split.max_gib.{name} is {budgets[name] / GIB:g}, but the smallest {name} of this model takes {least / GIB:.2f} GiB"
+    total = stored.before + sum(stored.layers) + stored.after
+    allowed = ", ".join(f"{name} {budgets[name] / GIB:g}" for name in PART_NAMES if budgets[name] != float("inf"))
+    return (
+        f"no cut keeps every part within split.max_gib ({allowed}): the weights take {total / GIB:.2f} GiB in all; raise a budget, "
+        "or load in fewer bytes with model.dtype=bfloat16"
+    )

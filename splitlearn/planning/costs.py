@@ -1,0 +1,215 @@
+"""What a cut will cost: for each part what it reads, and the memory that loading and training it takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from splitlearn.cut import PartSpec, SplitPlan
+from splitlearn.model import Blueprint
+from splitlearn.model.part_loading import PartLoader
+from splitlearn.planning.activations import Activations, measure_activations
+
+METHODS = ("load", "lora", "full")
+# AdamW keeps two averages of each gradient, in the weights' dtype.
+_ADAMW_STATES = 2
+# PEFT keeps adapters of half-precision models in float32.
+_ADAPTER_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory on one device.
+
+    Attributes:
+        own_bytes: memory that nothing backs: it must be there. On a GPU all of it.
+        mapped_bytes: RAM that files back: it makes things fast, and the system can take it back.
+        is_known: whether everything is in it; False if what is kept for the backward pass could not be measured.
+        is_upper_bound: whether it may be less.
+    """
+
+    own_bytes: int
+    mapped_bytes: int = 0
+    is_known: bool = True
+    is_upper_bound: bool = False
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """What one part costs.
+
+    Attributes:
+        part: its name.
+        holds: its layers, in words.
+        device: where it goes.
+        num_parameters: its parameters; a head that shares the embedding on the same device has none of its own.
+        stored_bytes: bytes of its tensors in the checkpoint, by dtype.
+        shards: the files that hold them.
+        download_bytes: what of that is not on this machine yet.
+        weight_bytes: bytes of its parameters once they are loaded.
+        needs: memory by what is done with it: ``load`` (frozen), ``lora`` and ``full`` fine-tuning.
+    """
+
+    part: str
+    holds: str
+    device: str
+    num_parameters: int
+    stored_bytes: Mapping[str, int]
+    shards: tuple[str, ...]
+    download_bytes: int
+    weight_bytes: int
+    needs: Mapping[str, Need]
+
+
+@dataclass(frozen=True)
+class CutCost:
+    """What a cut costs.
+
+    Attributes:
+        model: the folder or hub id.
+        commit: the hub's commit; None for a local folder.
+        split_point_1: first layer of the trunk.
+        split_point_2: first layer of the top.
+        dtype: what floating-point weights become.
+        num_rows: rows of a batch.
+        num_tokens: tokens of a row.
+        lora_rank: rank of the adapters that ``lora`` is reckoned with.
+        parts: one for each part.
+        smashed_bytes: what crosses each of the two cuts in a forward pass over one batch; gradients are as much, backward.
+    """
+
+    model: str
+    commit: str | None
+    split_point_1: int
+    split_point_2: int
+    dtype: str
+    num_rows: int
+    num_tokens: int
+    lora_rank: int
+    parts: tuple[PartCost, ...]
+    smashed_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain values, for JSON."""
+        return asdict(self)
+
+
+def cost_of(
+    loader: PartLoader, plan: SplitPlan, devices: Mapping[str, str], num_rows: int, num_tokens: int, lora_rank: int
+) -> CutCost:
+    """Reckon what a cut will cost. Configuration, index and headers are read; weights are neither read nor downloaded.
+
+    Args:
+        loader: the opened checkpoint.
+        plan: the cut.
+        devices: where each part goes.
+        num_rows: rows of a batch (B).
+        num_tokens: tokens of a row (T).
+        lora_rank: rank of adapters beside every linear layer but the head.
+
+    Raises:
+        CheckpointError: a shard is damaged or lacks a tensor.
+        FileNotFoundError: a shard is missing.
+    """
+    blueprint, origin = loader.blueprint, loader.blueprint.origin
+    kept = {
+        "lora": measure_activations(blueprint, num_rows, num_tokens, lora_rank),
+        "full": measure_activations(blueprint, num_rows, num_tokens),
+    }
+    hidden_size = blueprint.meta_model.get_input_embeddings().embedding_dim
+    return CutCost(
+        model=loader.source.name,
+        commit=origin.commit if origin else None,
+        split_point_1=plan.split_point_1,
+        split_point_2=plan.split_point_2,
+        dtype=str(blueprint.dtype).removeprefix("torch."),
+        num_rows=num_rows,
+        num_tokens=num_tokens,
+        lora_rank=lora_rank,
+        parts=tuple(_part_cost(loader, part, devices, kept, lora_rank) for part in plan.parts),
+        smashed_bytes=num_rows * num_tokens * hidden_size * blueprint.dtype.itemsize,
+    )
+
+
+def _part_cost(
+    loader: PartLoader, part: PartSpec, devices: Mapping[str, str], kept: Mapping[str, Activations | None], lora_rank: int
+) -> PartCost:
+    reading = loader.reading(part)
+    names = set(reading.sources.values())
+    stored = loader.source.stored(names)
+    by_dtype: Counter[str] = Counter()
+    for dtype, size in stored.values():
+        by_dtype[dtype] += size
+    own = part_parameters(loader.blueprint, part, devices)
+    return PartCost(
+        part=part.name,
+        holds=part.describe(),
+        device=devices[part.name],
+        num_parameters=sum(each.numel() for each in own.values()),
+        stored_bytes=dict(by_dtype),
+        shards=tuple(sorted(reading.files)),
+        download_bytes=loader.source.missing_bytes(names),
+        weight_bytes=sum(each.nbytes for each in own.values()),
+        needs=_needs(loader, part, devices[part.name], own, set(by_dtype), kept, lora_rank),
+    )
+
+
+def part_parameters(blueprint: Blueprint, part: PartSpec, devices: Mapping[str, str]) -> dict[str, nn.Parameter]:
+    """Return the parameters, on the meta device, that a part holds for itself, by the unsplit model's names.
+
+    A tied one counts for the first part that holds it if the parts are on one device, and for each of them otherwise.
+    """
+    parameters = dict(blueprint.meta_model.named_parameters(remove_duplicate=False))
+    shares = devices["bottom"] == devices["top"]
+    own = {}
+    for name, each in parameters.items():
+        owner = blueprint.ties.get(name)
+        is_shared = owner is not None and (shares or blueprint.belongs_to(owner, part))
+        if blueprint.belongs_to(name, part) and not is_shared:
+            own[name] = each
+    return own
+
+
+def _needs(
+    loader: PartLoader,
+    part: PartSpec,
+    device: str,
+    own: Mapping[str, nn.Parameter],
+    stored_dtypes: set[str],
+    kept: Mapping[str, Activations | None],
+    lora_rank: int,
+) -> dict[str, Need]:
+    weights = sum(each.nbytes for each in own.values())
+    wanted = str(loader.blueprint.dtype).removeprefix("torch.")
+    stays_mapped = device == "cpu" and stored_dtypes <= {wanted}
+    frozen = Need(0, weights) if stays_mapped else Need(weights)
+    adapters = sum(lora_rank * sum(shape) for shape in _linear_shapes(loader.blueprint, part))
+    trained_bytes = {"lora": _ADAPTER_BYTES * adapters, "full": weights}
+    needs = {"load": frozen}
+    for method, trained in trained_bytes.items():
+        held = frozen.own_bytes if method == "lora" else 0
+        activations = kept[method]
+        needs[method] = Need(
+            own_bytes=held + trained * (2 + _ADAMW_STATES) + (activations.of(part) if activations else 0),
+            mapped_bytes=frozen.mapped_bytes if method == "lora" else 0,
+            is_known=activations is not None,
+            is_upper_bound=activations is not None and activations.is_upper_bound,
+        )
+    return needs
+
+
+def _linear_shapes(blueprint: Blueprint, part: PartSpec) -> list[torch.Size]:
+    """Return the shapes of the linear layers of a part that adapters stand beside: all but the head."""
+    model = blueprint.meta_model
+    head = model.get_output_embeddings()
+    return [
+        module.weight.shape
+        for path, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and blueprint.belongs_to(f"{path}.weight", part)
+    ]

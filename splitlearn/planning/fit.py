@@ -1,0 +1,83 @@
+"""Whether what a cut needs is there on this machine, and what to do if it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import torch
+
+from splitlearn.memory import GIB
+from splitlearn.planning.costs import CutCost, Need
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_DOING = {"load": "loading", "lora": "LoRA fine-tuning", "full": "full fine-tuning"}
+# From the most memory to the least, with what to change to get there.
+_CHEAPER = {"full": ("lora", "load"), "lora": ("load",), "load": ()}
+
+
+class DoesNotFitError(ValueError):
+    """A plan that this machine has not got the memory for: the message says how much is missing and what would do."""
+
+
+def device_memory(device: str) -> int:
+    """Return how much memory a device has in all, in bytes: RAM within the container's limit, or a GPU's.
+
+    Raises:
+        RuntimeError: torch knows no such GPU.
+    """
+    if device != "cpu":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    limits = [int(text) for path in _CGROUP_LIMITS if path.is_file() and (text := path.read_text().strip()).isdigit()]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def needed_by_device(cost: CutCost, methods: Mapping[str, str]) -> dict[str, int]:
+    """Return the memory that must be there on each device, in bytes, when each part is used as ``methods`` says.
+
+    Args:
+        cost: what the cut costs.
+        methods: for each part ``"load"``, ``"lora"`` or ``"full"``.
+    """
+    needed: dict[str, int] = {}
+    for part in cost.parts:
+        need: Need = part.needs[methods[part.part]]
+        needed[part.device] = needed.get(part.device, 0) + need.own_bytes
+    return needed
+
+
+def check_fit(cost: CutCost, methods: Mapping[str, str]) -> None:
+    """Refuse what cannot fit into the memory that this machine has, whatever else runs on it.
+
+    Args:
+        cost: what the cut costs.
+        methods: for each part ``"load"``, ``"lora"`` or ``"full"``.
+
+    Raises:
+        DoesNotFitError: it does not fit.
+    """
+    for device, needed in needed_by_device(cost, methods).items():
+        available = device_memory(device)
+        if needed > available:
+            doing = " and ".join(dict.fromkeys(_DOING[method] for method in methods.values()))
+            raise DoesNotFitError(
+                f"{doing} of {cost.model} cut at {cost.split_point_1} / {cost.split_point_2} in {cost.dtype} needs "
+                f"{needed / GIB:.1f} GiB on {device}, which has {available / GIB:.1f} GiB; {_suggest(cost, methods, device, available)}"
+            )
+
+
+def _suggest(cost: CutCost, methods: Mapping[str, str], device: str, available: int) -> str:
+    ways = [
+        f"{_DOING[cheaper]} needs {needed / GIB:.1f} GiB there"
+        for cheaper in _CHEAPER[max(methods.values(), key=list(_DOING).index)]
+        if (needed := needed_by_device(cost, dict.fromkeys(methods, cheaper))[device]) <= available
+    ]
+    if methods.get("trunk") == "full":
+        frozen = needed_by_device(cost, {**methods, "trunk": "load"})[device]
+        if frozen <= available:
+            ways.append(f"with the trunk frozen it needs {frozen / GIB:.1f} GiB there")
+    if cost.dtype == "float32":
+        ways.append("model.dtype=bfloat16 halves it")
+    ways.append("place parts elsewhere with device_map, or load one part in each of several processes")
+    return "; ".join(ways)
