@@ -10,7 +10,7 @@ import math
 import platform
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from splitlearn.cut import CutError, SplitPlan, resolve_device_map
 from splitlearn.embedded import resolve_model
 from splitlearn.memory import GIB
 from splitlearn.model import count_layers, draw_blueprint, loaded_dtype, open_checkpoint, read_config, save_parts
-from splitlearn.planning import METHODS, CutCost, choose_cut, cost_of
-from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
+from splitlearn.planning import METHODS, CutCost, check_fit, choose_cut, cost_of
+from splitlearn.training import Optimization, SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import TokenThroughput
 from splitlearn.training.module import parse_dtype
 from splitlearn.training.strategy import root_device_arguments
@@ -140,7 +140,8 @@ def plan(cfg: DictConfig) -> CutCost:
     # Nothing is loaded: no part's ties have to be settled by looking at weights.
     loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
     loader.blueprint.check(split_plan)
-    return cost_of(loader, split_plan, devices, cfg.rows, cfg.tokens, cfg.lora_rank)
+    cost = cost_of(loader, split_plan, devices, cfg.rows, cfg.tokens, cfg.lora_rank)
+    return replace(cost, model=cfg.model.name_or_path)
 
 
 def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
@@ -172,6 +173,16 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
         return plan, verify_streamed(name, config, plan, **common)
     more = {"device": cfg.device, "num_new_tokens": cfg.new_tokens, "gradients": cfg.gradients}
     return plan, verify_whole(name, config, plan, **common, **more)
+
+
+def _check_memory(cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan) -> None:
+    """Refuse a run whose weights, gradients and optimizer state alone are more than this machine's memory."""
+    devices = resolve_device_map(cfg.device, _plain(cfg.device_map), num_gpus=torch.cuda.device_count())
+    loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
+    loader.blueprint.check(plan)
+    cost = cost_of(loader, plan, devices, num_rows=1, num_tokens=1, lora_rank=1, with_activations=False)
+    optimization = Optimization.from_plain(_plain(cfg.optimizer))
+    check_fit(cost, {part.part: "full" if optimization.of(part.part).train else "load" for part in cost.parts})
 
 
 def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
@@ -224,9 +235,10 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 
 def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
     seed_everything(cfg.seed, workers=True, verbose=False)
-    name, config, _, plan = _open_model(cfg)
+    name, config, source, plan = _open_model(cfg)
     summary |= {"split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     _check_settings(cfg, config)
+    _check_memory(cfg, config, source, plan)
     module = _make_module(cfg, name, plan)
     datamodule: LightningDataModule = _instantiate(cfg.data, tokenizer_name_or_path=name)
     trainer = _make_trainer(cfg, run_folder)

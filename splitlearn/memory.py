@@ -21,6 +21,14 @@ GIB = 2**30
 _LABEL_WIDTH = 24
 
 
+def format_bytes(size: float) -> str:
+    """Return a number of bytes for the eye: GiB (2**30 bytes) from one of them on, else MiB or KiB."""
+    for unit, name in ((GIB, "GiB"), (2**20, "MiB")):
+        if size >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size / 2**10:.1f} KiB" if size else "0"
+
+
 @dataclass(frozen=True)
 class MemorySnapshot:
     """Memory of this process at one moment; every figure in bytes.

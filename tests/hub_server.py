@@ -16,6 +16,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
+import pytest
+
+from splitlearn.checkpoint import hub
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _CHUNK_BYTES = 4096
 
@@ -88,6 +93,22 @@ class HubServer:
             for server in (self._hub, self._storage):
                 server.shutdown()
                 server.server_close()
+
+
+@contextmanager
+def serving_this_process(repositories: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """Run a server that huggingface_hub asks in this process, which reads its settings when it is imported."""
+    with HubServer(repositories).running() as running:
+        template = running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", running.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache / "hub"))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.utils._cache_assets, "HF_ASSETS_CACHE", str(cache / "assets"))
+        hub._commit.cache_clear()
+        yield running
+    hub._commit.cache_clear()
 
 
 class _Server(ThreadingHTTPServer):

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import splitlearn
 from splitlearn.app import compose, plan_split, train
+from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import CutError
 from splitlearn.model import ComposedCausalLM, SplitModel
 from tests.tiny_models import tiny_config
@@ -142,13 +143,18 @@ def test_outside_the_command_line_a_folder_is_needed() -> None:
     ],
 )
 def test_points_override_fractions(split: dict[str, object], points: tuple[int, int]) -> None:
-    plan = plan_split(OmegaConf.create(split), tiny_config("llama"))
+    plan = plan_split(OmegaConf.create(split), tiny_config("llama"), CheckpointSource("someone/unused"), None)
     assert (plan.split_point_1, plan.split_point_2) == points
 
 
 def test_a_cut_by_layer_needs_both_points() -> None:
     with pytest.raises(CutError, match=r"split\.point_2 is not set"):
-        plan_split(OmegaConf.create({"fractions": None, "point_1": 1, "point_2": None}), tiny_config("llama"))
+        plan_split(
+            OmegaConf.create({"fractions": None, "point_1": 1, "point_2": None}),
+            tiny_config("llama"),
+            CheckpointSource("someone/unused"),
+            None,
+        )
 
 
 def test_the_public_names() -> None:

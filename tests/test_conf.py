@@ -17,7 +17,7 @@ from splitlearn.training import Optimization
 FILES = sorted(path.relative_to(conf_folder()) for path in conf_folder().rglob("*.yaml"))
 GROUPS = {
     "model": 8,
-    "split": 4,
+    "split": 5,
     "data": 2,
     "optimizer": 1,
     "trainer": 1,
@@ -40,7 +40,7 @@ def test_the_number_of_files() -> None:
     counts: dict[str, int] = {}
     for file in FILES:
         counts[str(file.parent)] = counts.get(str(file.parent), 0) + 1
-    assert counts == {".": 3, **GROUPS}
+    assert counts == {".": 4, **GROUPS}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path()], ids=str)
@@ -52,10 +52,11 @@ def test_every_choice_composes_and_resolves(file: Path) -> None:
 
 
 def test_top_level_files_compose() -> None:
-    assert {path.name for path in FILES if path.parent == Path()} == {"train.yaml", "prepare.yaml", "verify.yaml"}
+    assert {path.name for path in FILES if path.parent == Path()} == {"train.yaml", "plan.yaml", "prepare.yaml", "verify.yaml"}
     check_targets(OmegaConf.to_container(compose("run_folder=/tmp/run"), resolve=True, throw_on_missing=True))
     compose("source=a.gguf", "out=b", config_name="prepare")
-    OmegaConf.to_container(compose(config_name="verify"), resolve=True, throw_on_missing=True)
+    for name in ("plan", "verify"):
+        OmegaConf.to_container(compose(config_name=name), resolve=True, throw_on_missing=True)
 
 
 def check_targets(node: Any) -> None:

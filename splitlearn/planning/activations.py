@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +62,17 @@ class Activations:
 class _Ledger:
     """Counts each storage that autograd saves once, for whatever was running when it was first saved."""
 
-    def __init__(self, not_counted: Iterator[torch.Tensor]) -> None:
+    def __init__(self, not_counted: Iterable[torch.Tensor]) -> None:
         self.place = _BEFORE
         self.bytes_at: dict[int, int] = {}
         # Held on to, so that no storage is freed and its place taken by another one.
-        self._seen = {each.untyped_storage()._cdata: each for each in not_counted}
+        self._seen: dict[int, torch.Tensor] = {}
+        self.leave_out(not_counted)
         self.common: set[int] = set()
+
+    def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Do not count these: they are there anyway."""
+        self._seen |= {each.untyped_storage()._cdata: each for each in tensors}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -87,8 +92,8 @@ def measure_activations(
         blueprint: the model.
         num_rows: rows of the batch (B).
         num_tokens: tokens of each row (T).
-        lora_rank: measure with all weights frozen and adapters of this rank beside every linear layer but the head; None measures
-            with all weights trained.
+        lora_rank: measure with all weights frozen and adapters of this rank beside every linear layer but the head; None
+            measures with all weights trained.
 
     Returns:
         The bytes, or None if the model cannot be run without values (it looks at some of them to choose what to compute).
@@ -111,13 +116,13 @@ def _measure(blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: in
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, torch.device("cpu"), contextlib.ExitStack() as stack:
         shared = _give_shapes(model, [layer for index, layer in enumerate(layers) if twins[index] != index])
-        ledger = _Ledger(iter(shared))
+        ledger = _Ledger(shared)
         if lora_rank is not None:
             model.requires_grad_(False)
             head = model.get_output_embeddings()
             for module in model.modules():
                 if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
-                    module.register_forward_hook(_adapter(module, lora_rank))
+                    module.register_forward_hook(_adapter(module, lora_rank, ledger))
         _follow(layers, twins, ledger)
         ids_BT = torch.zeros(num_rows, num_tokens, dtype=torch.long)
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda tensor: tensor))
@@ -169,12 +174,13 @@ def _give_shapes(model: nn.Module, left_out: list[nn.Module]) -> list[torch.Tens
     return list(fakes.values())
 
 
-def _adapter(module: nn.Module, rank: int) -> Callable[..., torch.Tensor]:
+def _adapter(module: nn.Module, rank: int, ledger: _Ledger) -> Callable[..., torch.Tensor]:
     weight: Any = module.weight
     transposed = isinstance(module, Conv1D)
     width_in, width_out = weight.shape if transposed else reversed(weight.shape)
     down = nn.Parameter(torch.empty(rank, width_in, dtype=weight.dtype))
     up = nn.Parameter(torch.empty(width_out, rank, dtype=weight.dtype))
+    ledger.leave_out((down, up))
 
     def add(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         return output + nn.functional.linear(nn.functional.linear(inputs[0], down), up)
@@ -189,6 +195,9 @@ def _follow(layers: list[nn.Module], twins: list[int], ledger: _Ledger) -> None:
     def run(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def first(*args: Any, **kwargs: Any) -> Any:
             ledger.place = index
+            hidden_BTD = args[0] if args else kwargs["hidden_states"]
+            # So that the first layer, where nothing below is trained, stands for those above it.
+            hidden_BTD.requires_grad_(True)
             # Masks and rotary embeddings are handed to every layer and saved once.
             extra, _ = tree_flatten([args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}])
             ledger.common |= {each.untyped_storage()._cdata for each in extra if isinstance(each, torch.Tensor)}

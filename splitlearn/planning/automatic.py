@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan
-from splitlearn.memory import GIB
+from splitlearn.memory import GIB, format_bytes
 from splitlearn.model import Blueprint
 from splitlearn.planning.sizes import Sizes, compute_per_token, weight_bytes
 
@@ -71,10 +71,13 @@ def _why_none_fits(plans: list[SplitPlan], stored: Sizes, budgets: Mapping[str, 
     for index, name in enumerate(PART_NAMES):
         least = min(stored.of(plan.parts[index]) for plan in plans)
         if least > budgets[name]:
-            return f"split.max_gib.{name} is {budgets[name] / GIB:g}, but the smallest {name} of this model takes {least / GIB:.2f} GiB"
+            return (
+                f"split.max_gib.{name} allows {format_bytes(budgets[name])}, but the smallest {name} of this model takes "
+                f"{format_bytes(least)}; raise it, or load in fewer bytes with model.dtype=bfloat16"
+            )
     total = stored.before + sum(stored.layers) + stored.after
-    allowed = ", ".join(f"{name} {budgets[name] / GIB:g}" for name in PART_NAMES if budgets[name] != float("inf"))
+    allowed = ", ".join(f"{name} {format_bytes(budgets[name])}" for name in PART_NAMES if budgets[name] != float("inf"))
     return (
-        f"no cut keeps every part within split.max_gib ({allowed}): the weights take {total / GIB:.2f} GiB in all; raise a budget, "
-        "or load in fewer bytes with model.dtype=bfloat16"
+        f"no cut keeps every part within split.max_gib ({allowed}): the weights take {format_bytes(total)} in all; "
+        "raise a budget, or load in fewer bytes with model.dtype=bfloat16"
     )

@@ -101,7 +101,13 @@ class CutCost:
 
 
 def cost_of(
-    loader: PartLoader, plan: SplitPlan, devices: Mapping[str, str], num_rows: int, num_tokens: int, lora_rank: int
+    loader: PartLoader,
+    plan: SplitPlan,
+    devices: Mapping[str, str],
+    num_rows: int,
+    num_tokens: int,
+    lora_rank: int,
+    with_activations: bool = True,
 ) -> CutCost:
     """Reckon what a cut will cost. Configuration, index and headers are read; weights are neither read nor downloaded.
 
@@ -112,16 +118,19 @@ def cost_of(
         num_rows: rows of a batch (B).
         num_tokens: tokens of a row (T).
         lora_rank: rank of adapters beside every linear layer but the head.
+        with_activations: whether to measure what a batch keeps for the backward pass, which takes up to a second.
 
     Raises:
         CheckpointError: a shard is damaged or lacks a tensor.
         FileNotFoundError: a shard is missing.
     """
     blueprint, origin = loader.blueprint, loader.blueprint.origin
-    kept = {
-        "lora": measure_activations(blueprint, num_rows, num_tokens, lora_rank),
-        "full": measure_activations(blueprint, num_rows, num_tokens),
-    }
+    kept: dict[str, Activations | None] = dict.fromkeys(("lora", "full"))
+    if with_activations:
+        kept = {
+            "lora": measure_activations(blueprint, num_rows, num_tokens, lora_rank),
+            "full": measure_activations(blueprint, num_rows, num_tokens),
+        }
     hidden_size = blueprint.meta_model.get_input_embeddings().embedding_dim
     return CutCost(
         model=loader.source.name,

@@ -8,13 +8,11 @@ from pathlib import Path
 import psutil
 import torch
 
-from splitlearn.memory import GIB
-from splitlearn.planning.costs import CutCost, Need
+from splitlearn.memory import format_bytes
+from splitlearn.planning.costs import METHODS, CutCost, Need
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _DOING = {"load": "loading", "lora": "LoRA fine-tuning", "full": "full fine-tuning"}
-# From the most memory to the least, with what to change to get there.
-_CHEAPER = {"full": ("lora", "load"), "lora": ("load",), "load": ()}
 
 
 class DoesNotFitError(ValueError):
@@ -60,24 +58,26 @@ def check_fit(cost: CutCost, methods: Mapping[str, str]) -> None:
     for device, needed in needed_by_device(cost, methods).items():
         available = device_memory(device)
         if needed > available:
-            doing = " and ".join(dict.fromkeys(_DOING[method] for method in methods.values()))
+            doing = " and ".join(_DOING[method] for method in METHODS if method in methods.values())
             raise DoesNotFitError(
                 f"{doing} of {cost.model} cut at {cost.split_point_1} / {cost.split_point_2} in {cost.dtype} needs "
-                f"{needed / GIB:.1f} GiB on {device}, which has {available / GIB:.1f} GiB; {_suggest(cost, methods, device, available)}"
+                f"{format_bytes(needed)} on {device}, which has {format_bytes(available)}: "
+                f"{'; '.join(_ways_out(cost, methods, device, available))}"
             )
 
 
-def _suggest(cost: CutCost, methods: Mapping[str, str], device: str, available: int) -> str:
+def _ways_out(cost: CutCost, methods: Mapping[str, str], device: str, available: int) -> list[str]:
+    there = [part.part for part in cost.parts if part.device == device]
+    others = {way: dict.fromkeys(methods, method) for method, way in (("lora", "with LoRA"), ("load", "all frozen"))}
+    others |= {f"with {name} frozen": {**methods, name: "load"} for name in there if methods[name] == "full"}
     ways = [
-        f"{_DOING[cheaper]} needs {needed / GIB:.1f} GiB there"
-        for cheaper in _CHEAPER[max(methods.values(), key=list(_DOING).index)]
-        if (needed := needed_by_device(cost, dict.fromkeys(methods, cheaper))[device]) <= available
+        f"{way} it needs {format_bytes(needed)}"
+        for way, each in others.items()
+        if (needed := needed_by_device(cost, each)[device]) <= available
     ]
-    if methods.get("trunk") == "full":
-        frozen = needed_by_device(cost, {**methods, "trunk": "load"})[device]
-        if frozen <= available:
-            ways.append(f"with the trunk frozen it needs {frozen / GIB:.1f} GiB there")
     if cost.dtype == "float32":
         ways.append("model.dtype=bfloat16 halves it")
-    ways.append("place parts elsewhere with device_map, or load one part in each of several processes")
-    return "; ".join(ways)
+    if len(there) < len(cost.parts):
+        ways.append(f"split points that leave fewer layers to {' and '.join(there)} lessen it (split=auto keeps split.max_gib)")
+    ways.append("parts can go elsewhere with device_map")
+    return ways

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console, Group
 from rich.table import Table
 
-from splitlearn.memory import GIB
+from splitlearn.memory import format_bytes
 from splitlearn.planning.costs import METHODS, CutCost, Need
 from splitlearn.planning.fit import device_memory, needed_by_device
 
@@ -23,48 +23,57 @@ def _parts_table(cost: CutCost) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in ("part", "holds", "device"):
         table.add_column(heading)
-    for heading in ("parameters", "weights GiB", "stored GiB", "shards", "to download GiB"):
+    is_remote = any(part.download_bytes for part in cost.parts)
+    for heading in ("parameters", "weights", "stored", "shards", *(["to download"] if is_remote else [])):
         table.add_column(heading, justify="right")
     for part in cost.parts:
-        stored = "\n".join(f"{size / GIB:.3f} {dtype}" for dtype, size in part.stored_bytes.items())
-        figures = f"{part.num_parameters:,}", f"{part.weight_bytes / GIB:.3f}", stored or "0", f"{len(part.shards)}"
-        table.add_row(part.part, part.holds, part.device, *figures, f"{part.download_bytes / GIB:.3f}")
+        stored = "\n".join(f"{format_bytes(size)} {dtype}" for dtype, size in part.stored_bytes.items())
+        row = [part.part, part.holds, part.device, _count(part.num_parameters), format_bytes(part.weight_bytes)]
+        row += [stored or "0", f"{len(part.shards)}", *([format_bytes(part.download_bytes)] if is_remote else [])]
+        table.add_row(*row)
     return table
 
 
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.2f} M"
+
+
 def _memory_table(cost: CutCost) -> Table:
-    table = Table(title=f"memory in GiB, for batches of {cost.num_rows} x {cost.num_tokens} tokens", title_justify="left")
-    table.add_column("part")
+    table = Table(title=f"memory, with batches of {cost.num_rows} x {cost.num_tokens} tokens", title_justify="left")
+    table.add_column("")
     for heading in _HEADINGS.values():
         table.add_column(heading, justify="right")
     for part in cost.parts:
         table.add_row(part.part, *(_describe(part.needs[method]) for method in METHODS))
+    table.add_section()
     needed = {method: needed_by_device(cost, {part.part: method for part in cost.parts}) for method in METHODS}
     for device in dict.fromkeys(part.device for part in cost.parts):
         available = device_memory(device)
-        cells = [f"{needed[method][device] / GIB:.3f}{_verdict(needed[method][device], available)}" for method in METHODS]
-        table.add_row(f"{device}, which has {available / GIB:.1f}", *cells)
+        cells = [format_bytes(needed[method][device]) + _verdict(needed[method][device], available) for method in METHODS]
+        table.add_row(f"{device} of {format_bytes(available)}", *cells)
     table.caption_justify = "left"
     table.caption = (
-        f"LoRA: rank {cost.lora_rank} beside all linear layers but the head; full: AdamW; both with what a batch keeps for the "
-        "backward pass, without gradient checkpointing. Mapped weights are file pages that the system can take back."
+        f"LoRA: rank {cost.lora_rank} beside all linear layers but the head. Full: AdamW. Both with what a batch keeps for the "
+        "backward pass. Mapped: pages of the checkpoint's files, which the system can take back."
     )
     return table
 
 
 def _describe(need: Need) -> str:
-    bound = "<= " if need.is_upper_bound else "" if need.is_known else ">= "
-    own = f"{bound}{need.own_bytes / GIB:.3f}"
-    return f"{own} + {need.mapped_bytes / GIB:.3f} mapped" if need.mapped_bytes else own
+    bound = "" if need.is_known else "more than "
+    own = f"{'at most ' if need.is_upper_bound else bound}{format_bytes(need.own_bytes)}"
+    if not need.mapped_bytes:
+        return own
+    mapped = f"{format_bytes(need.mapped_bytes)} mapped"
+    return f"{own}, {mapped}" if need.own_bytes else mapped
 
 
 def _verdict(needed: int, available: int) -> str:
-    return " (too much)" if needed > available else ""
+    return ", too much" if needed > available else ""
 
 
 def _traffic(cost: CutCost) -> str:
-    mib = cost.smashed_bytes / 2**20
+    size = format_bytes(cost.smashed_bytes)
     return (
-        f"each step sends {mib:.2f} MiB of smashed data over each cut, and {mib:.2f} MiB of gradients back over those below "
-        "which anything is trained"
+        f"each step sends {size} of smashed data over each cut, and as much in gradients back to whatever is trained below it"
     )

@@ -21,7 +21,7 @@ from splitlearn.checkpoint.errors import AbsentFileError, UnreachableFileError
 from splitlearn.checkpoint.header import read_header
 from splitlearn.checkpoint.shard import Shard, open_shard
 from splitlearn.model import ModelFactory
-from tests.hub_server import COMMIT, HubServer
+from tests.hub_server import COMMIT, HubServer, serving_this_process
 
 FILE = "model.safetensors"
 WANTED = ["model.layers.2.mlp.up_proj.weight", "model.layers.4.self_attn.q_proj.weight"]
@@ -52,17 +52,8 @@ def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits_s: list[float]) -> Iterator[HubServer]:
-    with HubServer({"someone/tiny": folder}).running() as running:
-        template = running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", running.endpoint)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.utils._cache_assets, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-        hub_module._commit.cache_clear()
+    with serving_this_process({"someone/tiny": folder}, tmp_path, monkeypatch) as running:
         yield running
-    hub_module._commit.cache_clear()
 
 
 def open_wanted(names: list[str] | None = None) -> Shard:
