@@ -18,3 +18,12 @@ def test_load_prints_every_loader(tmp_path: Path) -> None:
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 8, "a heading and a row for each loader"
     assert "1.00x |" in rows[1]
+
+
+def test_scale_prints_every_shape() -> None:
+    command = [sys.executable, BENCHMARKS / "scale.py", "--shapes", "tiny", "--runs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 1, "a heading and the shape"
+    assert "| 1.000x |" in rows[1], "the part's bytes are read, no others"

@@ -13,7 +13,7 @@ from splitlearn.cut import PART_NAMES
 from splitlearn.model import ModelFactory
 from splitlearn.planning import CutCost
 from tests.hub_server import COMMIT, HubServer, serving_this_process
-from tests.sparse_checkpoint import write_sparse_checkpoint
+from benchmarks.sparse_checkpoint import write_sparse_checkpoint
 
 SEVENTY_TWO_B = {
     "vocab_size": 152064,
