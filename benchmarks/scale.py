@@ -93,7 +93,8 @@ def table(results: dict[str, dict[str, float]]) -> str:
         part_gb = each["part_bytes"] / 10**9
         figures = [f"{each['parameters'] / 10**9:.2f} B", f"{each['plan_s']:.2f}", f"{each['short_plan_s']:.2f}"]
         figures += [f"{part_gb:.3f}", f"{each['shards']:.0f}", f"{each['read_bytes'] / each['part_bytes']:.3f}x"]
-        figures += [f"{each['load_s']:.2f}", f"{part_gb / each['load_s']:.2f}", f"{each['peak_bytes'] / each['part_bytes']:.3f}x"]
+        figures += [f"{each['load_s']:.2f}", f"{part_gb / each['load_s']:.2f}"]
+        figures.append(f"{each['peak_bytes'] / each['part_bytes']:.3f}x")
         rows.append(f"| {shape} | {' | '.join(figures)} |")
     return "\n".join(rows)
 
@@ -114,12 +115,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             make({**SCALE_SHAPES, **TINY}[shape], Path(temporary))
             command = [sys.executable, __file__, "--measure", temporary]
-            runs = [subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout for _ in range(arguments.runs)]
-        measured = [json.loads(printed.splitlines()[-1]) for printed in runs]
+            runs = [subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True) for _ in range(arguments.runs)]
+        measured = [json.loads(done.stdout.splitlines()[-1]) for done in runs]
         results[shape] = {name: statistics.median(each[name] for each in measured) for name in measured[0]}
     heading = "## Planning a cut, and loading a trunk of two layers to be trained"
     note = "The files hold holes for weights, so GB/s is that of memory and not of a disk."
-    publish(f"{heading}\n\n{describe_machine()}; median of {arguments.runs} runs. {note}\n\n{table(results)}\n", arguments.write)
+    conditions = f"{describe_machine()}; median of {arguments.runs} runs. {note}"
+    publish(f"{heading}\n\n{conditions}\n\n{table(results)}\n", arguments.write)
 
 
 if __name__ == "__main__":

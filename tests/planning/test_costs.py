@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
+from benchmarks.sparse_checkpoint import write_sparse_checkpoint
 from splitlearn.app import compose, plan
 from splitlearn.checkpoint.shard import Shard, open_shard
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import ModelFactory
 from splitlearn.planning import CutCost
 from tests.hub_server import COMMIT, HubServer, serving_this_process
-from benchmarks.sparse_checkpoint import write_sparse_checkpoint
 
 SEVENTY_TWO_B = {
     "vocab_size": 152064,
