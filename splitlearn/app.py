@@ -26,13 +26,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
+from splitlearn.adapters import save_adapters
 from splitlearn.checkpoint import CheckpointSource
-from splitlearn.cut import CutError, SplitPlan, resolve_device_map
+from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
 from splitlearn.embedded import resolve_model
 from splitlearn.memory import GIB
 from splitlearn.model import count_layers, draw_blueprint, loaded_dtype, open_checkpoint, read_config, save_parts
 from splitlearn.planning import METHODS, CutCost, check_fit, choose_cut, cost_of
-from splitlearn.training import Optimization, SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import TokenThroughput
 from splitlearn.training.module import parse_dtype
 from splitlearn.training.strategy import root_device_arguments
@@ -175,14 +176,16 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     return plan, verify_whole(name, config, plan, **common, **more)
 
 
-def _check_memory(cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan) -> None:
+def _check_memory(
+    cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan, module: SplitCausalLM
+) -> None:
     """Refuse a run whose weights, gradients and optimizer state alone are more than this machine's memory."""
     devices = resolve_device_map(cfg.device, _plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
     loader.blueprint.check(plan)
     cost = cost_of(loader, plan, devices, num_rows=1, num_tokens=1, lora_rank=1, with_activations=False)
-    optimization = Optimization.from_plain(_plain(cfg.optimizer))
-    check_fit(cost, {part.part: "full" if optimization.of(part.part).train else "load" for part in cost.parts})
+    is_full = {name: module.trains(name) == "full" for name in PART_NAMES}
+    check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})
 
 
 def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
@@ -238,8 +241,8 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     name, config, source, plan = _open_model(cfg)
     summary |= {"split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     _check_settings(cfg, config)
-    _check_memory(cfg, config, source, plan)
     module = _make_module(cfg, name, plan)
+    _check_memory(cfg, config, source, plan, module)
     datamodule: LightningDataModule = _instantiate(cfg.data, tokenizer_name_or_path=name)
     trainer = _make_trainer(cfg, run_folder)
     # Bad data is found here, before weights are read.
@@ -247,17 +250,29 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     run_folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
     metrics = _run(trainer, module, datamodule, ckpt_path=cfg.ckpt_path)
-    parts_folder = run_folder / "parts" if cfg.save_parts else None
-    if parts_folder is not None:
-        save_parts(module.parts, parts_folder)
+    saved = _save(cfg, module, run_folder)
     if not math.isfinite(metrics["val_loss_after"]):
         summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
     summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
     summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
-    summary |= {"saved_parts": str(parts_folder.resolve()) if parts_folder else None, "versions": _versions()}
+    summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
     write_summary(run_folder, summary)
     print_summary(summary)
     return TrainResult(metrics, module, datamodule, trainer, run_folder)
+
+
+def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str, str]:
+    """Save adapters, and parts if that is wanted: beside adapters those that were trained themselves; return the folders."""
+    folders = {}
+    wanted = list(module.parts)
+    if module.adapters.method is not None:
+        save_adapters(module.parts, module.adapters, run_folder / "adapters")
+        folders["adapters"] = str((run_folder / "adapters").resolve())
+        wanted = [part for part in module.parts if module.trains(part.part.name) not in ("adapters", "frozen")]
+    if cfg.save_parts and wanted:
+        save_parts(wanted, run_folder / "parts")
+        folders["parts"] = str((run_folder / "parts").resolve())
+    return folders
 
 
 def _instantiate(settings: Any, **extra: Any) -> Any:
@@ -288,6 +303,8 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         optimizer=_plain(cfg.optimizer),
         verbose=cfg.verbose,
         revision=cfg.model.revision,
+        peft=_plain(cfg.peft),
+        gradient_checkpointing=cfg.gradient_checkpointing,
     )
 
 

@@ -19,6 +19,7 @@ GROUPS = {
     "model": 8,
     "split": 5,
     "data": 2,
+    "peft": 3,
     "optimizer": 1,
     "trainer": 1,
     "callbacks": 5,
@@ -26,7 +27,12 @@ GROUPS = {
     "experiment": 1,
     "debug": 2,
 }
-REQUIRED = {"model/pretrained": "model.name_or_path=my_model", "data/text_files": "data.source=notes.txt", "prepare": ""}
+REQUIRED = {
+    "model/pretrained": "model.name_or_path=my_model",
+    "data/text_files": "data.source=notes.txt",
+    "peft/custom": "peft.method=ia3",
+    "prepare": "",
+}
 
 
 def overrides_for(file: Path) -> list[str]:
@@ -76,7 +82,7 @@ def check_targets(node: Any) -> None:
 
 def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
     text = (conf_folder() / "train.yaml").read_text()
-    for group in ("model", "split", "data"):
+    for group in ("model", "split", "data", "peft"):
         line = next(line for line in text.splitlines() if line.strip().startswith(f"- {group}:"))
         listed = set(line.split("#")[1].split(":")[1].replace(" ", "").split(","))
         assert listed == {file.stem for file in FILES if file.parent == Path(group)}
@@ -85,7 +91,7 @@ def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
 def test_every_default_of_train_yaml_has_a_comment() -> None:
     lines = (conf_folder() / "train.yaml").read_text().split("hydra:\n  run")[0].splitlines()
     settings = [line for line in lines if ":" in line and not line.startswith(("#", "defaults"))]
-    assert len(settings) == 16
+    assert len(settings) == 18
     assert all("#" in line for line in settings)
 
 

@@ -128,6 +128,12 @@ class Blueprint:
             )
 
     @property
+    def tensor_names(self) -> set[str]:
+        """The names of the unsplit model's parameters and of all its buffers."""
+        named = (self.meta_model.named_parameters(remove_duplicate=False), self.meta_model.named_buffers())
+        return {name for each in named for name, _ in each}
+
+    @property
     def _layer_prefix(self) -> str:
         return f"{self.anatomy.layers_path}."
 

@@ -225,7 +225,7 @@ def _receipt(loader: PartLoader, plan: SplitPlan, parts: Sequence[SplitModel]) -
     )
 
 
-def save_parts(parts: Parts, folder: str | Path) -> list[Path]:
+def save_parts(parts: Sequence[SplitModel], folder: str | Path) -> list[Path]:
     """Save the parts as ``bottom.pt``, ``trunk.pt`` and ``top.pt`` in a folder.
 
     Returns:

@@ -187,8 +187,14 @@ class SplitModel(nn.Module):
         """Write the part as one file that `load` reads without the original checkpoint.
 
         Raises:
+            ValueError: the part has adapters, which are saved by themselves.
             OSError: the folder cannot be written or the disk is full; an older file is left as it was.
         """
+        unknown = self.named_tensors().keys() - self.blueprint.tensor_names
+        if unknown:
+            raise ValueError(
+                f"{self.part.name} holds {min(unknown)}, which is no tensor of its model; save adapters by themselves"
+            )
         generation = self.blueprint.generation_config
         description = {
             "config": self.blueprint.config.to_json_string(use_diff=False),

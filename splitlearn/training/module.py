@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+from splitlearn.adapters import AdapterSettings, add_adapters
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PART_NAMES
@@ -28,6 +29,7 @@ from splitlearn.model import (
 )
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.token_window import TokenWindow
+from splitlearn.training.trainable import mark_trainable, settle
 
 Batch = dict[str, torch.Tensor]
 _IGNORED_LABEL = -100
@@ -55,6 +57,8 @@ class SplitCausalLM(LightningModule):
         optimizer: plain settings of `Optimization`.
         verbose: print what is loaded and what it costs.
         revision: of a hub's repository the branch, tag or commit; None is its main branch.
+        peft: plain settings of `AdapterSettings`.
+        gradient_checkpointing: keep only the inputs of layers for the backward pass and compute the rest again.
 
     Raises:
         ValueError: a setting is unknown or out of range.
@@ -73,10 +77,13 @@ class SplitCausalLM(LightningModule):
         optimizer: Mapping[str, Any] | None = None,
         verbose: bool = False,
         revision: str | None = None,
+        peft: Mapping[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.optimization = Optimization.from_plain(optimizer or {})
+        self.adapters = AdapterSettings.from_plain(peft)
         self.load_dtype = parse_dtype(dtype)
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
@@ -134,23 +141,34 @@ class SplitCausalLM(LightningModule):
             verbose=hparams.verbose,
             dtype=self.load_dtype,
             tracker=self.tracker,
-            trained=[name for name in PART_NAMES if self.optimization.of(name).train],
+            trained=[name for name in PART_NAMES if self.trains(name) == "full"],
             revision=hparams.revision,
         )
+        added = add_adapters(parts, self.adapters)
         for part in parts:
-            part.requires_grad_(self.optimization.of(part.part.name).train)
-        self._ties = [tie for tie in find_ties(parts) if not tie.is_shared]
+            own = added.get(part.part.name, ())
+            train = self.optimization.of(part.part.name).train
+            mark_trainable(part, settle(train, bool(own), self.adapters.method is not None), own)
+            if hparams.gradient_checkpointing:
+                part.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]
         self.model = ComposedCausalLM(*parts).train()
+
+    def trains(self, name: str) -> str:
+        """Return what of the part ``name`` is trained, one of `TRAINABLE`."""
+        return settle(self.optimization.of(name).train, self.adapters.adapts(name), self.adapters.method is not None)
 
     def _refuse_what_cannot_be_trained(self) -> None:
         name, revision = self.hparams.model_name_or_path, self.hparams.revision
         config = read_config(name, self.hparams.model_type, revision)
         source = CheckpointSource(name, revision)
-        if loaded_dtype(config, source, self.load_dtype) == torch.float16:
+        trained = {name: self.trains(name) for name in PART_NAMES}
+        trains_weights = any(what not in ("frozen", "adapters") for what in trained.values())
+        if trains_weights and loaded_dtype(config, source, self.load_dtype) == torch.float16:
             raise ValueError(
                 "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32"
             )
-        sides = [self.optimization.of(name).train for name in ("bottom", "top")]
+        sides = [trained[name] == "full" for name in ("bottom", "top")]
         if sides[0] != sides[1] and open_checkpoint(config, source, self.load_dtype).blueprint.ties:
             raise ValueError(
                 "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: "

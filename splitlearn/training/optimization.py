@@ -11,6 +11,7 @@ from transformers import get_scheduler
 
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import SplitModel
+from splitlearn.training.trainable import TRAINABLE
 
 SCHEDULES = ("constant_with_warmup", "cosine", "linear")
 
@@ -20,12 +21,13 @@ class PartOptimization:
     """What differs for one part.
 
     Attributes:
-        train: whether the part is trained at all; a frozen part keeps no gradients and no optimizer state.
+        train: what of the part is trained: True for its adapters, or everything where no part has any; False for nothing;
+            or one of `TRAINABLE`. What is frozen keeps no gradients and no optimizer state.
         learning_rate: None takes the common one.
         weight_decay: None takes the common one.
     """
 
-    train: bool = True
+    train: bool | str = True
     learning_rate: float | None = None
     weight_decay: float | None = None
 
@@ -87,7 +89,12 @@ class Optimization:
                     raise ValueError(f"optimizer.{name} is {value!r}; it must be a number that is not negative")
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError(f"optimizer.warmup_fraction is {self.warmup_fraction!r}; it must lie between 0 and 1")
-        if not any(self.of(name).train for name in PART_NAMES):
+        for name, settings in self.parts.items():
+            if not isinstance(settings.train, bool) and settings.train not in TRAINABLE:
+                raise ValueError(
+                    f"optimizer.parts.{name}.train is {settings.train!r}; use true, false or one of {', '.join(TRAINABLE)}"
+                )
+        if all(self.of(name).train in (False, "frozen") for name in PART_NAMES):
             raise ValueError("optimizer.parts freezes bottom, trunk and top, so there is nothing to train")
 
     def of(self, name: str) -> PartOptimization:

@@ -1,0 +1,121 @@
+"""Adapters on disk: one ordinary PEFT adapter for the unsplit model, and beside it a file for each part."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from splitlearn.adapters.parts import adapted_modules, adapter_tensors, load_adapter_tensors
+from splitlearn.adapters.settings import AdapterSettings
+from splitlearn.model import SplitModel
+
+ADAPTER_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+# What PEFT calls the model that it wraps.
+_PREFIX = "base_model.model."
+# Settings that PEFT takes for each layer apart, with the name of the pattern that says so.
+_PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern", "alpha": "alpha_pattern"}
+
+
+def save_adapters(parts: Sequence[SplitModel], settings: AdapterSettings, folder: Path) -> list[Path]:
+    """Write the adapters of the parts, so that ``PeftModel.from_pretrained(unsplit_model, folder)`` reads them.
+
+    ``adapter_config.json`` and ``adapter_model.safetensors`` are PEFT's; ``bottom.safetensors`` and so on hold the tensors of
+    one part each, under the same names, for who holds just that part.
+
+    Args:
+        parts: the parts of the model.
+        settings: which adapters they have.
+        folder: where to write; made if need be.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        ValueError: parts differ in a setting that one PEFT adapter cannot have twice.
+        OSError: the folder cannot be written or the disk is full.
+    """
+    config = _unsplit_config(parts, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    by_part = {part.part.name: _renamed(part) for part in parts}
+    files = {f"{name}.safetensors": tensors for name, tensors in by_part.items() if tensors}
+    files[ADAPTER_FILE] = {name: each for tensors in by_part.values() for name, each in tensors.items()}
+    paths = []
+    for file, tensors in files.items():
+        save_file(tensors, folder / file, {"format": "pt"})
+        paths.append(folder / file)
+    config.save_pretrained(str(folder))
+    return [*paths, folder / CONFIG_FILE]
+
+
+def load_adapters(parts: Sequence[SplitModel], folder: Path) -> None:
+    """Fill the adapters of the parts from a folder that `save_adapters` wrote, or PEFT.
+
+    Raises:
+        FileNotFoundError: the folder holds no adapter.
+        ValueError: a tensor is missing or has another shape.
+    """
+    path = folder / ADAPTER_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {ADAPTER_FILE}; is it a PEFT adapter?")
+    with safe_open(str(path), framework="pt") as opened:
+        tensors = {name.removeprefix(_PREFIX): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    for part in parts:
+        load_adapter_tensors(part, tensors)
+
+
+def read_adapter_settings(folder: Path) -> dict[str, Any]:
+    """Return what a PEFT adapter's ``adapter_config.json`` says.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}; is it a PEFT adapter?")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _renamed(part: SplitModel) -> dict[str, torch.Tensor]:
+    return {f"{_PREFIX}{name}": each.detach().cpu().contiguous() for name, each in adapter_tensors(part).items()}
+
+
+def _unsplit_config(parts: Sequence[SplitModel], settings: AdapterSettings) -> Any:
+    """Return PEFT's configuration of all parts' adapters: their modules by full names, and where they differ by patterns."""
+    names = [part.part.name for part in parts if settings.adapts(part.part.name)]
+    configs = {name: settings.config_of(name) for name in names}
+    merged = settings.config_of(names[0])
+    modules = {part.part.name: adapted_modules(part) for part in parts}
+    for setting, first in dict(vars(merged)).items():
+        values = {name: getattr(config, setting) for name, config in configs.items()}
+        if setting in ("target_modules", "exclude_modules") or all(value == first for value in values.values()):
+            continue
+        if setting not in _PATTERNS or not hasattr(merged, _PATTERNS[setting]):
+            raise ValueError(
+                f"peft.parts gives {setting} the values {values}, but one adapter for the whole model has one value"
+            )
+        differing = {_exactly(path): value for name, value in values.items() if value != first for path in modules[name]}
+        setattr(merged, _PATTERNS[setting], {**getattr(merged, _PATTERNS[setting]), **differing})
+    merged.target_modules = {path for each in modules.values() for path in each}
+    for setting in ("exclude_modules", "layers_to_transform", "layers_pattern"):
+        if hasattr(merged, setting):
+            setattr(merged, setting, None)
+    merged.inference_mode = True
+    origin = parts[0].blueprint.origin
+    if origin is not None:
+        merged.base_model_name_or_path, merged.revision = origin.model, origin.commit
+    return merged
+
+
+def _exactly(path: str) -> str:
+    # PEFT reads pattern keys as regular expressions on the end of a module's path.
+    return f"^{re.escape(path)}$"

@@ -1,0 +1,131 @@
+"""Putting adapters into the parts of a model, and knowing their tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitlearn.adapters.settings import AdapterSettings
+from splitlearn.model import SplitModel
+from splitlearn.model.passage import Neutral
+
+_ALL_LINEAR = "all-linear"
+# Settings of PEFT that name modules by patterns, and layers by numbers.
+_PATTERNS = ("rank_pattern", "alpha_pattern")
+_LAYER_CHOICES = ("layers_to_transform", "layers_pattern")
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict[str, list[nn.Parameter]]:
+    """Put adapters beside the weights of each part that is to have them; they alone require gradients there.
+
+    Adapters beside half-precision weights are kept in float32, as PEFT does: small steps would vanish otherwise.
+
+    Args:
+        parts: parts of one model.
+        settings: which adapters.
+
+    Returns:
+        The adapters' parameters, by the name of their part.
+
+    Raises:
+        ValueError: a part has none of the modules that the settings name, or a module is tied to another part's.
+    """
+    from peft import inject_adapter_in_model
+
+    added = {}
+    for part in parts:
+        if not settings.adapts(part.part.name):
+            continue
+        if part.num_parameters == 0:
+            raise ValueError(f"{part.part.name} holds no weights to put adapters beside; set peft.parts.{part.part.name}=false")
+        config = settings.config_of(part.part.name)
+        _speak_of_this_part(config, part)
+        if not config.target_modules:
+            continue
+        try:
+            inject_adapter_in_model(config, part.model)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"adapters cannot be put into {part.part.name}: {reason}") from error
+        _refuse_tied(part)
+        for parameter in part.model.parameters():
+            if parameter.requires_grad and parameter.dtype in _HALF:
+                parameter.data = parameter.data.float()
+        added[part.part.name] = [each for each in part.model.parameters() if each.requires_grad]
+    if settings.method is not None and not added:
+        raise ValueError(
+            f"peft.settings.target_modules is {settings.settings.get('target_modules')!r}, which no part has; "
+            "name modules of the model, or take all-linear"
+        )
+    return added
+
+
+def _speak_of_this_part(config: Any, part: SplitModel) -> None:
+    """Turn what PEFT's configuration says of layers, which means the unsplit model's, into this part's own numbering."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.other import get_pattern_key
+
+    own = [path for path, module in part.model.named_modules() if path and not isinstance(module, Neutral)]
+    for pattern in (each for each in _PATTERNS if getattr(config, each, None)):
+        given = getattr(config, pattern)
+        keys = {path: get_pattern_key(list(given), _whole(path, part)) for path in own}
+        setattr(config, pattern, {f"^{re.escape(path)}$": given[key] for path, key in keys.items() if key in given})
+    if config.target_modules != _ALL_LINEAR:
+        config.target_modules = {path for path in own if check_target_module_exists(config, _whole(path, part))}
+        for setting in (each for each in _LAYER_CHOICES if hasattr(config, each)):
+            setattr(config, setting, None)
+
+
+def _whole(path: str, part: SplitModel) -> str:
+    """Return the path that a module of a part has in the unsplit model."""
+    if path == part.blueprint.anatomy.layers_path:
+        return path
+    return part.blueprint.global_name(f"{path}.", part.part).removesuffix(".")
+
+
+def adapted_modules(part: SplitModel) -> dict[str, Any]:
+    """Return PEFT's layers of a part, by the path that their module has in the unsplit model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = {path: module for path, module in part.model.named_modules() if isinstance(module, BaseTunerLayer)}
+    return {_whole(path, part): module for path, module in layers.items()}
+
+
+def adapter_tensors(part: SplitModel) -> dict[str, torch.Tensor]:
+    """Return the tensors of a part's adapters, under the names that PEFT gives them in the unsplit model."""
+    from peft import get_peft_model_state_dict
+
+    if not adapted_modules(part):
+        return {}
+    return {part.blueprint.global_name(name, part.part): each for name, each in get_peft_model_state_dict(part.model).items()}
+
+
+def load_adapter_tensors(part: SplitModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Fill a part's adapters with tensors that have the names of `adapter_tensors`; those of other parts are passed over.
+
+    Raises:
+        ValueError: a tensor of the part is missing or has another shape.
+    """
+    from peft import set_peft_model_state_dict
+
+    wanted = adapter_tensors(part)
+    for name, each in wanted.items():
+        if name not in tensors or tensors[name].shape != each.shape:
+            found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
+            raise ValueError(f"the adapter tensor {name} {found}; {part.part.name} needs shape {tuple(each.shape)}")
+    set_peft_model_state_dict(part.model, {part.blueprint.local_name(name, part.part): tensors[name] for name in wanted})
+
+
+def _refuse_tied(part: SplitModel) -> None:
+    ties = part.blueprint.ties
+    for path in adapted_modules(part):
+        if f"{path}.weight" in {*ties, *ties.values()}:
+            raise ValueError(
+                f"{path} is tied to another part's weights, so adapters beside it would belong to both; "
+                "leave it out of peft.settings.target_modules"
+            )

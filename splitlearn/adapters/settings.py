@@ -1,0 +1,81 @@
+"""Which adapters are put beside the weights of which part: PEFT's own settings, with what differs for a part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitlearn.cut import PART_NAMES
+
+_FIELDS = ("method", "settings", "parts")
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """Adapters of one PEFT method.
+
+    Attributes:
+        method: PEFT's name of the method, such as ``"lora"``; None puts adapters nowhere.
+        settings: arguments of PEFT's configuration class for it.
+        parts: for a part the settings that differ, or False for a part without adapters; None is no difference.
+    """
+
+    method: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Any] | bool | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any] | None) -> AdapterSettings:
+        """Make them from plain values, for example a configuration file's.
+
+        Raises:
+            ValueError: an unknown method, part or setting, or a method that does not stand beside single layers.
+        """
+        values = values or {}
+        unknown = [name for name in values if name not in _FIELDS]
+        if unknown:
+            raise ValueError(f"peft.{unknown[0]} is not known; there are {', '.join(_FIELDS)}")
+        made = cls(values.get("method"), dict(values.get("settings") or {}), dict(values.get("parts") or {}))
+        unknown = [name for name in made.parts if name not in PART_NAMES]
+        if unknown:
+            raise ValueError(f"peft.parts names {unknown[0]!r}; the parts are {', '.join(PART_NAMES)}")
+        if made.method is not None and not any(made.adapts(name) for name in PART_NAMES):
+            raise ValueError("peft.parts leaves bottom, trunk and top without adapters; take peft=none")
+        for name in PART_NAMES:
+            if made.adapts(name):
+                made.config_of(name)
+        return made
+
+    def adapts(self, name: str) -> bool:
+        """Whether the part ``name`` gets adapters."""
+        return self.method is not None and self.parts.get(name) is not False
+
+    def config_of(self, name: str) -> Any:
+        """Return PEFT's configuration of the adapters of the part ``name``.
+
+        Raises:
+            ValueError: the method or a setting is not known to PEFT, or cannot be used.
+        """
+        # Imported where adapters are wanted: it takes a second.
+        from peft import PromptLearningConfig
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        # Methods that put prompts before the text stand beside no layer, so they belong to no part.
+        classes = {
+            str(kind.value).lower(): each
+            for kind, each in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+            if not issubclass(each, PromptLearningConfig)
+        }
+        if self.method not in classes:
+            raise ValueError(f"peft.method is {self.method!r}; use one of {', '.join(sorted(classes))}")
+        differing = self.parts.get(name) or {}
+        if not isinstance(differing, Mapping):
+            raise ValueError(f"peft.parts.{name} is {differing!r}; give settings such as {{r: 4}}, false for none, or null")
+        chosen = {**self.settings, **differing}
+        try:
+            return classes[self.method](task_type="CAUSAL_LM", **chosen)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the settings of peft.method={self.method} cannot be used: {' '.join(str(error).split())}"
+            ) from error
