@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 import splitlearn
 from splitlearn.app import compose, plan_split, train
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import CutError
+from splitlearn.embedded import resolve_model
 from splitlearn.model import ComposedCausalLM, SplitModel
 from tests.tiny_models import tiny_config
 
@@ -163,3 +166,24 @@ def test_the_public_names() -> None:
     assert dir(splitlearn) == sorted(splitlearn.__all__)
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = splitlearn.nothing_of_the_kind
+
+
+def test_a_run_with_adapters_leaves_one_that_peft_reads(tmp_path: Path) -> None:
+    result = train(compose(*SHORT, "peft=lora", "optimizer.learning_rate=1e-2"), folder=tmp_path)
+    assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["saved_parts"] is None and Path(summary["adapters"]) == tmp_path / "adapters"
+    assert all(each["mapped_bytes"] for each in summary["loading"]), "what is not trained stays mapped"
+    base = AutoModelForCausalLM.from_pretrained(resolve_model("embedded:qwen2_tiny"))
+    whole = PeftModel.from_pretrained(base, str(tmp_path / "adapters")).eval()
+    ids_BT = torch.arange(64).view(2, 32)
+    with torch.no_grad():
+        assert torch.equal(whole(input_ids=ids_BT).logits, result.module.composed.eval()(ids_BT).logits)
+
+
+def test_a_part_that_is_trained_beside_adapters_is_saved_itself(tmp_path: Path) -> None:
+    chosen = ["peft=lora", "peft.parts.trunk=false", "optimizer.parts.trunk.train=full"]
+    train(compose(*SHORT, *chosen), folder=tmp_path)
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"trunk.pt"}
+    assert {path.stem for path in (tmp_path / "adapters").glob("*.safetensors")} == {"bottom", "top", "adapter_model"}
+    assert SplitModel.load(tmp_path / "parts" / "trunk.pt").part.name == "trunk"
