@@ -69,7 +69,10 @@ class PartialFile:
 
     def present(self) -> list[Range]:
         """Return the ranges that have arrived, in order."""
-        if not self._ranges_path.is_file() or not self.path.is_file():
+        header = self.header()
+        if header is None or not self._ranges_path.is_file() or not self.path.is_file():
+            return []
+        if self.path.stat().st_size != header.file_bytes:
             return []
         lines = self._ranges_path.read_text(encoding="utf-8").split("\n")[:-1]
         return merge_ranges(_ranges(lines))
@@ -97,6 +100,9 @@ class PartialFile:
         """
         with WeakFileLock(self.path.with_name(f"{self.path.name}.lock")):
             first, _, text = self._header_path.read_bytes().partition(b"\n")
+            if not self.path.is_file() or self.path.stat().st_size != int(first):
+                # Whatever was noted was noted of a file that is gone.
+                self._ranges_path.unlink(missing_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 # In this order a file that was cut short is never taken for a whole one: its header is not there yet.

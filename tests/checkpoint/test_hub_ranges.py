@@ -86,6 +86,28 @@ def test_what_is_there_is_not_sent_again(hub: HubServer, folder: Path) -> None:
     assert len(hub.ranges) == before + 1, "the new tensor alone"
 
 
+def test_kept_tensors_need_no_hub(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_wanted()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub_module._commit.cache_clear()
+    asked = sum(hub.requests.values())
+    check(open_wanted(), folder, WANTED)
+    with pytest.raises(UnreachableFileError, match="the hub cannot be reached"):
+        open_wanted(["model.norm.weight"])
+    assert sum(hub.requests.values()) == asked
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut short"])
+def test_a_kept_file_that_is_gone_is_fetched_again(hub: HubServer, folder: Path, damage: str) -> None:
+    path = open_wanted().path
+    if damage == "deleted":
+        path.unlink()
+    else:
+        os.truncate(path, 5000)
+    check(open_wanted(), folder, WANTED)
+    check(open_wanted([*WANTED, "model.norm.weight"]), folder, ["model.norm.weight"])
+
+
 def test_a_part_of_a_model_in_one_file(hub: HubServer, folder: Path) -> None:
     loaded = ModelFactory.load_parts("someone/tiny", 2, 4, ["trunk"])
     local = ModelFactory.load_parts(folder, 2, 4, ["trunk"])
