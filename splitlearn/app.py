@@ -35,6 +35,8 @@ from splitlearn.model import count_layers, draw_blueprint, loaded_dtype, open_ch
 from splitlearn.planning import METHODS, CutCost, check_fit, choose_cut, cost_of
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import TokenThroughput
+from splitlearn.training.callbacks.exact_resume import LAST
+from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.module import parse_dtype
 from splitlearn.training.strategy import root_device_arguments
 from splitlearn.training.summary import print_summary, write_summary
@@ -188,9 +190,25 @@ def _check_memory(
     check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})
 
 
+def _find_checkpoint(ckpt_path: str | None, run_folder: Path) -> str | None:
+    """Return the path of the checkpoint to go on from: ``last`` and ``best`` are those of the run's own folder."""
+    if ckpt_path is None or Path(ckpt_path).is_file():
+        return ckpt_path
+    folder = run_folder / "checkpoints"
+    # The best by held-out loss is kept under its epoch's number.
+    found = sorted(
+        folder.glob("epoch_*.ckpt") if ckpt_path == "best" else folder.glob(LAST), key=lambda path: path.stat().st_mtime
+    )
+    if ckpt_path not in ("last", "best"):
+        raise FileNotFoundError(f"ckpt_path is {ckpt_path}, which does not exist")
+    if not found:
+        raise FileNotFoundError(
+            f"ckpt_path is {ckpt_path}, but {folder} holds none; name the run's folder with hydra.run.dir=..."
+        )
+    return str(found[-1])
+
+
 def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
-    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
-        raise FileNotFoundError(f"ckpt_path is {cfg.ckpt_path}, which does not exist")
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     block_size = cfg.data.get("block_size")
     if isinstance(block_size, int) and positions is not None and block_size > positions:
@@ -231,7 +249,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
         if isinstance(error, CutError):
             status = "refused"
         elif not isinstance(error, Exception):
-            status, reason = "interrupted", "the run was stopped before it was done"
+            status, reason = "interrupted", "the run was stopped before it was done; ckpt_path=last goes on from its checkpoint"
         write_summary(run_folder, summary | {"status": status, "reason": reason})
         raise
 
@@ -241,6 +259,7 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     name, config, source, plan = _open_model(cfg)
     summary |= {"split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     _check_settings(cfg, config)
+    ckpt_path = _find_checkpoint(cfg.ckpt_path, run_folder)
     module = _make_module(cfg, name, plan)
     _check_memory(cfg, config, source, plan, module)
     datamodule: LightningDataModule = _instantiate(cfg.data, tokenizer_name_or_path=name)
@@ -249,7 +268,7 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     datamodule.setup("fit")
     run_folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
-    metrics = _run(trainer, module, datamodule, ckpt_path=cfg.ckpt_path)
+    metrics = _run(trainer, module, datamodule, ckpt_path=ckpt_path)
     saved = _save(cfg, module, run_folder)
     if not math.isfinite(metrics["val_loss_after"]):
         summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
@@ -318,7 +337,7 @@ def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
     return _instantiate(
         settings,
         **root_device_arguments(devices),
-        strategy=SplitStrategy(devices, precision_plugin=precision),
+        strategy=SplitStrategy(devices, precision_plugin=precision, checkpoint_io=WholeFileCheckpointIO()),
         callbacks=callbacks,
         logger=[_instantiate(each) for each in cfg.logger.values() if each is not None],
         default_root_dir=str(run_folder),

@@ -22,7 +22,7 @@ GROUPS = {
     "peft": 3,
     "optimizer": 1,
     "trainer": 1,
-    "callbacks": 5,
+    "callbacks": 6,
     "logger": 3,
     "experiment": 1,
     "debug": 2,

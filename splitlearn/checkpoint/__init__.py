@@ -7,6 +7,7 @@ from splitlearn.checkpoint.receipt import LoadReceipt, PartReceipt
 from splitlearn.checkpoint.shard import LazyTensor, Shard
 from splitlearn.checkpoint.shard_loader import ShardLoader
 from splitlearn.checkpoint.source import CheckpointSource
+from splitlearn.checkpoint.torch_file import write_torch_file
 
 __all__ = [
     "CheckpointError",
@@ -19,4 +20,5 @@ __all__ = [
     "prepare_checkpoint",
     "read_part_file",
     "write_part_file",
+    "write_torch_file",
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.checkpoint.torch_file import write_torch_file
 
 FORMAT = "splitlearn-part-1"
 
@@ -27,17 +26,7 @@ def write_part_file(path: Path, description: Mapping[str, Any], tensors: Mapping
     Raises:
         OSError: the folder cannot be written or the disk is full; an older file is left as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            torch.save({"format": FORMAT, "description": dict(description), "tensors": dict(tensors)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_torch_file(path, {"format": FORMAT, "description": dict(description), "tensors": dict(tensors)})
 
 
 def read_part_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from splitlearn.data.documents import read_documents
 from splitlearn.data.packing import pack
+from splitlearn.data.resumable import ResumableLoader
 
 
 class TextDataModule(LightningDataModule):
@@ -109,19 +110,11 @@ class TextDataModule(LightningDataModule):
         """Return how many tokens the blocks of ``"train"`` or ``"val"`` hold."""
         return len(self.blocks[name]) * self.block_size
 
-    def _loader(self, name: str, shuffle: bool) -> DataLoader[dict[str, torch.Tensor]]:
-        return DataLoader(
-            self.blocks[name],
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        """Return shuffled batches of ``input_ids`` and ``labels``, each of shape (B, T)."""
-        return self._loader("train", shuffle=True)
+    def train_dataloader(self) -> ResumableLoader:
+        """Return batches of ``input_ids`` and ``labels``, each of shape (B, T), shuffled anew in each epoch."""
+        return ResumableLoader(self.blocks["train"], self.batch_size, self.seed, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         """Return the held-out batches in order, of ``input_ids`` and ``labels``, each of shape (B, T)."""
-        return self._loader("val", shuffle=False)
+        generator = torch.Generator().manual_seed(self.seed)
+        return DataLoader(self.blocks["val"], self.batch_size, num_workers=self.num_workers, generator=generator)

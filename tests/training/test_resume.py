@@ -1,0 +1,172 @@
+"""A run that was interrupted and taken up again is, to the bit, the run that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from splitlearn.data.resumable import EpochOrder, ResumableLoader
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
+from splitlearn.training.callbacks import ExactResume
+from splitlearn.training.callbacks.exact_resume import read_generators, set_generators
+from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
+from tests.training.test_module import CPU, OPTIMIZER
+
+ROWS, BATCH = 22, 4
+BATCHES = 6
+
+
+class Rows(LightningDataModule):
+    def __init__(self, num_workers: int) -> None:
+        super().__init__()
+        self._num_workers = num_workers
+
+    def train_dataloader(self) -> ResumableLoader:
+        ids = torch.randint(3, 99, (ROWS, 9), generator=torch.Generator().manual_seed(0))
+        return ResumableLoader([{"input_ids": row, "labels": row} for row in ids], BATCH, seed=1, num_workers=self._num_workers)
+
+
+class Losses(Callback):
+    """Notes each batch's loss, and sends the process a signal in one of them."""
+
+    def __init__(self, signal_at: int | None = None, number: int = signal.SIGTERM) -> None:
+        self.losses: dict[tuple[int, int], float] = {}
+        self._signal_at = signal_at
+        self._number = number
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch * BATCHES + batch_idx == self._signal_at:
+            os.kill(os.getpid(), self._number)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses[trainer.current_epoch, batch_idx] = float(outputs["loss"])
+
+
+def run(
+    model: Path,
+    folder: Path,
+    *,
+    num_workers: int = 0,
+    accumulate: int = 1,
+    signal_at: int | None = None,
+    ckpt_path: Path | None = None,
+    number: int = signal.SIGTERM,
+    every_n_steps: int | None = None,
+) -> tuple[SplitCausalLM, Losses]:
+    torch.manual_seed(11)
+    np.random.seed(11)
+    module = SplitCausalLM(str(model), 2, 4, optimizer=OPTIMIZER)
+    losses = Losses(signal_at, number)
+    callbacks: list[Callback] = [
+        ModelCheckpoint(folder, save_last=True, every_n_train_steps=every_n_steps),
+        ExactResume(),
+        losses,
+    ]
+    strategy = SplitStrategy(CPU, precision_plugin=SplitPrecision("32-true", CPU), checkpoint_io=WholeFileCheckpointIO())
+    trainer = Trainer(
+        accelerator="cpu",
+        strategy=strategy,
+        default_root_dir=folder,
+        callbacks=callbacks,
+        max_epochs=3,
+        accumulate_grad_batches=accumulate,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, Rows(num_workers), ckpt_path=ckpt_path, weights_only=True)
+    return module, losses
+
+
+def check(whole: tuple[SplitCausalLM, Losses], parts: list[Losses], last: SplitCausalLM) -> None:
+    joined: dict[tuple[int, int], float] = {}
+    for part in parts:
+        assert not joined.keys() & part.losses.keys(), "no batch is trained on twice"
+        joined |= part.losses
+    assert joined == whole[1].losses
+    assert len(joined) == 3 * BATCHES
+    expected = dict(whole[0].named_parameters())
+    assert all(torch.equal(each, expected[name]) for name, each in last.named_parameters())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("signal_at", [2, BATCHES - 1, BATCHES, 2 * BATCHES + 3])
+def test_stopped_and_taken_up(
+    num_workers: int, accumulate: int, signal_at: int, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    if num_workers and (accumulate, signal_at) != (1, 2):
+        num_workers = 0
+    model = tiny_checkpoint("llama")
+    settings: dict[str, Any] = {"num_workers": num_workers, "accumulate": accumulate}
+    whole = run(model, tmp_path / "whole", **settings)
+    stopped = Losses()
+    with pytest.raises(SystemExit) as end:
+        run(model, tmp_path / "stopped", signal_at=signal_at, **settings)
+    assert end.value.code == 128 + signal.SIGTERM
+    path = tmp_path / "stopped" / "last.ckpt"
+    stored = torch.load(path, weights_only=True)
+    done = stored["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
+    assert signal_at < done <= signal_at + accumulate, "the step under way is finished, and no other"
+    stopped.losses = {key: value for key, value in whole[1].losses.items() if key[0] * BATCHES + key[1] < done}
+    module, resumed = run(model, tmp_path / "stopped", ckpt_path=path, **settings)
+    check(whole, [stopped, resumed], module)
+
+
+@pytest.mark.parametrize("step", [4, BATCHES, 8])
+def test_killed_and_taken_up_from_an_earlier_checkpoint(
+    step: int, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What a checkpoint holds is all that is needed, whatever came after it."""
+    model = tiny_checkpoint("llama")
+    whole = run(model, tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        run(model, tmp_path / "stopped", signal_at=step + 1, every_n_steps=step)
+    path = next((tmp_path / "stopped").glob(f"epoch=*step={step}.ckpt"))
+    module, resumed = run(model, tmp_path / "again", ckpt_path=path)
+    assert resumed.losses == {key: value for key, value in whole[1].losses.items() if key[0] * BATCHES + key[1] >= step}
+    expected = dict(whole[0].named_parameters())
+    assert all(torch.equal(each, expected[name]) for name, each in module.named_parameters())
+
+
+def test_signals_are_given_back(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as end:
+        run(tiny_checkpoint("llama"), tmp_path, signal_at=1, number=signal.SIGINT)
+    assert end.value.code == 130
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    order = EpochOrder(50, seed=3)
+    orders = []
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        orders.append(list(order))
+    assert all(sorted(each) == list(range(50)) for each in orders)
+    assert orders[0] != orders[1] != orders[2]
+    again = EpochOrder(50, seed=3)
+    again.set_epoch(2)
+    again.skip = 20
+    assert list(again) == orders[2][20:]
+    assert list(again) == orders[2], "only the next pass leaves rows out"
+    other = EpochOrder(50, seed=4)
+    assert list(other) != orders[0]
+
+
+def test_generators_go_back_to_where_they_were() -> None:
+    import random
+
+    state = read_generators()
+    drawn = [(random.random(), np.random.rand(), torch.rand(1)) for _ in range(3)]
+    set_generators(state)
+    assert [(random.random(), np.random.rand(), torch.rand(1)) for _ in range(3)] == drawn
