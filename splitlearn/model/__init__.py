@@ -1,7 +1,7 @@
 """Building the parts of a causal LM, loading them, and running them together."""
 
 from splitlearn.model.anatomy import count_layers
-from splitlearn.model.blueprint import Blueprint, draw_blueprint, plan_cut, read_config
+from splitlearn.model.blueprint import Blueprint, compare_configs, draw_blueprint, plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.factory import LoadedParts, ModelFactory, save_parts
 from splitlearn.model.part_loading import loaded_dtype, open_checkpoint
@@ -17,6 +17,7 @@ __all__ = [
     "SplitModel",
     "Tie",
     "UnsupportedModelError",
+    "compare_configs",
     "count_layers",
     "draw_blueprint",
     "find_ties",

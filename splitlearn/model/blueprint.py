@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -174,14 +176,14 @@ def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
         differences.append(f"they are from {one.origin} and {other.origin}")
     if one.dtype != other.dtype:
         differences.append(f"their dtypes are {_short(one.dtype)} and {_short(other.dtype)}")
+    return differences + compare_configs(one.config.to_dict(), other.config.to_dict())
+
+
+def compare_configs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return how two configurations, as plain values, describe different models, one phrase for each difference."""
     # What transformers notes down beside the model says nothing of it.
-    first, second = (
-        {name: value for name, value in each.config.to_dict().items() if name not in _NOTES} for each in (one, other)
-    )
-    for name in sorted(first.keys() | second.keys()):
-        if first.get(name) != second.get(name):
-            differences.append(f"{name} is {first.get(name)} and {second.get(name)}")
-    return differences
+    names = sorted((one.keys() | other.keys()) - set(_NOTES))
+    return [f"{name} is {one.get(name)} and {other.get(name)}" for name in names if one.get(name) != other.get(name)]
 
 
 def _short(dtype: torch.dtype) -> str:

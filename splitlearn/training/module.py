@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, V vocabulary size.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from splitlearn.model import (
     ModelFactory,
     SplitModel,
     Tie,
+    compare_configs,
     find_ties,
     loaded_dtype,
     open_checkpoint,
@@ -273,6 +275,19 @@ class SplitCausalLM(LightningModule):
         """Leave out what was not trained: it is in the base checkpoint."""
         trained = self._trained_names()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["base"] = self._base()
+
+    def _base(self) -> dict[str, Any]:
+        """Return, as plain values, which model the parts are of."""
+        blueprint = self.parts[0].blueprint
+        origin = blueprint.origin
+        commit = origin.commit if origin else None
+        return {
+            "model": origin.model if origin and commit else None,
+            "commit": commit,
+            "dtype": str(blueprint.dtype).removeprefix("torch."),
+            "config": json.loads(blueprint.config.to_json_string(use_diff=False)),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained tensors; frozen ones, which a checkpoint leaves out, do not count as missing."""
@@ -292,10 +307,20 @@ class SplitCausalLM(LightningModule):
         for name in ("split_point_1", "split_point_2"):
             if name in saved and saved[name] != self.hparams[name]:
                 raise CheckpointError(f"the checkpoint was saved with {name}={saved[name]}, this run has {self.hparams[name]}")
+        differences = _differences(checkpoint.get("base", {}), self._base())
+        if differences:
+            raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
         stored, trained = set(checkpoint["state_dict"]), self._trained_names()
         for names, what in ((trained - stored, "lacks trained tensors"), (stored - trained, "holds tensors not trained here")):
             if names:
                 raise CheckpointError(f"the checkpoint {what}: {name_some(list(names))}")
+
+
+def _differences(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Return how a checkpoint's base model differs from this run's; what an older checkpoint does not say is passed over."""
+    known = [name for name in ("model", "commit", "dtype") if saved.get(name) is not None and base[name] is not None]
+    differences = [f"{name} is {saved[name]} and {base[name]}" for name in known if saved[name] != base[name]]
+    return differences + (compare_configs(saved["config"], base["config"]) if "config" in saved else [])
 
 
 def count_supervised(labels_BT: torch.Tensor) -> int:

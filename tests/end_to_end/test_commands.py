@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,46 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
         json.loads((tmp_path / name / "summary.json").read_text())["metrics"]["train_steps"] for name in ("first", "second")
     ]
     assert steps == [2, 2]
+
+
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    settings = ["data.max_train_blocks=160", "data.max_val_blocks=8", "trainer.max_epochs=1", "trainer.log_every_n_steps=1"]
+    settings += ["save_parts=false", "verbose=false"]
+    whole = train(*settings, "hydra.run.dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    command = [
+        sys.executable,
+        "-u",
+        str(ROOT / "train.py"),
+        *settings,
+        "hydra.run.dir=stopped",
+        "callbacks.progress.refresh_rate=1",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    printed = b""
+    while b" 3/20" not in printed:
+        piece = process.stdout.read1(4096)
+        assert piece, printed
+        printed += piece
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    summary = json.loads((tmp_path / "stopped" / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and "ckpt_path=last" in summary["reason"]
+    again = train(*settings, "hydra.run.dir=stopped", "ckpt_path=last", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    metrics = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "stopped")]
+    assert metrics[0]["val_loss_after"] == metrics[1]["val_loss_after"]
+    assert 0 < metrics[1]["train_steps"] < metrics[0]["train_steps"] == 20
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_there_is_nothing_to_go_on_from(which: str, tmp_path: Path) -> None:
+    done = train(*SHORT, f"ckpt_path={which}", "hydra.run.dir=fresh", cwd=tmp_path)
+    assert done.returncode == 2
+    folder = tmp_path / "fresh" / "checkpoints"
+    assert done.stderr.startswith(f"error: ckpt_path is {which}, but {folder} holds none; name the run's folder with")
 
 
 def test_prepare(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from splitlearn.checkpoint import CheckpointError
 from splitlearn.data.resumable import EpochOrder, ResumableLoader
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
 from splitlearn.training.callbacks import ExactResume
@@ -170,3 +171,24 @@ def test_generators_go_back_to_where_they_were() -> None:
     drawn = [(random.random(), np.random.rand(), torch.rand(1)) for _ in range(3)]
     set_generators(state)
     assert [(random.random(), np.random.rand(), torch.rand(1)) for _ in range(3)] == drawn
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run(tiny_checkpoint("llama"), tmp_path, signal_at=1)
+    with pytest.raises(CheckpointError, match=r"saved of another model than this run's: .*rms_norm_eps is 1e-06 and 0.01"):
+        run(tiny_checkpoint("llama", rms_norm_eps=1e-2), tmp_path, ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeFileCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def full(*args: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        WholeFileCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
