@@ -30,6 +30,7 @@ from splitlearn.adapters import save_adapters
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
 from splitlearn.embedded import resolve_model
+from splitlearn.export import RunRecord, export_run
 from splitlearn.memory import GIB
 from splitlearn.model import count_layers, draw_blueprint, loaded_dtype, open_checkpoint, read_config, save_parts
 from splitlearn.planning import METHODS, CutCost, check_fit, choose_cut, cost_of
@@ -147,6 +148,29 @@ def plan(cfg: DictConfig) -> CutCost:
     return replace(cost, model=cfg.model.name_or_path)
 
 
+def export(cfg: DictConfig) -> Path:
+    """Write a completed run's model as one ordinary Hugging Face folder.
+
+    Args:
+        cfg: a configuration like ``conf/export.yaml``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the folder exists already, or a setting or the checkpoint cannot be used.
+        FileNotFoundError: the run's folder is none, or lacks what was trained.
+    """
+    record = RunRecord.read(cfg.run)
+    model = record.config["model"]
+    name = resolve_model(model["name_or_path"])
+    # The commit that the run began from, also if the branch has moved since.
+    source = CheckpointSource(name, record.summary.get("commit"))
+    config = read_config(name, model["type"], source.commit)
+    loader = open_checkpoint(config, source, parse_dtype(model["dtype"]))
+    return export_run(record, loader, Path(cfg.out).expanduser(), cfg.max_shard_size)
+
+
 def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     """Compare a checkpoint's parts with the unsplit model.
 
@@ -257,7 +281,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
     seed_everything(cfg.seed, workers=True, verbose=False)
     name, config, source, plan = _open_model(cfg)
-    summary |= {"split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
+    summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     _check_settings(cfg, config)
     ckpt_path = _find_checkpoint(cfg.ckpt_path, run_folder)
     module = _make_module(cfg, name, plan)
@@ -274,6 +298,7 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
         summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
     summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
     summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
+    summary |= {"trained": module.trained}
     summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
     write_summary(run_folder, summary)
     print_summary(summary)
@@ -287,7 +312,7 @@ def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str,
     if module.adapters.method is not None:
         save_adapters(module.parts, module.adapters, run_folder / "adapters")
         folders["adapters"] = str((run_folder / "adapters").resolve())
-        wanted = [part for part in module.parts if module.trains(part.part.name) not in ("adapters", "frozen")]
+        wanted = [part for part in module.parts if module.trained[part.part.name] not in ("adapters", "frozen")]
     if cfg.save_parts and wanted:
         save_parts(wanted, run_folder / "parts")
         folders["parts"] = str((run_folder / "parts").resolve())

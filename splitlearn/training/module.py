@@ -62,6 +62,9 @@ class SplitCausalLM(LightningModule):
         peft: plain settings of `AdapterSettings`.
         gradient_checkpointing: keep only the inputs of layers for the backward pass and compute the rest again.
 
+    Attributes:
+        trained: what of each part is trained, one of `TRAINABLE`; empty until the parts are loaded.
+
     Raises:
         ValueError: a setting is unknown or out of range.
     """
@@ -89,6 +92,7 @@ class SplitCausalLM(LightningModule):
         self.load_dtype = parse_dtype(dtype)
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
+        self.trained: dict[str, str] = {}
         self._ties: list[Tie] = []
         self._window = TokenWindow()
 
@@ -150,7 +154,8 @@ class SplitCausalLM(LightningModule):
         for part in parts:
             own = added.get(part.part.name, ())
             train = self.optimization.of(part.part.name).train
-            mark_trainable(part, settle(train, bool(own), self.adapters.method is not None), own)
+            self.trained[part.part.name] = settle(train, bool(own), self.adapters.method is not None)
+            mark_trainable(part, self.trained[part.part.name], own)
             if hparams.gradient_checkpointing:
                 part.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]

@@ -1,0 +1,56 @@
+"""The model card of an exported model."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from splitlearn.cut import PART_NAMES
+from splitlearn.export.run_record import RunRecord
+from splitlearn.model import plan_cut
+from splitlearn.model.part_loading import PartLoader
+
+_WORDS = {"full": "trained", "frozen": "as in the base model", "adapters": "adapters, merged"}
+
+
+def model_card(record: RunRecord, loader: PartLoader) -> str:
+    """Return the card in Markdown: the base model, the cut, the data, and the held-out figures before and after.
+
+    Args:
+        record: the run.
+        loader: its base checkpoint.
+    """
+    config, metrics = record.config, record.summary["metrics"]
+    name, commit = config["model"]["name_or_path"], loader.source.commit
+    plan = plan_cut(loader.blueprint.config, *record.split_points)
+    rows = [
+        f"| {part.name} | {part.describe()} | {_WORDS.get(record.trained[part.name], record.trained[part.name])} |"
+        for part in plan.parts
+    ]
+    data = config["data"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *([f"base_model: {name}"] if commit else []),
+        "---",
+        "",
+        f"# {name}, fine-tuned in {len(PART_NAMES)} parts",
+        "",
+        f"Base model: {name}{f' at commit {commit}' if commit else ''}, "
+        f"cut at layers {plan.split_point_1} and {plan.split_point_2}.",
+        "",
+        "| part | holds | weights |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"Data: {data.get('source')}, blocks of {data.get('block_size')} tokens.",
+        "",
+        "| held-out text | before | after |",
+        "|---|---|---|",
+        f"| loss (nats a token) | {metrics['val_loss_before']:.4f} | {metrics['val_loss_after']:.4f} |",
+        f"| perplexity | {metrics['val_perplexity_before']:.2f} | {metrics['val_perplexity_after']:.2f} |",
+        "",
+        f"{metrics['train_steps']} steps, {metrics['train_tokens']:,} tokens. Made with splitlearn {version('splitlearn')}.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,99 @@
+"""One ordinary Hugging Face folder of a trained model, written part by part."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint.source import INDEX_FILE
+from splitlearn.export.card import model_card
+from splitlearn.export.run_record import RunRecord
+from splitlearn.export.tensors import Tensors, part_tensors
+from splitlearn.model import plan_cut
+from splitlearn.model.part_loading import PartLoader
+
+
+def export_run(record: RunRecord, loader: PartLoader, out: Path, max_shard_size: str = "5GB") -> Path:
+    """Write a run's model as one folder that ``AutoModelForCausalLM.from_pretrained`` reads.
+
+    Tensors that were not trained are those of the base checkpoint to the bit; adapters are merged. The parts follow one
+    another, so no more than one is in memory. The folder appears whole or not at all.
+
+    Args:
+        record: the run.
+        loader: its opened base checkpoint.
+        out: the folder to write; it must not exist.
+        max_shard_size: largest size of one file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the folder exists already, or a checkpoint's file is damaged.
+        FileNotFoundError: the run did not save what it trained.
+        OSError: the folder cannot be written or the disk is full.
+    """
+    if out.exists():
+        raise CheckpointError(f"out={out} exists already; name a new folder")
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        plan = plan_cut(loader.blueprint.config, *record.split_points)
+        parts = (part_tensors(loader, part, record) for part in plan.parts)
+        _write_weights(parts, loader.blueprint.ties, temporary, max_shard_size)
+        _write_descriptions(record, loader, temporary)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _write_weights(parts: Iterable[Tensors], ties: Mapping[str, str], folder: Path, max_shard_size: str) -> None:
+    weight_map: dict[str, str] = {}
+    total_bytes, files = 0, []
+    for number, tensors in enumerate(parts):
+        # A tied tensor is stored once, by the first part that holds it.
+        new = {name: each for name, each in tensors.items() if name not in weight_map and ties.get(name) not in weight_map}
+        shards = split_torch_state_dict_into_shards(
+            new, filename_pattern=f"part-{number}{{suffix}}.safetensors", max_shard_size=max_shard_size
+        )
+        for file, names in shards.filename_to_tensors.items():
+            _save({name: new[name].contiguous() for name in names}, folder / file)
+            weight_map.update(dict.fromkeys(names, file))
+            files.append(file)
+        total_bytes += sum(each.nbytes for each in new.values())
+    # How many files there are is known only now.
+    final = {file: f"model-{index:05d}-of-{len(files):05d}.safetensors" for index, file in enumerate(files, 1)}
+    for file, name in final.items():
+        (folder / file).rename(folder / name)
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": {name: final[file] for name, file in weight_map.items()}}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(tensors: Tensors, path: Path) -> None:
+    save_file(tensors, path, {"format": "pt"})
+    # safetensors makes files that only their owner reads, whatever the user's mask says.
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path) -> None:
+    config = loader.blueprint.config
+    config.architectures = [loader.blueprint.model_class.__name__]
+    config.dtype = loader.blueprint.dtype
+    config.save_pretrained(folder)
+    if loader.blueprint.generation_config is not None:
+        loader.blueprint.generation_config.save_pretrained(folder)
+    name, revision = loader.source.name, loader.source.commit
+    AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False).save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(record, loader), encoding="utf-8")
