@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "cut a model, load it part by part, fine-tune it (add -m to sweep)",
     "plan": "say what a cut will read, need and send, without touching weights",
     "verify": "show that a checkpoint's parts are the unsplit model",
+    "generate": "have a run's model go on from a prompt",
     "export": "write a run's model as one ordinary Hugging Face folder",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from splitlearn.adapters import add_adapters, load_adapters
 from splitlearn.adapters.parts import adapted_modules
 from splitlearn.cut import PartSpec
+from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
 from splitlearn.model import SplitModel
 from splitlearn.model.part_loading import PartLoader
@@ -26,17 +26,15 @@ def part_tensors(loader: PartLoader, part: PartSpec, record: RunRecord) -> Tenso
         FileNotFoundError: the run did not save the part.
         CheckpointError: a file is damaged.
     """
-    what = record.trained[part.name]
     if part.start == part.end and part.name == "trunk":
         return {}
-    if what == "frozen":
+    if record.trained[part.name] == "frozen":
         return _base_tensors(loader, part)
-    if what == "adapters":
-        return _merged_tensors(loader, part, record)
-    path = record.saved_part(part.name)
-    if path is None:
-        raise FileNotFoundError(f"{record.folder} has no parts/{part.name}.pt; train with save_parts=true to export it")
-    return _own_tensors(SplitModel.load(path))
+    restored = restore_part(loader, part, record)
+    for layer in adapted_modules(restored).values():
+        # Weights are mapped privately: merging writes to copies of the pages, never to the checkpoint.
+        layer.merge()
+    return _own_tensors(restored)
 
 
 def _base_tensors(loader: PartLoader, part: PartSpec) -> Tensors:
@@ -46,17 +44,6 @@ def _base_tensors(loader: PartLoader, part: PartSpec) -> Tensors:
         return {name: shards[loader.source.weight_map[name]].read(name) for name in dict.fromkeys(reading.sources.values())}
     finally:
         loader.close(part)
-
-
-def _merged_tensors(loader: PartLoader, part: PartSpec, record: RunRecord) -> Tensors:
-    loaded = loader.load(loader.reading(part), lambda name, size_bytes: None, {})
-    loader.close(part)
-    add_adapters([loaded], record.adapters)
-    load_adapters([loaded], record.folder / "adapters")
-    for layer in adapted_modules(loaded).values():
-        # Weights are mapped privately: merging writes to copies of the pages, never to the checkpoint.
-        layer.merge()
-    return _own_tensors(loaded)
 
 
 def _own_tensors(part: SplitModel) -> Tensors:

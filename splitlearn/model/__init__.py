@@ -7,7 +7,7 @@ from splitlearn.model.factory import LoadedParts, ModelFactory, save_parts
 from splitlearn.model.part_loading import loaded_dtype, open_checkpoint
 from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.split_model import SplitModel
-from splitlearn.model.ties import Tie, find_ties
+from splitlearn.model.ties import Tie, find_ties, tie_parts
 
 __all__ = [
     "Blueprint",
@@ -26,4 +26,5 @@ __all__ = [
     "plan_cut",
     "read_config",
     "save_parts",
+    "tie_parts",
 ]

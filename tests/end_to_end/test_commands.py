@@ -192,10 +192,10 @@ def test_the_command_line_explains_itself(tmp_path: Path) -> None:
     for arguments in ([], ["--help"]):
         done = run("-m", "splitlearn", *arguments, cwd=tmp_path)
         assert done.returncode == 0
-        assert all(f"{command} " in done.stdout for command in ("train", "plan", "verify", "export", "prepare"))
+        assert all(f"{command} " in done.stdout for command in ("train", "plan", "verify", "generate", "export", "prepare"))
     done = run("-m", "splitlearn", "fly", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: 'fly' is no command; there are train, plan, verify, export, prepare\n"
+    assert done.stderr == "error: 'fly' is no command; there are train, plan, verify, generate, export, prepare\n"
 
 
 def test_verify_shows_that_the_parts_are_the_model_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""Reckoning what a cut will cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from omegaconf import DictConfig
+
+from splitlearn.app.configuration import plain
+from splitlearn.app.models import open_model
+from splitlearn.cut import resolve_device_map
+from splitlearn.model import open_checkpoint
+from splitlearn.planning import METHODS, CutCost, cost_of
+from splitlearn.training.module import parse_dtype
+
+
+def plan(cfg: DictConfig) -> CutCost:
+    """Reckon what a cut will cost; weights are neither read nor downloaded.
+
+    Args:
+        cfg: a configuration like ``conf/plan.yaml``.
+
+    Raises:
+        CutError: the split points do not cut the model.
+        ValueError: a setting or the checkpoint cannot be used.
+        FileNotFoundError: a file or folder does not exist.
+    """
+    for setting in ("rows", "tokens", "lora_rank"):
+        value = cfg[setting]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{setting} is {value!r}; give a whole number from 1 up")
+    if cfg.must_fit is not None and cfg.must_fit not in METHODS:
+        raise ValueError(f"must_fit is {cfg.must_fit!r}; choose one of {', '.join(METHODS)}, or null")
+    devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
+    _, config, source, split_plan = open_model(cfg)
+    # Nothing is loaded: no part's ties have to be settled by looking at weights.
+    loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
+    loader.blueprint.check(split_plan)
+    cost = cost_of(loader, split_plan, devices, cfg.rows, cfg.tokens, cfg.lora_rank)
+    return replace(cost, model=cfg.model.name_or_path)

@@ -1,0 +1,241 @@
+"""One run: compose the objects that a configuration names, train, and say what came of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedConfig
+
+from splitlearn.adapters import save_adapters
+from splitlearn.app.configuration import make, plain
+from splitlearn.app.models import open_model
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
+from splitlearn.memory import GIB
+from splitlearn.model import open_checkpoint, save_parts
+from splitlearn.planning import check_fit, cost_of
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
+from splitlearn.training.callbacks import TokenThroughput
+from splitlearn.training.callbacks.exact_resume import LAST
+from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
+from splitlearn.training.module import parse_dtype
+from splitlearn.training.strategy import root_device_arguments
+from splitlearn.training.summary import print_summary, write_summary
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind.
+
+    Attributes:
+        metrics: the figures of ``summary.json``.
+        module: the trained module with its three parts.
+        datamodule: the data.
+        trainer: Lightning's trainer.
+        folder: the run's folder.
+    """
+
+    metrics: dict[str, float]
+    module: SplitCausalLM
+    datamodule: LightningDataModule
+    trainer: Trainer
+    folder: Path
+
+
+def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
+    """Cut, load, train, evaluate and save one model.
+
+    Cut, devices, data and settings are checked before any weights are read. Whatever happens, ``summary.json`` in the run's
+    folder says so: its ``status`` is ``completed``, ``refused`` (no cut of this model), ``failed``, ``interrupted`` or
+    ``diverged``, all but the first with a ``reason``.
+
+    Args:
+        cfg: a configuration like ``conf/train.yaml``.
+        folder: the run's folder; None takes ``cfg.run_folder``, which only the command line sets.
+
+    Returns:
+        The figures and the objects of the run.
+
+    Raises:
+        CutError: the split points do not cut the model.
+        ValueError: a setting, the data or the checkpoint cannot be used.
+        FileNotFoundError: a file or folder does not exist.
+    """
+    if folder is None and not HydraConfig.initialized():
+        raise ValueError("outside the command line train() needs to know the run's folder: train(cfg, folder=...)")
+    cfg = copy.deepcopy(cfg)
+    if folder is not None:
+        cfg.run_folder = str(folder)
+    run_folder = Path(cfg.run_folder)
+    split = {f"split_{point}": plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
+    summary = {"status": "completed", "model": cfg.model.name_or_path, "folder": str(run_folder.resolve()), **split}
+    try:
+        return _train(cfg, run_folder, summary)
+    except BaseException as error:
+        status, reason = "failed", str(error) or type(error).__name__
+        if isinstance(error, CutError):
+            status = "refused"
+        elif not isinstance(error, Exception):
+            status, reason = "interrupted", "the run was stopped before it was done; ckpt_path=last goes on from its checkpoint"
+        write_summary(run_folder, summary | {"status": status, "reason": reason})
+        raise
+
+
+def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    name, config, source, plan = open_model(cfg)
+    summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
+    _check_settings(cfg, config)
+    ckpt_path = _find_checkpoint(cfg.ckpt_path, run_folder)
+    module = _make_module(cfg, name, plan)
+    _check_memory(cfg, config, source, plan, module)
+    datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=name)
+    trainer = _make_trainer(cfg, run_folder)
+    # Bad data is found here, before weights are read.
+    datamodule.setup("fit")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
+    metrics = _run(trainer, module, datamodule, ckpt_path=ckpt_path)
+    saved = _save(cfg, module, run_folder)
+    if not math.isfinite(metrics["val_loss_after"]):
+        summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
+    summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
+    summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
+    summary |= {"trained": module.trained}
+    summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
+    write_summary(run_folder, summary)
+    print_summary(summary)
+    return TrainResult(metrics, module, datamodule, trainer, run_folder)
+
+
+def _check_memory(
+    cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan, module: SplitCausalLM
+) -> None:
+    """Refuse a run whose weights, gradients and optimizer state alone are more than this machine's memory."""
+    devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
+    loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
+    loader.blueprint.check(plan)
+    cost = cost_of(loader, plan, devices, num_rows=1, num_tokens=1, lora_rank=1, with_activations=False)
+    is_full = {name: module.trains(name) == "full" for name in PART_NAMES}
+    check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})
+
+
+def _find_checkpoint(ckpt_path: str | None, run_folder: Path) -> str | None:
+    """Return the path of the checkpoint to go on from: ``last`` and ``best`` are those of the run's own folder."""
+    if ckpt_path is None or Path(ckpt_path).is_file():
+        return ckpt_path
+    folder = run_folder / "checkpoints"
+    # The best by held-out loss is kept under its epoch's number.
+    found = sorted(
+        folder.glob("epoch_*.ckpt") if ckpt_path == "best" else folder.glob(LAST), key=lambda path: path.stat().st_mtime
+    )
+    if ckpt_path not in ("last", "best"):
+        raise FileNotFoundError(f"ckpt_path is {ckpt_path}, which does not exist")
+    if not found:
+        raise FileNotFoundError(
+            f"ckpt_path is {ckpt_path}, but {folder} holds none; name the run's folder with hydra.run.dir=..."
+        )
+    return str(found[-1])
+
+
+def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    block_size = cfg.data.get("block_size")
+    if isinstance(block_size, int) and positions is not None and block_size > positions:
+        raise ValueError(f"data.block_size is {block_size}, but the model has only {positions} positions; choose at most that")
+
+
+def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str, str]:
+    """Save adapters, and parts if that is wanted: beside adapters those that were trained themselves; return the folders."""
+    folders = {}
+    wanted = list(module.parts)
+    if module.adapters.method is not None:
+        save_adapters(module.parts, module.adapters, run_folder / "adapters")
+        folders["adapters"] = str((run_folder / "adapters").resolve())
+        wanted = [part for part in module.parts if module.trained[part.part.name] not in ("adapters", "frozen")]
+    if cfg.save_parts and wanted:
+        save_parts(wanted, run_folder / "parts")
+        folders["parts"] = str((run_folder / "parts").resolve())
+    return folders
+
+
+def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
+    return SplitCausalLM(
+        name,
+        plan.split_point_1,
+        plan.split_point_2,
+        model_type=cfg.model.type,
+        device=cfg.device,
+        device_map=plain(cfg.device_map),
+        low_memory=cfg.model.low_memory,
+        dtype=cfg.model.dtype,
+        optimizer=plain(cfg.optimizer),
+        verbose=cfg.verbose,
+        revision=cfg.model.revision,
+        peft=plain(cfg.peft),
+        gradient_checkpointing=cfg.gradient_checkpointing,
+    )
+
+
+def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
+    devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
+    settings = dict(cfg.trainer)
+    precision = SplitPrecision(settings.pop("precision"), devices)
+    callbacks: list[Callback] = [make(each) for each in cfg.callbacks.values() if each is not None]
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
+    return make(
+        settings,
+        **root_device_arguments(devices),
+        strategy=SplitStrategy(devices, precision_plugin=precision, checkpoint_io=WholeFileCheckpointIO()),
+        callbacks=callbacks,
+        logger=[make(each) for each in cfg.logger.values() if each is not None],
+        default_root_dir=str(run_folder),
+        _convert_="partial",
+    )
+
+
+def _run(trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule, ckpt_path: str | None) -> dict[str, float]:
+    with warnings.catch_warnings(), module.tracker:
+        # Advice on worker processes: the packed blocks are in memory, so workers would only cost.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning's own use of torch, which no user can change.
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+        # What a resumed run begins with is the checkpoint's model and not the base model.
+        before = trainer.validate(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[0]
+        began_s = time.perf_counter()
+        trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        train_s = time.perf_counter() - began_s
+        after = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
+    throughput = next((each for each in trainer.callbacks if isinstance(each, TokenThroughput)), None)
+    tracker = module.tracker
+    metrics = {f"{name}_before": before[name] for name in ("val_loss", "val_perplexity")}
+    metrics |= {f"{name}_after": after[name] for name in ("val_loss", "val_perplexity")}
+    metrics |= {
+        "train_s": train_s,
+        "train_steps": throughput.num_steps if throughput else trainer.global_step,
+        "train_tokens": throughput.num_tokens if throughput else 0,
+        "tokens_per_s": throughput.tokens_per_s if throughput else None,
+        "peak_rss_gib": tracker.peak_rss_bytes / GIB,
+        "peak_anonymous_gib": tracker.peak_anonymous_bytes / GIB,
+        "peak_gpu_gib": tracker.peak_gpu_bytes / GIB,
+    }
+    return metrics
+
+
+def _versions() -> dict[str, str]:
+    names = ("splitlearn", "torch", "lightning", "transformers")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
