@@ -68,17 +68,21 @@ class _Ledger:
         # Held on to, so that no storage is freed and its place taken by another one.
         self._seen: dict[int, torch.Tensor] = {}
         self.leave_out(not_counted)
-        self.common: set[int] = set()
+        self._common: dict[int, torch.Tensor] = {}
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """Do not count these: they are there anyway."""
         self._seen |= {each.untyped_storage()._cdata: each for each in tensors}
 
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count these, if they are saved, for what runs before the layers, whichever layer saves them."""
+        self._common |= {each.untyped_storage()._cdata: each for each in tensors}
+
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen[storage._cdata] = tensor
-            place = _BEFORE if storage._cdata in self.common else self.place
+            place = _BEFORE if storage._cdata in self._common else self.place
             self.bytes_at[place] = self.bytes_at.get(place, 0) + storage.nbytes()
         return tensor
 
@@ -200,7 +204,7 @@ def _follow(layers: list[nn.Module], twins: list[int], ledger: _Ledger) -> None:
             hidden_BTD.requires_grad_(True)
             # Masks and rotary embeddings are handed to every layer and saved once.
             extra, _ = tree_flatten([args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}])
-            ledger.common |= {each.untyped_storage()._cdata for each in extra if isinstance(each, torch.Tensor)}
+            ledger.share(each for each in extra if isinstance(each, torch.Tensor))
             output = forward(*args, **kwargs)
             ledger.place = len(layers)
             outputs[index] = output

@@ -98,3 +98,9 @@ def test_experts_in_float32_get_an_upper_bound() -> None:
 
 def test_a_model_that_looks_at_values_is_left_unknown() -> None:
     assert measure_activations(draw_blueprint(catalogue_config("dbrx"), torch.float32), ROWS, TOKENS) is None
+
+
+@pytest.mark.parametrize("lora_rank", [None, 8])
+def test_it_says_the_same_each_time(lora_rank: int | None) -> None:
+    blueprint = draw_blueprint(tiny_model("llama").config, torch.float32)
+    assert len({measure_activations(blueprint, ROWS, TOKENS, lora_rank) for _ in range(20)}) == 1
