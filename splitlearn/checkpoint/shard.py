@@ -180,6 +180,11 @@ class LazyTensor:
         self._on_read(self._name, tensor.nbytes)
         return tensor
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it is stored as."""
+        return self._shard.dtype(self._name)
+
     def get_shape(self) -> list[int]:
         """Return the tensor's shape, from the header alone."""
         return list(self._shard.shape(self._name))

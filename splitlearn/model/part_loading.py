@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from splitlearn.checkpoint.prefetch import is_on_network, prefetch
 from splitlearn.checkpoint.reading import TensorRead, read_tensors
 from splitlearn.cut import CutError, PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_generation_config
+from splitlearn.model.filling import fill
 from splitlearn.model.matching import match_tensors, sources_for
 from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
@@ -34,11 +35,13 @@ class PartReading:
         part: the part.
         sources: from the tensor name that transformers' loader is shown to the name in the checkpoint.
         files: the shards that hold them.
+        targets: from the part's own tensor names to the names in the checkpoint; None where tensors are converted on the way.
     """
 
     part: PartSpec
     sources: dict[str, str]
     files: frozenset[str]
+    targets: dict[str, str] | None
 
 
 class PartLoader:
@@ -63,6 +66,8 @@ class PartLoader:
         self._opened: dict[PartSpec, dict[str, Shard]] = {}
         self._converted = {match.source for match in self.matches if match.is_converted}
         self._source_of = {target: match.source for match in self.matches for target in match.targets}
+        self._dtypes = {name: tensor.dtype for name, tensor in blueprint.meta_model.state_dict().items()}
+        self._target_of = {match.source: match.targets[0] for match in self.matches}
         # What a file holds for any of the parts is downloaded from it at once.
         self._wanted = (
             None if parts is None else frozenset(name for part in parts for name in self.reading(part).sources.values())
@@ -89,13 +94,15 @@ class PartLoader:
     def reading(self, part: PartSpec) -> PartReading:
         """Say what loading ``part`` will read; nothing is opened."""
         sources = sources_for(self.blueprint, self.matches, part)
+        targets = {self.blueprint.local_name(self._target_of[name], part): name for name in sources.values()}
         for target, origin in self.blueprint.ties.items():
             # A part that needs one end of a tie and finds it absent reads the other end under its own name.
             for absent, present in ((target, origin), (origin, target)):
                 if absent not in self._source_of and self.blueprint.belongs_to(absent, part):
-                    sources[absent] = self._source_of[present]
+                    sources[absent] = targets[absent] = self._source_of[present]
+        is_converted = any(not self.takes_as_is(name) for name in sources.values())
         files = frozenset(self.source.weight_map[name] for name in sources.values())
-        return PartReading(part, sources, files)
+        return PartReading(part, sources, files, None if is_converted else targets)
 
     def open(self, reading: PartReading, on_open: Callable[[], object] = lambda: None) -> dict[str, Shard]:
         """Open the shards of a reading and check names and shapes, without reading weights; they stay open until `close`.
@@ -134,9 +141,19 @@ class PartLoader:
         """Whether the checkpoint's tensor ``name`` becomes a tensor of the model without any conversion but its dtype's."""
         return name not in self._converted
 
-    def dtype_on_load(self, stored: torch.dtype) -> torch.dtype:
-        """Return what a tensor of dtype ``stored`` becomes: the blueprint's dtype if it is floating-point."""
+    def dtype_on_load(self, name: str, stored: torch.dtype) -> torch.dtype:
+        """Return what the checkpoint's tensor ``name`` of dtype ``stored`` becomes.
+
+        That is the dtype of its place in the model, which a few architectures make float32 whatever the rest is.
+        """
+        if self.takes_as_is(name) and name in self._target_of:
+            return self._dtypes[self._target_of[name]]
         return self.blueprint.dtype if stored.is_floating_point else stored
+
+    @property
+    def _keeps_float32(self) -> bool:
+        """Whether some modules stay in float32 whatever the dtype; which, transformers' loader knows."""
+        return any(getattr(self.blueprint.meta_model, name, None) for name in _KEPT_IN_FLOAT32)
 
     def copies(self, reading: PartReading, shards: dict[str, Shard], skip: Container[str], writable: bool) -> list[TensorRead]:
         """Say what is to be read into memory of its own: what will be written or cast. All else is mapped.
@@ -147,13 +164,12 @@ class PartLoader:
             skip: names of tensors that are in memory already.
             writable: whether the part will be trained.
         """
-        # Where some modules stay in float32 whatever the dtype, transformers knows which.
-        casts_here = not any(getattr(self.blueprint.meta_model, name, None) for name in _KEPT_IN_FLOAT32)
+        casts_here = not self._keeps_float32
         copies = []
         for name in dict.fromkeys(reading.sources.values()):
             shard = shards[self.source.weight_map[name]]
             stored = shard.dtype(name)
-            wanted = self.dtype_on_load(stored)
+            wanted = self.dtype_on_load(name, stored)
             is_cast = wanted != stored
             if name not in skip and self.takes_as_is(name) and (casts_here if is_cast else writable):
                 copies.append(TensorRead(name, shard, wanted))
@@ -175,21 +191,20 @@ class PartLoader:
         shards = self.open(reading)
         in_memory = ready | read_tensors(self.copies(reading, shards, ready, writable), on_read)
         self._prefetch(set(reading.sources.values()) - in_memory.keys(), shards)
-        tensors: dict[str, Any] = {}
-        for presented, name in reading.sources.items():
-            shard = shards[self.source.weight_map[name]]
-            tensors[presented] = in_memory[name] if name in in_memory else LazyTensor(shard, name, on_read)
-        carved, passage = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
+        lazy = {
+            name: LazyTensor(shards[self.source.weight_map[name]], name, on_read)
+            for name in reading.sources.values()
+            if name not in in_memory
+        }
+        found: dict[str, Any] = in_memory | lazy
+        model, passage = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
         try:
-            with silent_transformers():
-                model, info = _class_that_makes(carved).from_pretrained(
-                    None,
-                    config=self.blueprint.config,
-                    state_dict=tensors,
-                    dtype=self.blueprint.dtype,
-                    attn_implementation=self.blueprint.config._attn_implementation,
-                    output_loading_info=True,
-                )
+            if reading.targets is not None and self._wants_as_stored(model, reading.targets, found):
+                mapped = in_memory | {name: tensor[...] for name, tensor in lazy.items()}
+                fill(model, {target: mapped[name] for target, name in reading.targets.items()})
+            else:
+                tensors = {presented: found[name] for presented, name in reading.sources.items()}
+                self._fill_by_conversion(model, tensors, reading.part)
         except (AttributeError, ZeroDivisionError) as error:
             if reading.part.start < reading.part.end:
                 raise
@@ -197,10 +212,34 @@ class PartLoader:
                 f"{reading.part.name} would have no layers (split points {reading.part.start} and {reading.part.end}), but a "
                 f"{self.blueprint.model_class.__name__} cannot be made without any ({error}): give it at least one"
             ) from error
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.source.name}: {reading.part.name} cannot be filled: {error}") from error
-        self._check(info, reading.part)
         return SplitModel(self.blueprint, reading.part, model, passage)
+
+    def _wants_as_stored(
+        self, model: PreTrainedModel, targets: dict[str, str], found: Mapping[str, torch.Tensor | LazyTensor]
+    ) -> bool:
+        """Whether ``found`` are all that the part needs, of the dtypes that it needs; shapes were checked on opening."""
+        places = model.state_dict()
+        return (
+            not self._keeps_float32
+            and places.keys() == targets.keys()
+            and all(found[targets[name]].dtype == place.dtype for name, place in places.items())
+        )
+
+    def _fill_by_conversion(self, model: PreTrainedModel, tensors: Mapping[str, Any], part: PartSpec) -> None:
+        """Fill a part by transformers' own loader, which knows every architecture's conversions and exceptions."""
+        try:
+            with silent_transformers():
+                _, info = _class_that_makes(model).from_pretrained(
+                    None,
+                    config=self.blueprint.config,
+                    state_dict=tensors,
+                    dtype=self.blueprint.dtype,
+                    attn_implementation=self.blueprint.config._attn_implementation,
+                    output_loading_info=True,
+                )
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.source.name}: {part.name} cannot be filled: {error}") from error
+        self._check(info, part)
 
     def _prefetch(self, names: set[str], shards: dict[str, Shard]) -> None:
         """Read ahead what is to be mapped from a network file system, where page faults one by one are slow."""

@@ -73,7 +73,7 @@ def write_receipt(
     names = dict.fromkeys(reading.sources.values())
     shard_of = {name: shards[loader.source.weight_map[name]] for name in names}
     needed = {name: shard.num_bytes(name) for name, shard in shard_of.items()}
-    dtypes = {name: (shard.dtype(name), loader.dtype_on_load(shard.dtype(name))) for name, shard in shard_of.items()}
+    dtypes = {name: (shard.dtype(name), loader.dtype_on_load(name, shard.dtype(name))) for name, shard in shard_of.items()}
     cast_names = {name: f"{_name(stored)} -> {_name(wanted)}" for name, (stored, wanted) in dtypes.items() if stored != wanted}
     files = {str(shard.path) for shard in shards.values()}
     copied = {read.name for read in loader.copies(reading, shards, log.shared, writable)}

@@ -21,6 +21,7 @@ from splitlearn.checkpoint import CheckpointError, PartReceipt, read_part_file, 
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
+from splitlearn.model.filling import put_tensor
 from splitlearn.model.passage import Passage, Records
 from splitlearn.model.surgery import cut_out
 
@@ -253,15 +254,6 @@ class SplitModel(nn.Module):
                 raise CheckpointError(
                     f"{source}: {name} has shape {tuple(tensor.shape)}, but the model needs {tuple(place.shape)}"
                 )
-            _assign(model, name, tensor)
+            put_tensor(model, name, tensor)
         model.eval()
         return cls(blueprint, part, model, passage)
-
-
-def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    if leaf in module._parameters:
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
-    else:
-        module._buffers[leaf] = tensor

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,13 +190,19 @@ def sampled(pair: Comparison) -> float:
 
 
 def bfloat16(pair: Comparison) -> float:
-    """Logits of the model loaded in bfloat16, with left padding; nothing to compare if the unsplit model cannot run in it."""
+    """Logits of the model in bfloat16, with left padding, read from a checkpoint in float32 and from one in bfloat16.
+
+    There is nothing to compare if the unsplit model cannot run in it.
+    """
     narrow = Comparison.load(pair.folder, dtype=torch.bfloat16)
     try:
         narrow.whole(token_ids(), use_cache=False)
     except RuntimeError:
         return 0.0
-    return left_padding(narrow)
+    with tempfile.TemporaryDirectory() as folder:
+        narrow.whole.save_pretrained(folder)
+        stored = Comparison.load(folder, dtype=torch.bfloat16)
+        return max(left_padding(narrow), left_padding(stored))
 
 
 def router_loss(pair: Comparison) -> float:

@@ -37,6 +37,7 @@ ATTRIBUTES: list[tuple[Any, str, str]] = [
     (PreTrainedModel, "_keep_in_fp32_modules_strict", "modules that stay in float32 whatever the dtype"),
     (PreTrainedModel, "_tied_weights_keys", "forgetting ties that a part has no two ends of"),
     (PreTrainedModel, "set_experts_implementation", "what generate switches while it decodes"),
+    (PreTrainedModel, "initialize_weights", "buffers that no checkpoint holds"),
     (GenerationMixin, "_supports_default_dynamic_cache", "whether the model's cache can be divided among parts"),
     (Cache, "get_mask_sizes", "masks of parts whose layers do not count tokens"),
     (Cache, "has_previous_state", "linear attention in parts without any"),

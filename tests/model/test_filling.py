@@ -1,0 +1,45 @@
+"""A part that is filled without transformers' loader is what that loader would have made."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from splitlearn.model import ModelFactory, part_loading
+from tests.architectures.catalogue import tiny_model
+
+# One with buffers that no checkpoint holds, one that keeps its router in float32, one that keeps whole modules in it, one whose
+# checkpoint is converted.
+ARCHITECTURES = ["gemma3_text", "hunyuan_v1_moe", "olmo_hybrid", "mixtral"]
+
+
+def whole(architecture: str, folder: Path, stored: torch.dtype) -> PreTrainedModel:
+    tiny_model(architecture).to(stored).save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_tensor_has_transformers_value_and_dtype(architecture: str, stored: torch.dtype, tmp_path: Path) -> None:
+    expected = whole(architecture, tmp_path, stored)
+    tensors = dict(expected.named_parameters(remove_duplicate=False)) | dict(expected.named_buffers())
+    parts = ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True, dtype=torch.bfloat16)
+    for part in parts:
+        found = part.named_tensors()
+        assert found
+        for name, tensor in found.items():
+            assert tensor.dtype == tensors[name].dtype, name
+            assert torch.equal(tensor, tensors[name]), name
+
+
+def test_without_conversions_transformers_loader_is_not_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole("llama", tmp_path, torch.bfloat16)
+    calls: list[object] = []
+    original = part_loading.PartLoader._fill_by_conversion
+    monkeypatch.setattr(part_loading.PartLoader, "_fill_by_conversion", lambda *args: [calls.append(args), original(*args)])
+    ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
+    assert not calls
+    whole("mixtral", tmp_path / "moe", torch.bfloat16)
+    ModelFactory.create_split_models(None, tmp_path / "moe", 2, 4, low_memory=True)
+    assert len(calls) == 3
