@@ -145,7 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
 class _HubHandler(_Handler):
     def answer(self, with_body: bool) -> None:
         hub = self.server.hub
-        path = self.path.split("?")[0]
+        # Data sets are asked for as models are, at addresses of their own.
+        path = self.path.split("?")[0].replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
         if hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
             self.refuse(401, "GatedRepo")
             return

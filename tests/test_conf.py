@@ -18,8 +18,9 @@ FILES = sorted(path.relative_to(conf_folder()) for path in conf_folder().rglob("
 GROUPS = {
     "model": 8,
     "split": 5,
-    "data": 2,
+    "data": 5,
     "peft": 3,
+    "activation_cache": 3,
     "optimizer": 1,
     "trainer": 1,
     "callbacks": 6,
@@ -30,6 +31,8 @@ GROUPS = {
 REQUIRED = {
     "model/pretrained": "model.name_or_path=my_model",
     "data/text_files": "data.source=notes.txt",
+    "data/hub_text": "data.source=hub:someone/texts",
+    "data/instructions": "data.source=rows.jsonl",
     "peft/custom": "peft.method=ia3",
     "prepare": "",
 }
@@ -76,8 +79,15 @@ def check_targets(node: Any) -> None:
     if not isinstance(node, dict):
         return
     if "_target_" in node:
-        signature = inspect.signature(get_class(node["_target_"]).__init__)
-        unknown = set(node) - {"_target_"} - set(signature.parameters)
+        # A class that hands further settings on takes what those that it is made from take.
+        owners = [owner for owner in get_class(node["_target_"]).__mro__ if "__init__" in vars(owner)]
+        taken: set[str] = set()
+        for owner in owners:
+            parameters = inspect.signature(owner.__init__).parameters  # type: ignore[misc]
+            taken |= set(parameters)
+            if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+                break
+        unknown = set(node) - {"_target_"} - taken
         assert not unknown, f"{node['_target_']} takes no {unknown}"
     for each in node.values():
         check_targets(each)
@@ -85,7 +95,7 @@ def check_targets(node: Any) -> None:
 
 def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
     text = (conf_folder() / "train.yaml").read_text()
-    for group in ("model", "split", "data", "peft"):
+    for group in ("model", "split", "data", "peft", "activation_cache"):
         line = next(line for line in text.splitlines() if line.strip().startswith(f"- {group}:"))
         listed = set(line.split("#")[1].split(":")[1].replace(" ", "").split(","))
         assert listed == {file.stem for file in FILES if file.parent == Path(group)}
@@ -94,7 +104,7 @@ def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
 def test_every_default_of_train_yaml_has_a_comment() -> None:
     lines = (conf_folder() / "train.yaml").read_text().split("hydra:\n  run")[0].splitlines()
     settings = [line for line in lines if ":" in line and not line.startswith(("#", "defaults"))]
-    assert len(settings) == 18
+    assert len(settings) == 19
     assert all("#" in line for line in settings)
 
 

@@ -24,6 +24,7 @@ from splitlearn.app.configuration import make, plain
 from splitlearn.app.models import open_model
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
+from splitlearn.data import BlockDataModule
 from splitlearn.memory import GIB
 from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
@@ -102,10 +103,11 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     ckpt_path = _find_checkpoint(cfg.ckpt_path, run_folder)
     module = _make_module(cfg, name, plan)
     _check_memory(cfg, config, source, plan, module)
-    datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=name)
+    datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=name, tokenizer_revision=source.commit)
     trainer = _make_trainer(cfg, run_folder)
     # Bad data is found here, before weights are read.
     datamodule.setup("fit")
+    _check_data(datamodule, config, cfg.verbose)
     run_folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
     metrics = _run(trainer, module, datamodule, ckpt_path=ckpt_path)
@@ -156,6 +158,23 @@ def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
     block_size = cfg.data.get("block_size")
     if isinstance(block_size, int) and positions is not None and block_size > positions:
         raise ValueError(f"data.block_size is {block_size}, but the model has only {positions} positions; choose at most that")
+    if cfg.data.get("streaming") and cfg.trainer.max_steps < 0 and not cfg.trainer.fast_dev_run:
+        raise ValueError("nobody knows how long data are that are streamed; say how long to train with trainer.max_steps")
+
+
+def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbose: bool) -> None:
+    """Refuse tokens that the model does not know, and show what it will be trained on."""
+    if not isinstance(datamodule, BlockDataModule):
+        return
+    vocab_size = config.get_text_config(decoder=True).vocab_size
+    largest = datamodule.largest_token_id()
+    if largest >= vocab_size:
+        raise ValueError(
+            f"the data hold the token id {largest}, but the model knows only {vocab_size} ids; the tokenizer "
+            f"{datamodule.tokenizer_name_or_path} is of another model"
+        )
+    if verbose:
+        print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
 
 
 def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str, str]:
@@ -187,6 +206,7 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         revision=cfg.model.revision,
         peft=plain(cfg.peft),
         gradient_checkpointing=cfg.gradient_checkpointing,
+        activation_cache=plain(cfg.activation_cache),
     )
 
 

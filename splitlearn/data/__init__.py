@@ -1,7 +1,25 @@
-"""Text for training: reading it, cutting it into tokens, packing it into blocks."""
+"""Data for training: reading rows, writing them out as tokens with labels, packing them into blocks."""
 
-from splitlearn.data.datamodule import TextDataModule
+from splitlearn.data.datamodule import BlockDataModule
 from splitlearn.data.documents import read_documents
-from splitlearn.data.packing import pack
+from splitlearn.data.examples import encode, mark_completion, mark_conversation, mark_document, show_example
+from splitlearn.data.instructions import InstructionDataModule
+from splitlearn.data.packing import isolate, join, pack
+from splitlearn.data.reading import Source
+from splitlearn.data.text import TextDataModule
 
-__all__ = ["TextDataModule", "pack", "read_documents"]
+__all__ = [
+    "BlockDataModule",
+    "InstructionDataModule",
+    "Source",
+    "TextDataModule",
+    "encode",
+    "isolate",
+    "join",
+    "mark_completion",
+    "mark_conversation",
+    "mark_document",
+    "pack",
+    "read_documents",
+    "show_example",
+]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from datasets import Dataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+Batch = dict[str, torch.Tensor]
 
 
 class EpochOrder(Sampler[int]):
@@ -39,28 +43,65 @@ class EpochOrder(Sampler[int]):
         return iter(order[start:].tolist())
 
 
-class ResumableLoader(DataLoader[dict[str, torch.Tensor]]):
+class StreamedBlocks(IterableDataset[Batch]):
+    """Blocks that are made while rows are read, of so many rows at a time.
+
+    Args:
+        rows: a streamed data set of `datasets`; workers divide its files among them.
+        rows_at_once: how many rows are made blocks of together. What is left over each time and fills no block is left out.
+        make_blocks: makes blocks of rows.
+        max_blocks: how many blocks an epoch has at most; None has all.
+    """
+
+    def __init__(
+        self, rows: Any, rows_at_once: int, make_blocks: Callable[[Dataset], Dataset], max_blocks: int | None = None
+    ) -> None:
+        self._rows = rows
+        self._rows_at_once = rows_at_once
+        self._make_blocks = make_blocks
+        self._max_blocks = max_blocks
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this before each epoch."""
+        self._rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self._all(), self._max_blocks)
+
+    def _all(self) -> Iterator[Batch]:
+        for columns in self._rows.iter(batch_size=self._rows_at_once):
+            yield from self._make_blocks(Dataset.from_dict(columns))
+
+
+class ResumableLoader(DataLoader[Batch]):
     """A data loader whose place in the epoch Lightning keeps in its checkpoints.
 
     Args:
-        rows: the data set.
+        rows: the data set; of a `StreamedBlocks`, what comes before the place is read again and passed over.
         batch_size: rows in each batch.
         seed: decides the order.
         num_workers: processes that prepare batches.
+        collate: what makes a batch of rows; None stacks them.
     """
 
-    def __init__(self, rows: Any, batch_size: int, seed: int, num_workers: int) -> None:
+    def __init__(
+        self, rows: Any, batch_size: int, seed: int, num_workers: int, collate: Callable[[list[Any]], Batch] | None = None
+    ) -> None:
         # Not the global generator: what draws from it would otherwise depend on the number of workers.
         generator = torch.Generator().manual_seed(seed)
-        order = EpochOrder(len(rows), seed)
-        super().__init__(rows, batch_size, sampler=order, num_workers=num_workers, generator=generator)
-        self._order = order
+        self._order = None if isinstance(rows, StreamedBlocks) else EpochOrder(len(rows), seed)
+        settings: dict[str, Any] = {"num_workers": num_workers, "generator": generator, "collate_fn": collate}
+        super().__init__(rows, batch_size, sampler=self._order, **settings)
         self._num_done = 0
+        self._num_skipped = 0
 
     def __iter__(self) -> Any:
         # A generator: the epoch's number is set after the first iterator is made, and before it is used.
-        self._num_done = self._order.skip // (self.batch_size or 1)
-        for batch in super().__iter__():
+        self._num_done, self._num_skipped = self._num_skipped, 0
+        if self._order is not None:
+            self._order.skip = self._num_done * (self.batch_size or 1)
+        passed_over = self._num_done if self._order is None else 0
+        for batch in islice(super().__iter__(), passed_over, None):
             self._num_done += 1
             yield batch
 
@@ -70,4 +111,4 @@ class ResumableLoader(DataLoader[dict[str, torch.Tensor]]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Have the next pass begin after the batches that were handed out already."""
-        self._order.skip = state["num_batches"] * (self.batch_size or 1)
+        self._num_skipped = state["num_batches"]

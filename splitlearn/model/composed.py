@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,25 +97,51 @@ class ComposedCausalLM(nn.Module):
         if use_cache and cache is None:
             cache = self.make_cache()
         num_cached_tokens = count_cached_tokens(cache) if use_cache else 0
-        settings = {**self._recorded_outputs(), **kwargs}
-        for_layers = {name: value for name, value in settings.items() if name not in _HEAD_ARGUMENTS}
         records: Records = {}
-        hidden: Any = input_ids
-        for part in self.parts:
-            hidden = part(
-                hidden,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache_of_part(cache, part.part, num_cached_tokens) if use_cache else None,
-                use_cache=use_cache,
-                records=records,
-                **(settings if part is self.top else for_layers),
-            )
-        output: CausalLMOutputWithPast = hidden
+        output: CausalLMOutputWithPast = self._through(
+            self.parts,
+            input_ids,
+            records,
+            {**self._recorded_outputs(), **kwargs},
+            lambda part: {
+                "attention_mask": attention_mask,
+                "position_ids": position_ids,
+                "past_key_values": cache_of_part(cache, part.part, num_cached_tokens) if use_cache else None,
+                "use_cache": use_cache,
+            },
+        )
         for name in _CACHE_NAMES:
             if name in output:
                 output[name] = cache
         return output
+
+    def run_parts(self, inputs: torch.Tensor, start: int, stop: int, **arguments: Any) -> Any:
+        """Run some of the parts, without a cache.
+
+        Args:
+            inputs: token ids (B, T) for the bottom, otherwise smashed data (B, T, D).
+            start: which part is first: 0 is bottom, 1 trunk, 2 top.
+            stop: which part is no longer run.
+            **arguments: as for `forward`.
+
+        Returns:
+            Smashed data (B, T, D), or what the top returns.
+        """
+        return self._through(self.parts[start:stop], inputs, {}, arguments, lambda part: {"use_cache": False})
+
+    def _through(
+        self,
+        parts: Sequence[SplitModel],
+        inputs: torch.Tensor,
+        records: Records,
+        settings: Mapping[str, Any],
+        own: Callable[[SplitModel], Mapping[str, Any]],
+    ) -> Any:
+        for_layers = {name: value for name, value in settings.items() if name not in _HEAD_ARGUMENTS}
+        hidden: Any = inputs
+        for part in parts:
+            hidden = part(hidden, records=records, **own(part), **(settings if part is self.top else for_layers))
+        return hidden
 
     def _recorded_outputs(self) -> dict[str, bool]:
         """Return what the model's configuration asks every layer to return; a part's base model is not asked by its head."""

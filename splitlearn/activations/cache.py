@@ -1,0 +1,139 @@
+"""What frozen parts return for each row of the data, computed once.
+
+Shapes: B rows, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from splitlearn.activations.codecs import CODECS
+from splitlearn.activations.store import RowStore, row_bytes
+from splitlearn.embedded import cache_folder
+
+KEEP = ("none", "memory", "disk")
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Whether and how to keep what frozen parts return.
+
+    Attributes:
+        keep: ``"none"``, ``"memory"``, or ``"disk"``, where later runs with the same model, cut and data find it.
+        max_gib: how much to keep at most; rows beyond it are computed anew each time.
+        codec: ``"none"`` keeps values as they are; ``"bfloat16"`` and ``"int8"`` take less room, and losses then differ.
+    """
+
+    keep: str = "none"
+    max_gib: float = 8.0
+    codec: str = "none"
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any] | None) -> CacheSettings:
+        """Make them from plain values, for example a configuration file's.
+
+        Raises:
+            ValueError: a setting is unknown or out of range.
+        """
+        values = dict(values or {})
+        unknown = [name for name in values if name not in cls.__dataclass_fields__]
+        if unknown:
+            raise ValueError(f"activation_cache.{unknown[0]} is not known; there are {', '.join(cls.__dataclass_fields__)}")
+        made = cls(**values)
+        for name, allowed in {"keep": KEEP, "codec": tuple(CODECS)}.items():
+            if getattr(made, name) not in allowed:
+                raise ValueError(f"activation_cache.{name} is {getattr(made, name)!r}; use one of {', '.join(allowed)}")
+        if isinstance(made.max_gib, bool) or not isinstance(made.max_gib, (int, float)) or made.max_gib <= 0:
+            raise ValueError(f"activation_cache.max_gib is {made.max_gib!r}; it must be a positive number")
+        return made
+
+
+class ActivationCache:
+    """Keeps what frozen parts return for the rows of one data set, as far as there is room.
+
+    Args:
+        settings: how to keep it.
+        num_rows: how many rows the data set has.
+        key: everything that decides the values: model, cut, data, dtype; of plain values.
+
+    Attributes:
+        num_bytes: what its rows take, once the first are known.
+    """
+
+    def __init__(self, settings: CacheSettings, num_rows: int, key: Mapping[str, Any], max_bytes: int | None = None) -> None:
+        self._codec = CODECS[settings.codec]
+        self._keep = settings.keep
+        self._num_rows = num_rows
+        self._key = {**key, "codec": settings.codec, "num_rows": num_rows}
+        self._max_bytes = int(settings.max_gib * _GIB) if max_bytes is None else max_bytes
+        self._store: RowStore | None = None
+        self._dtype = torch.get_default_dtype()
+        self.num_bytes = 0
+
+    def fetch(self, rows_B: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Return the smashed data of a batch, computing only those of rows that are not kept yet.
+
+        Args:
+            rows_B: the rows' numbers in the data set, on the CPU.
+            compute: from places in the batch, a tensor of indices, to these rows' smashed data.
+
+        Returns:
+            Smashed data of shape (B, T, D), without gradients.
+
+        Raises:
+            ValueError: computing twice gives two results, so the frozen parts drop activations at random.
+        """
+        known_B = torch.zeros_like(rows_B, dtype=torch.bool) if self._store is None else self._store.has(rows_B)
+        missing = (~known_B).nonzero().flatten()
+        if len(missing) == 0 and self._store is not None:
+            return self._codec.decode(self._store.read(rows_B), self._dtype)
+        with torch.no_grad():
+            fresh = compute(missing)
+            if self._store is None:
+                _check_no_chance(fresh, compute, missing)
+        self._dtype = fresh.dtype
+        encoded = self._codec.encode(fresh)
+        # What is kept is used at once, too, so that every epoch sees the same.
+        used = self._codec.decode(encoded, fresh.dtype)
+        on_cpu = {name: column.cpu() for name, column in encoded.items()}
+        if self._store is None:
+            self._store = self._open(on_cpu)
+        self._store.write(rows_B[missing], on_cpu)
+        if not known_B.any():
+            return used
+        whole = used.new_empty(len(rows_B), *used.shape[1:])
+        whole[missing.to(whole.device)] = used
+        kept = known_B.nonzero().flatten()
+        whole[kept.to(whole.device)] = self._codec.decode(self._store.read(rows_B[kept]), fresh.dtype).to(whole.device)
+        return whole
+
+    def _open(self, example: dict[str, torch.Tensor]) -> RowStore:
+        room = min(self._num_rows, self._max_bytes // max(row_bytes(example), 1))
+        self.num_bytes = room * row_bytes(example)
+        if self._keep == "memory":
+            return RowStore(example, room)
+        shapes = {name: [list(tensor.shape[1:]), str(tensor.dtype)] for name, tensor in sorted(example.items())}
+        written = json.dumps({**self._key, "room": room, "shapes": shapes}, sort_keys=True, indent=2)
+        folder = cache_folder() / "activations" / hashlib.sha256(written.encode()).hexdigest()[:32]
+        store = RowStore(example, room, folder)
+        (folder / "key.json").write_text(written)
+        return store
+
+
+def _check_no_chance(first: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor], places: torch.Tensor) -> None:
+    devices = [first.device] if first.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(1 + torch.initial_seed() % 2**32)
+        again = compute(places)
+    if not torch.equal(first, again):
+        raise ValueError(
+            "the frozen parts drop activations at random, so what they return cannot be kept; take activation_cache=none, or "
+            "set the model's dropout to 0"
+        )

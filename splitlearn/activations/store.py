@@ -1,0 +1,74 @@
+"""Rows of tensors in memory, or in files that a later run finds again."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import torch
+
+Columns = dict[str, torch.Tensor]
+
+
+class RowStore:
+    """Room for the rows of some tensors, and which of them are there.
+
+    Args:
+        example: tensors with a row each, for their names, shapes and dtypes.
+        num_rows: how many rows there is room for.
+        folder: where to keep them in files, which are filled further if they are there; None keeps them in memory.
+
+    Raises:
+        ValueError: the disk has no room.
+    """
+
+    def __init__(self, example: Columns, num_rows: int, folder: Path | None = None) -> None:
+        self.num_rows = num_rows
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._check_disk(num_rows * row_bytes(example))
+        shapes = {name: ((num_rows, *tensor.shape[1:]), tensor.dtype) for name, tensor in example.items()}
+        self._columns = {name: self._make(name, shape, dtype) for name, (shape, dtype) in shapes.items()}
+        self._present = self._make("present", (num_rows,), torch.bool)
+
+    def _make(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if self._folder is None:
+            # Memory that is never written is never taken.
+            return torch.zeros(shape, dtype=dtype)
+        size = math.prod(shape)
+        flat = torch.from_file(str(self._folder / name), shared=True, size=size, dtype=dtype)
+        return flat.view(shape)
+
+    def _check_disk(self, wanted_bytes: int) -> None:
+        folder = self._folder or Path()
+        there = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+        free = shutil.disk_usage(folder).free
+        if wanted_bytes - there > free:
+            raise ValueError(
+                f"the activation cache needs {wanted_bytes / 2**30:.1f} GiB, but {folder} has room for {free / 2**30:.1f}; "
+                "set activation_cache.max_gib, or another place with SPLITLEARN_CACHE"
+            )
+
+    def has(self, rows_B: torch.Tensor) -> torch.Tensor:
+        """Return for each row number of ``rows_B`` (B) whether that row is there, as bools (B)."""
+        fits_B = rows_B < self.num_rows
+        return fits_B & self._present[rows_B.clamp(max=max(self.num_rows - 1, 0))] if self.num_rows else fits_B
+
+    def read(self, rows_B: torch.Tensor) -> Columns:
+        """Return rows that are there."""
+        return {name: column[rows_B] for name, column in self._columns.items()}
+
+    def write(self, rows_B: torch.Tensor, columns: Columns) -> None:
+        """Keep rows; those beyond the room are passed over."""
+        fits_B = rows_B < self.num_rows
+        for name, column in columns.items():
+            self._columns[name][rows_B[fits_B]] = column[fits_B]
+        # Last, so that a row which is there is whole.
+        self._present[rows_B[fits_B]] = True
+
+
+def row_bytes(example: Columns) -> int:
+    """Return the bytes of one row of tensors that each have their rows first."""
+    return sum(tensor.nbytes // max(tensor.shape[0], 1) for tensor in example.values())

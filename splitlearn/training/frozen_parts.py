@@ -1,0 +1,126 @@
+"""Running the frozen parts at the bottom of a model, or taking what they returned before.
+
+Shapes: B rows, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from splitlearn.activations import ActivationCache, CacheSettings
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.cut import PART_NAMES
+from splitlearn.model import ComposedCausalLM
+
+Batch = dict[str, torch.Tensor]
+
+
+@runtime_checkable
+class NumberedRows(Protocol):
+    """Data whose batches say which rows of the data set they are of, as ``row`` (B)."""
+
+    def num_rows(self, name: str) -> int:
+        """Return how many rows the data set ``name`` has, ``"train"`` or ``"val"``."""
+
+    def digest(self, name: str) -> str:
+        """Return a digest of all that decides what a model makes of each of the data set's rows."""
+
+
+class FrozenParts:
+    """The frozen parts that all data pass first, and what they return, kept for each row.
+
+    Args:
+        settings: whether and how to keep it.
+        trained: what of each part is trained.
+        composed: the model.
+
+    Raises:
+        ValueError: something is to be kept, but bottom is trained, or the model returns more at a cut than smashed data.
+    """
+
+    def __init__(self, settings: CacheSettings, trained: Mapping[str, str], composed: ComposedCausalLM) -> None:
+        self._settings = settings
+        self._composed = composed
+        self._caches: dict[str, ActivationCache] = {}
+        self._used_bytes = 0
+        self.number = next((index for index, name in enumerate(PART_NAMES) if trained[name] != "frozen"), len(PART_NAMES))
+        # The top returns logits and not smashed data.
+        self.number = min(self.number, len(PART_NAMES) - 1)
+        if settings.keep == "none":
+            return
+        if self.number == 0:
+            raise ValueError(
+                f"activation_cache.keep is {settings.keep}, but bottom is trained, so what it returns changes with every step; "
+                "freeze it with optimizer.parts.bottom.train=false (and with adapters peft.parts.bottom=false)"
+            )
+        if getattr(composed.top.model.config.get_text_config(decoder=True), "output_router_logits", False):
+            raise ValueError(
+                "a router loss needs what the routers of frozen parts return, which is not kept; take activation_cache=none, "
+                "or a configuration without output_router_logits"
+            )
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept."""
+        return self._settings.keep != "none"
+
+    def smashed_data(self, batch: Batch, name: str, data: object, arguments: Mapping[str, Any]) -> torch.Tensor:
+        """Return what the frozen parts make of a batch, without gradients.
+
+        Args:
+            batch: ``input_ids`` (B, T) and ``row`` (B).
+            name: which data set it is of.
+            data: the data.
+            arguments: what else the parts take, with B rows.
+
+        Raises:
+            ValueError: the data do not number their rows.
+        """
+        if not isinstance(data, NumberedRows) or "row" not in batch:
+            raise ValueError(
+                "only blocks of one length, with numbered rows, can be kept; take activation_cache=none, or packing=joined or "
+                "isolated without streaming"
+            )
+        if name not in self._caches:
+            self._caches[name] = self._open(name, data)
+
+        def compute(places: torch.Tensor) -> torch.Tensor:
+            chosen = places.to(batch["input_ids"].device)
+            rows = {key: value[chosen] for key, value in arguments.items()}
+            return self._composed.run_parts(batch["input_ids"][chosen], 0, self.number, **rows)
+
+        cache = self._caches[name]
+        before = cache.num_bytes
+        hidden_BTD = cache.fetch(batch["row"].cpu(), compute)
+        self._used_bytes += cache.num_bytes - before
+        return hidden_BTD
+
+    def _open(self, name: str, data: NumberedRows) -> ActivationCache:
+        bottom = self._composed.bottom
+        blueprint = bottom.blueprint
+        cut = self._composed.parts[self.number - 1].part.end
+        origin = blueprint.origin
+        key = {
+            "model": str(origin),
+            "weights": None if origin is None or origin.commit else _describe_files(origin.model),
+            "config": blueprint.config.to_json_string(use_diff=False),
+            "dtype": str(blueprint.dtype),
+            "attention": str(blueprint.config._attn_implementation),
+            "layers": cut,
+            "autocast": torch.is_autocast_enabled(bottom.device.type),
+            "data": data.digest(name),
+        }
+        room_bytes = int(self._settings.max_gib * 2**30) - self._used_bytes
+        return ActivationCache(self._settings, data.num_rows(name), key, max_bytes=max(room_bytes, 0))
+
+
+def _describe_files(folder: str) -> list[list[Any]]:
+    """Return names, sizes and times of a local checkpoint's files, which change if its weights do."""
+    source = CheckpointSource(folder)
+    files = sorted(set(source.weight_map.values()))
+    stats = [(name, (Path(source.name) / name).stat()) for name in files]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

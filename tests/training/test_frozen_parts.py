@@ -1,0 +1,130 @@
+"""What frozen parts return can be kept, and training takes the same steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from splitlearn.data import TextDataModule
+from splitlearn.embedded import resolve_model
+from splitlearn.training import SplitCausalLM
+from tests.training.test_module import trainer
+
+LORA = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}}
+FROZEN = {
+    "bottom": {"optimizer": {"parts": {"bottom": {"train": False}}}, "peft": {**LORA, "parts": {"bottom": False}}},
+    "bottom and trunk": {"peft": {**LORA, "parts": {"bottom": False, "trunk": False}}},
+}
+
+
+class Losses(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append(float(outputs["loss"]))
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.seen.append(float(trainer.callback_metrics["val_loss"]))
+
+
+class Calls(Callback):
+    """Counts how many rows the parts below are given."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.composed.bottom.register_forward_pre_hook(
+            lambda module, args: setattr(self, "rows", self.rows + len(args[0]))
+        )
+
+
+def run(folder: Path, packing: str = "joined", **settings: Any) -> tuple[list[float], int]:
+    torch.manual_seed(0)
+    name = resolve_model("embedded:qwen2_tiny")
+    module = SplitCausalLM(name, 2, 6, **settings)
+    data = TextDataModule(
+        name, "embedded:python_docs", packing=packing, block_size=16, batch_size=4, max_train_blocks=24, max_val_blocks=8
+    )
+    losses, calls = Losses(), Calls()
+    trainer(folder, max_epochs=3, callbacks=[losses, calls], num_sanity_val_steps=0).fit(module, datamodule=data)
+    return losses.seen, calls.rows
+
+
+@pytest.mark.parametrize("packing", ["joined", "isolated"])
+@pytest.mark.parametrize("frozen", FROZEN)
+def test_losses_are_those_of_a_run_that_keeps_nothing(frozen: str, packing: str, tmp_path: Path) -> None:
+    expected, _ = run(tmp_path, packing, **FROZEN[frozen])
+    found, num_rows = run(tmp_path, packing, **FROZEN[frozen], activation_cache={"keep": "memory"})
+    assert found == pytest.approx(expected, abs=1e-6)
+    # All rows once, and the first batches of both sets once more; trying isolation out takes two.
+    assert num_rows == 24 + 8 + 4 + 4 + (2 if packing == "isolated" else 0)
+
+
+def test_a_later_run_finds_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = resolve_model("embedded:qwen2_tiny")
+    monkeypatch.setenv("SPLITLEARN_CACHE", str(tmp_path))
+    monkeypatch.setattr("tests.training.test_frozen_parts.resolve_model", lambda _: name)
+    first, num_first = run(tmp_path, **FROZEN["bottom"], activation_cache={"keep": "disk"})
+    second, num_second = run(tmp_path, **FROZEN["bottom"], activation_cache={"keep": "disk"})
+    assert second == first
+    # Of each set the first batch is computed, to know its shape, and once more, to know that chance has no part in it.
+    assert (num_first, num_second) == (24 + 8 + 4 + 4, 4 + 4 + 4 + 4)
+
+
+def test_nothing_below_the_lowest_trained_tensor_is_kept_for_backward(tiny_checkpoint: Callable[..., Path]) -> None:
+    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4, peft={**LORA, "parts": {"bottom": False, "trunk": False}})
+    module.load_parts()
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    ids = torch.randint(3, 50, (2, 5))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = module.composed.run_parts(ids, 0, 2)
+    assert not hidden.requires_grad
+    assert not kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "activation_cache.keep is memory, but bottom is trained"),
+        ({"peft": LORA}, "activation_cache.keep is memory, but bottom is trained"),
+    ],
+)
+def test_a_trained_bottom_has_nothing_to_keep(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, **settings, activation_cache={"keep": "memory"})
+
+
+def test_dropout_in_frozen_parts_is_refused(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
+    module = SplitCausalLM(
+        str(tiny_checkpoint("gpt2", attn_pdrop=0.5, resid_pdrop=0.5)),
+        2,
+        4,
+        **FROZEN["bottom"],
+        activation_cache={"keep": "memory"},
+    )
+    module.load_parts()
+    batch = {"input_ids": torch.randint(3, 50, (2, 5)), "row": torch.arange(2)}
+
+    class Data:
+        def num_rows(self, name: str) -> int:
+            return 2
+
+        def digest(self, name: str) -> str:
+            return name
+
+    with pytest.raises(ValueError, match="drop activations at random"):
+        module.frozen_parts.smashed_data(batch, "train", Data(), {})
+    with pytest.raises(ValueError, match="only blocks of one length"):
+        module.frozen_parts.smashed_data(batch, "train", None, {})

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+
+from splitlearn.data import isolate
+from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.training.isolation import check_isolation
+from tests.architectures.catalogue import VOCAB_SIZE, tiny_model
+
+
+def composed(architecture: str, folder: Path) -> ComposedCausalLM:
+    tiny_model(architecture).save_pretrained(folder)
+    return ComposedCausalLM(*ModelFactory.create_split_models(None, folder, 2, 4))
+
+
+# Rotary, learned and sliding-window positions.
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text", "qwen2"])
+def test_rows_side_by_side_are_what_they_are_alone(architecture: str, tmp_path: Path) -> None:
+    model = composed(architecture, tmp_path)
+    rows = [torch.randint(3, VOCAB_SIZE, (length,)).tolist() for length in (7, 4, 2)]
+    block = isolate(Dataset.from_dict({"input_ids": rows, "labels": rows}), 14, pad_token_id=0).with_format("torch")[0]
+    with torch.no_grad():
+        found = model(block["input_ids"][None], position_ids=block["position_ids"][None]).logits[0]
+        alone = torch.cat([model(torch.tensor([row])).logits[0] for row in rows])
+    assert torch.allclose(found[: len(alone)], alone, atol=1e-5)
+    check_isolation(lambda ids, positions: model(ids, position_ids=positions).logits, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("architecture", ["falcon_mamba", "bloom"])
+def test_a_model_whose_rows_see_each_other_is_refused(architecture: str, tmp_path: Path) -> None:
+    model = composed(architecture, tmp_path)
+    with pytest.raises(ValueError, match=r"lets rows that lie side by side in a block see each other.*data\.packing=none"):
+        check_isolation(lambda ids, positions: model(ids, position_ids=positions).logits, VOCAB_SIZE)
