@@ -207,6 +207,7 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         peft=plain(cfg.peft),
         gradient_checkpointing=cfg.gradient_checkpointing,
         activation_cache=plain(cfg.activation_cache),
+        max_logits_mib=cfg.max_logits_mib,
     )
 
 

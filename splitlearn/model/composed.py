@@ -21,7 +21,7 @@ from splitlearn.model.passage import Records
 from splitlearn.model.split_model import SplitModel
 
 # What a causal LM's forward takes for its head; everything else concerns the layers of every part.
-_HEAD_ARGUMENTS = ("labels", "logits_to_keep", "num_items_in_batch", "shift_labels")
+_HEAD_ARGUMENTS = ("labels", "logits_to_keep", "num_items_in_batch", "shift_labels", "skips_head")
 _CACHE_NAMES = ("past_key_values", "cache_params")
 
 

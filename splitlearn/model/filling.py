@@ -31,8 +31,11 @@ def fill(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
     for each in model.state_dict(keep_vars=True).values():
         # So transformers knows what it is not to initialise.
         each._is_hf_initialized = True
-    for name, buffer in list(model.named_buffers()):
-        if buffer.is_meta:
-            put_tensor(model, name, torch.empty_like(buffer, device="cpu"))
+    to_compute = {name: buffer for name, buffer in model.named_buffers() if buffer.is_meta}
+    for name, buffer in to_compute.items():
+        put_tensor(model, name, torch.empty_like(buffer, device="cpu"))
+    for path, module in model.named_modules():
+        # Whole layers are passed over at once, if nothing in them is to be computed.
+        module._is_hf_initialized = not any(name.startswith(f"{path}." if path else "") for name in to_compute)
     model.initialize_weights()
     model.eval()

@@ -64,6 +64,7 @@ class PartLoader:
         self.source = source
         self.matches = match_tensors(blueprint, source.weight_map, source.name)
         self._opened: dict[PartSpec, dict[str, Shard]] = {}
+        self._readings: dict[PartSpec, PartReading] = {}
         self._converted = {match.source for match in self.matches if match.is_converted}
         self._source_of = {target: match.source for match in self.matches for target in match.targets}
         self._dtypes = {name: tensor.dtype for name, tensor in blueprint.meta_model.state_dict().items()}
@@ -93,6 +94,11 @@ class PartLoader:
 
     def reading(self, part: PartSpec) -> PartReading:
         """Say what loading ``part`` will read; nothing is opened."""
+        if part not in self._readings:
+            self._readings[part] = self._make_reading(part)
+        return self._readings[part]
+
+    def _make_reading(self, part: PartSpec) -> PartReading:
         sources = sources_for(self.blueprint, self.matches, part)
         targets = {self.blueprint.local_name(self._target_of[name], part): name for name in sources.values()}
         for target, origin in self.blueprint.ties.items():

@@ -88,6 +88,7 @@ class SplitModel(nn.Module):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         records: Records | None = None,
+        skips_head: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Run the part.
@@ -101,6 +102,7 @@ class SplitModel(nn.Module):
             use_cache: whether to fill the cache; None fills it where one is given.
             records: what the parts below returned once for each layer, such as router logits; the part adds its own. A top
                 returns all of them, and computes the router loss of a mixture of experts over them.
+            skips_head: have a top return what its base model returns, which its head would be given.
             **kwargs: further arguments of the transformers model, for example ``labels`` for a top.
 
         Returns:
@@ -121,7 +123,7 @@ class SplitModel(nn.Module):
         for name in ("attention_mask", "position_ids", self._cache_name, "use_cache"):
             if name not in self._accepted and not self._accepts_any:
                 arguments.pop(name, None)
-        output = self._run(self._moved(inputs), arguments, {} if records is None else records)
+        output = self._run(self._moved(inputs), arguments, {} if records is None else records, skips_head)
         if fills_cache and isinstance(past_key_values, PartCache):
             past_key_values.num_cached_tokens += inputs.shape[1]
         return output
@@ -147,12 +149,12 @@ class SplitModel(nn.Module):
         # Only towards a GPU: a copy from a GPU into ordinary memory that nobody waits for may be read before it is there.
         return value.to(self.device, non_blocking=self.device.type == "cuda")
 
-    def _run(self, inputs: torch.Tensor, arguments: dict[str, Any], records: Records) -> Any:
+    def _run(self, inputs: torch.Tensor, arguments: dict[str, Any], records: Records, skips_head: bool) -> Any:
         base = self.blueprint.anatomy.base(self.model)
         if self.part.has_embedding:
             output, hidden_BTD = self._passage.run(lambda: base(input_ids=inputs, **arguments), None, records)
             return output[0] if hidden_BTD is None else hidden_BTD
-        model = self.model if self.part.has_head else base
+        model = self.model if self.part.has_head and not skips_head else base
         # The model sees only the shape of the smashed data, which enter at its first layer: some models change what they are
         # given in place, and some have several streams of hidden states, (B, T, streams, D).
         shape_BTD = inputs.new_zeros(*inputs.shape[:2], inputs.shape[-1])

@@ -31,15 +31,14 @@ from splitlearn.model import (
     read_config,
 )
 from splitlearn.training.frozen_parts import FrozenParts
-from splitlearn.training.isolation import check_isolation
+from splitlearn.training.loss import SplitLoss
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.token_window import TokenWindow
 from splitlearn.training.trainable import mark_trainable, settle
 
 Batch = dict[str, torch.Tensor]
 _IGNORED_LABEL = -100
-# What transformers' models and configurations call the weight of a mixture of experts' router loss.
-_ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
+_NOT_LOADED = "the parts are not loaded yet: call load_parts(), or let the Trainer do it"
 
 
 class SplitCausalLM(LightningModule):
@@ -65,6 +64,8 @@ class SplitCausalLM(LightningModule):
         peft: plain settings of `AdapterSettings`.
         gradient_checkpointing: keep only the inputs of layers for the backward pass and compute the rest again.
         activation_cache: plain settings of `CacheSettings`.
+        max_logits_mib: how large a batch's logits may become in MiB; beyond it they are computed and used piece by piece, if
+            the head is a plain linear one. None has no limit.
 
     Attributes:
         trained: what of each part is trained, one of `TRAINABLE`; empty until the parts are loaded.
@@ -89,6 +90,7 @@ class SplitCausalLM(LightningModule):
         peft: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         activation_cache: Mapping[str, Any] | None = None,
+        max_logits_mib: float | None = 64.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -99,10 +101,9 @@ class SplitCausalLM(LightningModule):
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
         self.trained: dict[str, str] = {}
-        self._frozen_parts: FrozenParts | None = None
+        self._loss: SplitLoss | None = None
         self._ties: list[Tie] = []
         self._window = TokenWindow()
-        self._is_isolating = False
 
     @property
     def strict_loading(self) -> bool:
@@ -117,19 +118,8 @@ class SplitCausalLM(LightningModule):
             RuntimeError: the parts have not been loaded.
         """
         if self.model is None:
-            raise RuntimeError("the parts are not loaded yet: call load_parts(), or let the Trainer do it")
+            raise RuntimeError(_NOT_LOADED)
         return self.model
-
-    @property
-    def frozen_parts(self) -> FrozenParts:
-        """The frozen parts that all data pass first.
-
-        Raises:
-            RuntimeError: the parts have not been loaded.
-        """
-        if self._frozen_parts is None:
-            raise RuntimeError("the parts are not loaded yet: call load_parts(), or let the Trainer do it")
-        return self._frozen_parts
 
     @property
     def parts(self) -> tuple[SplitModel, SplitModel, SplitModel]:
@@ -179,7 +169,8 @@ class SplitCausalLM(LightningModule):
                 part.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]
         composed = ComposedCausalLM(*parts).train()
-        self._frozen_parts = FrozenParts(self.cache_settings, self.trained, composed)
+        frozen_parts = FrozenParts(self.cache_settings, self.trained, composed)
+        self._loss = SplitLoss(composed, frozen_parts, hparams.max_logits_mib)
         self.model = composed
 
     def trains(self, name: str) -> str:
@@ -220,51 +211,17 @@ class SplitCausalLM(LightningModule):
             for module, training in was_training.items():
                 module.training = training
 
-    def _loss(self, batch: Batch, divisor: int, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the loss of the text divided by ``divisor``, and the weighted router loss of a mixture of experts, if any.
-
-        Args:
-            batch: ``input_ids`` and ``labels``, each (B, T), and what else there is.
-            divisor: what to divide by.
-            name: which data set the batch is of.
-        """
-        arguments: dict[str, Any] = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
-        if "position_ids" in batch and not self._is_isolating:
-            self._check_isolation()
-        if self.frozen_parts.keeps:
-            hidden_BTD = self.frozen_parts.smashed_data(batch, name, getattr(self.trainer, "datamodule", None), arguments)
-            output = self.composed.run_parts(hidden_BTD, self.frozen_parts.number, len(PART_NAMES), **arguments)
-        else:
-            output = self.composed(batch["input_ids"], **arguments)
-        router_loss = output.get("aux_loss")
-        if router_loss is not None:
-            router_loss = router_loss * self._router_loss_weight()
-        return self.composed.top.loss(output.logits, batch["labels"], divisor), router_loss
-
-    def _check_isolation(self) -> None:
-        """Refuse rows side by side in a block for a model that does not keep them apart; look only once."""
-        was_training = self.composed.training
-        vocab_size = self.parts[0].blueprint.config.get_text_config(decoder=True).vocab_size
-        self.composed.eval()
-        check_isolation(lambda ids, positions: self.composed(ids, position_ids=positions).logits, vocab_size)
-        self.composed.train(was_training)
-        self._is_isolating = True
-
-    def _router_loss_weight(self) -> float:
-        model = self.composed.top.model
-        for owner in (model, model.config.get_text_config(decoder=True)):
-            for name in _ROUTER_LOSS_WEIGHTS:
-                if hasattr(owner, name):
-                    return float(getattr(owner, name))
-        raise ValueError(
-            f"{type(model).__name__} does not say how much its router loss counts; set its output_router_logits to false"
-        )
+    def _loss_of(self, batch: Batch, divisor: int, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self._loss is None:
+            raise RuntimeError(_NOT_LOADED)
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        return self._loss(batch, divisor, name, data)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])
         divisor = self._window.add(num_tokens)
-        loss, router_loss = self._loss(batch, divisor, "train")
+        loss, router_loss = self._loss_of(batch, divisor, "train")
         mean = loss.detach() * (divisor / max(num_tokens, 1))
         self.log("train_loss", mean.to(self.device), prog_bar=True, on_step=True, on_epoch=True, batch_size=num_tokens)
         if router_loss is not None:
@@ -277,7 +234,7 @@ class SplitCausalLM(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss of ``input_ids`` and ``labels``, each (B, T), averaged over the set's supervised tokens."""
         num_tokens = count_supervised(batch["labels"])
-        loss, _ = self._loss(batch, max(num_tokens, 1), "val")
+        loss, _ = self._loss_of(batch, max(num_tokens, 1), "val")
         self.log("val_loss", loss.to(self.device), prog_bar=True, batch_size=num_tokens)
 
     def on_train_epoch_end(self) -> None:

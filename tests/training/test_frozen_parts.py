@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from splitlearn.data import TextDataModule
 from splitlearn.embedded import resolve_model
 from splitlearn.training import SplitCausalLM
+from splitlearn.training.frozen_parts import FrozenParts
 from tests.training.test_module import trainer
 
 LORA = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}}
@@ -115,6 +116,7 @@ def test_dropout_in_frozen_parts_is_refused(tmp_path: Path, tiny_checkpoint: Cal
         activation_cache={"keep": "memory"},
     )
     module.load_parts()
+    parts = FrozenParts(module.cache_settings, module.trained, module.composed)
     batch = {"input_ids": torch.randint(3, 50, (2, 5)), "row": torch.arange(2)}
 
     class Data:
@@ -125,6 +127,6 @@ def test_dropout_in_frozen_parts_is_refused(tmp_path: Path, tiny_checkpoint: Cal
             return name
 
     with pytest.raises(ValueError, match="drop activations at random"):
-        module.frozen_parts.smashed_data(batch, "train", Data(), {})
+        parts.smashed_data(batch, "train", Data(), {})
     with pytest.raises(ValueError, match="only blocks of one length"):
-        module.frozen_parts.smashed_data(batch, "train", None, {})
+        parts.smashed_data(batch, "train", None, {})

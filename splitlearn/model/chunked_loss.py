@@ -1,0 +1,70 @@
+"""The next-token loss of a model whose logits are one linear map, without ever holding all logits.
+
+Shapes: B rows, T tokens, D hidden size, N = B T positions, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.loss.loss_utils import ForCausalLMLoss
+
+from splitlearn.model.split_model import SplitModel
+
+_IGNORED_LABEL = -100
+# Older versions of torch do without.
+_linear_cross_entropy = getattr(nn.functional, "linear_cross_entropy", None)
+
+
+def has_linear_head(top: SplitModel, smashed_BTD: torch.Tensor) -> bool:
+    """Whether the top's logits are its linear output embedding of what its base model returns, and its loss the usual one.
+
+    What a model does besides, such as capping or scaling its logits, is found by running it; a few tokens suffice.
+
+    Args:
+        top: the top, in evaluation mode.
+        smashed_BTD: smashed data for it.
+    """
+    head = top.model.get_output_embeddings()
+    if _linear_cross_entropy is None or type(head) is not nn.Linear or top.model.loss_function is not ForCausalLMLoss:
+        return False
+    if torch.is_autocast_enabled(top.device.type):
+        # The chunks are computed in the dtype of the weights.
+        return False
+    with torch.no_grad():
+        logits_BTV = top(smashed_BTD).logits
+        hidden_BTD = top(smashed_BTD, skips_head=True)[0]
+        return hidden_BTD.dtype == head.weight.dtype and torch.equal(logits_BTV, head(hidden_BTD))
+
+
+def chunked_loss(
+    head: nn.Linear, hidden_BTD: torch.Tensor, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int, chunk_tokens: int
+) -> torch.Tensor:
+    """Return the next-token loss, summed over supervised tokens and divided by ``num_tokens``.
+
+    Args:
+        head: the output embedding.
+        hidden_BTD: what it is given, shape (B, T, D).
+        labels_BT: the token ids, -100 where a token is not supervised, shape (B, T).
+        num_tokens: what to divide by.
+        chunk_tokens: for how many positions logits are in memory at a time.
+
+    Returns:
+        A scalar on the head's device. It has no second derivatives.
+    """
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_tokens, chunking_method=None, acc_policy="accurate")
+    # The last token of a row predicts nothing.
+    hidden_ND = hidden_BTD[:, :-1].flatten(0, 1)
+    targets_N = labels_BT[:, 1:].flatten().to(hidden_ND.device)
+    # A sum in the weights' own dtype would have only a few digits; one loss for each token has enough.
+    reduction = "sum" if head.weight.dtype == torch.float32 else "none"
+    losses: torch.Tensor = nn.functional.linear_cross_entropy(
+        hidden_ND,
+        head.weight,
+        targets_N,
+        linear_bias=head.bias,
+        reduction=reduction,
+        ignore_index=_IGNORED_LABEL,
+        options=options,
+    )
+    return losses.float().sum() / num_tokens

@@ -1,0 +1,122 @@
+"""From a batch to its loss, through the parts.
+
+Shapes: B rows, T tokens, D hidden size, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from splitlearn.cut import PART_NAMES
+from splitlearn.model import ComposedCausalLM
+from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
+from splitlearn.training.frozen_parts import FrozenParts
+from splitlearn.training.isolation import check_isolation
+
+Batch = dict[str, torch.Tensor]
+# What transformers' models and configurations call the weight of a mixture of experts' router loss.
+_ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
+_TOP = PART_NAMES.index("top")
+_MIB = 2**20
+# Enough to tell whether a head does more than one linear map.
+_TRIAL_TOKENS = 4
+# Fewer at a time are slow.
+_FEWEST_CHUNK_TOKENS = 64
+
+
+class SplitLoss:
+    """The next-token loss of a cut model, as the unsplit model's.
+
+    Logits of more than ``max_logits_mib`` are never in memory all at once, if the head is a plain linear one.
+
+    Args:
+        composed: the model.
+        frozen_parts: the frozen parts that all data pass first.
+        max_logits_mib: how large a batch's logits may become, in MiB of float32; None has no limit.
+    """
+
+    def __init__(self, composed: ComposedCausalLM, frozen_parts: FrozenParts, max_logits_mib: float | None) -> None:
+        self._composed = composed
+        self._frozen_parts = frozen_parts
+        self._max_logits_mib = max_logits_mib
+        self._is_isolating = False
+        self._has_linear_head: bool | None = None
+
+    def __call__(self, batch: Batch, divisor: int, name: str, data: object) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the loss of the text divided by ``divisor``, and the weighted router loss of a mixture of experts, if any.
+
+        Args:
+            batch: ``input_ids`` and ``labels``, each (B, T), and what else there is.
+            divisor: what to divide by.
+            name: which data set the batch is of, ``"train"`` or ``"val"``.
+            data: the data.
+
+        Raises:
+            ValueError: rows lie side by side in blocks and the model does not keep them apart.
+        """
+        if "position_ids" in batch and not self._is_isolating:
+            self._check_isolation()
+        arguments: dict[str, Any] = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
+        chunk_tokens = self._chunk_tokens(batch["input_ids"])
+        output = self._run(batch, arguments, name, data, skips_head=chunk_tokens is not None)
+        top = self._composed.top
+        if chunk_tokens is not None:
+            return chunked_loss(top.model.get_output_embeddings(), output[0], batch["labels"], divisor, chunk_tokens), None
+        router_loss = output.get("aux_loss")
+        if router_loss is not None:
+            router_loss = router_loss * self._router_loss_weight()
+        return top.loss(output.logits, batch["labels"], divisor), router_loss
+
+    def _run(self, batch: Batch, arguments: Mapping[str, Any], name: str, data: object, skips_head: bool) -> Any:
+        settings = {**arguments, "skips_head": True} if skips_head else dict(arguments)
+        if self._frozen_parts.keeps:
+            hidden_BTD = self._frozen_parts.smashed_data(batch, name, data, arguments)
+            return self._composed.run_parts(hidden_BTD, self._frozen_parts.number, len(PART_NAMES), **settings)
+        if skips_head:
+            return self._composed.run_parts(batch["input_ids"], 0, len(PART_NAMES), **settings)
+        return self._composed(batch["input_ids"], **settings)
+
+    def _chunk_tokens(self, ids_BT: torch.Tensor) -> int | None:
+        """Return for how many positions logits may be in memory at a time; None if all may, or the head is not a plain one."""
+        config = self._composed.top.model.config.get_text_config(decoder=True)
+        if self._max_logits_mib is None or getattr(config, "output_router_logits", False):
+            return None
+        most = int(self._max_logits_mib * _MIB / (4 * config.vocab_size))
+        if ids_BT.numel() <= most:
+            return None
+        if self._has_linear_head is None:
+            with self._evaluating():
+                smashed_BTD = self._composed.run_parts(ids_BT[:1, :_TRIAL_TOKENS], 0, _TOP)
+                self._has_linear_head = has_linear_head(self._composed.top, smashed_BTD)
+        return max(1 << most.bit_length() - 1, _FEWEST_CHUNK_TOKENS) if self._has_linear_head else None
+
+    def _check_isolation(self) -> None:
+        vocab_size = self._composed.bottom.blueprint.config.get_text_config(decoder=True).vocab_size
+        with self._evaluating():
+            check_isolation(lambda ids, positions: self._composed(ids, position_ids=positions).logits, vocab_size)
+        self._is_isolating = True
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was_training = {module: module.training for module in self._composed.modules()}
+        self._composed.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in was_training.items():
+                module.training = training
+
+    def _router_loss_weight(self) -> float:
+        model = self._composed.top.model
+        for owner in (model, model.config.get_text_config(decoder=True)):
+            for name in _ROUTER_LOSS_WEIGHTS:
+                if hasattr(owner, name):
+                    return float(getattr(owner, name))
+        raise ValueError(
+            f"{type(model).__name__} does not say how much its router loss counts; set its output_router_logits to false"
+        )

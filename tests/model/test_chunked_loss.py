@@ -1,0 +1,67 @@
+"""The loss without all logits at once is the loss with them, for models whose head is one linear map."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitlearn.model import ModelFactory
+from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
+from tests.architectures.catalogue import VOCAB_SIZE, tiny_model
+
+# Tied and untied heads, a head with a bias; and heads that scale or cap their logits.
+LINEAR = ["llama", "qwen2", "gpt2", "phi", "mixtral"]
+OTHER = ["gemma2", "cohere", "granite"]
+
+
+def loaded(architecture: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple:  # type: ignore[type-arg]
+    tiny_model(architecture).save_pretrained(folder)
+    bottom, trunk, top = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True, dtype=dtype)
+    ids_BT = torch.randint(3, VOCAB_SIZE, (3, 11))
+    with torch.no_grad():
+        smashed_BTD = trunk(bottom(ids_BT))
+    labels_BT = ids_BT.clone()
+    labels_BT[0, :4] = -100
+    return top, smashed_BTD, labels_BT
+
+
+@pytest.mark.parametrize("architecture", OTHER)
+def test_heads_that_do_more_are_told(architecture: str, tmp_path: Path) -> None:
+    top, smashed_BTD, _ = loaded(architecture, tmp_path)
+    assert not has_linear_head(top, smashed_BTD)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 7, 64])
+@pytest.mark.parametrize("architecture", LINEAR)
+def test_loss_and_gradients_are_those_with_all_logits(architecture: str, chunk_tokens: int, tmp_path: Path) -> None:
+    top, smashed_BTD, labels_BT = loaded(architecture, tmp_path)
+    assert has_linear_head(top, smashed_BTD)
+    found = {}
+    for is_chunked in (False, True):
+        top.zero_grad()
+        entering_BTD = smashed_BTD.clone().requires_grad_()
+        if is_chunked:
+            hidden_BTD = top(entering_BTD, skips_head=True)[0]
+            loss = chunked_loss(top.model.get_output_embeddings(), hidden_BTD, labels_BT, 25, chunk_tokens)
+        else:
+            loss = top.loss(top(entering_BTD).logits, labels_BT, 25)
+        loss.backward()
+        gradients = {name: parameter.grad.clone() for name, parameter in top.named_parameters()}
+        found[is_chunked] = {"loss": loss.detach(), "smashed": entering_BTD.grad, **gradients}
+    for name, expected in found[False].items():
+        assert torch.allclose(found[True][name], expected, rtol=1e-4, atol=1e-6), name
+
+
+def test_in_bfloat16_the_loss_is_as_near_as_its_digits(tmp_path: Path) -> None:
+    top, smashed_BTD, labels_BT = loaded("llama", tmp_path, torch.bfloat16)
+    assert has_linear_head(top, smashed_BTD)
+    expected = top.loss(top(smashed_BTD).logits, labels_BT, 25)
+    hidden_BTD = top(smashed_BTD, skips_head=True)[0]
+    found = chunked_loss(top.model.get_output_embeddings(), hidden_BTD, labels_BT, 25, 4)
+    assert float(found) == pytest.approx(float(expected), rel=1e-2)
+
+
+def test_under_autocast_logits_are_computed_at_once(tmp_path: Path) -> None:
+    top, smashed_BTD, _ = loaded("llama", tmp_path)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not has_linear_head(top, smashed_BTD)
