@@ -29,7 +29,7 @@ from splitlearn.memory import GIB
 from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
-from splitlearn.training.callbacks import TokenThroughput
+from splitlearn.training.callbacks import DivergedError, TokenThroughput
 from splitlearn.training.callbacks.exact_resume import LAST
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.module import parse_dtype
@@ -83,12 +83,15 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     run_folder = Path(cfg.run_folder)
     split = {f"split_{point}": plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
     summary = {"status": "completed", "model": cfg.model.name_or_path, "folder": str(run_folder.resolve()), **split}
+    summary["tags"] = plain(cfg.tags)
     try:
         return _train(cfg, run_folder, summary)
     except BaseException as error:
         status, reason = "failed", str(error) or type(error).__name__
         if isinstance(error, CutError):
             status = "refused"
+        elif isinstance(error, DivergedError):
+            status = "diverged"
         elif not isinstance(error, Exception):
             status, reason = "interrupted", "the run was stopped before it was done; ckpt_path=last goes on from its checkpoint"
         write_summary(run_folder, summary | {"status": status, "reason": reason})

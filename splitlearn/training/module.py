@@ -90,7 +90,7 @@ class SplitCausalLM(LightningModule):
         peft: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         activation_cache: Mapping[str, Any] | None = None,
-        max_logits_mib: float | None = 64.0,
+        max_logits_mib: float | None = 32.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()

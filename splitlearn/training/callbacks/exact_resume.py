@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import signal
 import threading
@@ -55,7 +56,7 @@ class ExactResume(Callback):
         """Put the data loader to its place, and wait for signals in front of Lightning, which registers its handlers before."""
         loader = trainer.train_dataloader
         # Lightning itself does this only if nobody has asked for the number of steps before, which schedules do.
-        if self._places and hasattr(loader, "load_state_dict") and self._places[0]["num_batches"] < len(loader):
+        if self._places and hasattr(loader, "load_state_dict") and self._places[0]["num_batches"] < _length(loader):
             loader.load_state_dict(self._places[0])
         self._places = []
         self._received = None
@@ -130,3 +131,11 @@ def set_generators(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _length(loader: Any) -> float:
+    """Return how many batches an epoch has; of data that are streamed nobody knows."""
+    try:
+        return len(loader)
+    except TypeError:
+        return math.inf
