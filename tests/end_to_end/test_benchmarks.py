@@ -27,3 +27,12 @@ def test_scale_prints_every_shape() -> None:
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 1, "a heading and the shape"
     assert "| 1.000x |" in rows[1], "the part's bytes are read, no others"
+
+
+def test_train_prints_every_runner() -> None:
+    command = [sys.executable, BENCHMARKS / "train.py", "--model", "embedded:qwen2_tiny", "--cut", "2", "6"]
+    done = subprocess.run([*command, "--blocks", "6", "--runs", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 7, "a heading and a row for each runner"
+    assert any("| 1.00x |" in row for row in rows[1:3])

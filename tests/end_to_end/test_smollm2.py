@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from splitlearn.app import compose, train, verify
+from splitlearn.app import compose, export, train, verify
 from splitlearn.embedded import resolve_model
 from splitlearn.model import ComposedCausalLM, ModelFactory
 
@@ -60,3 +61,26 @@ def test_a_few_steps_lower_the_held_out_loss(tmp_path: Path) -> None:
     result = train(cfg, folder=tmp_path)
     assert 2.0 < result.metrics["val_loss_before"] < 3.5, "the weights are real: random ones would give 10.8"
     assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"] - 0.05
+
+
+def test_adapters_learn_answers_and_are_read_back_by_plain_transformers_and_peft(tmp_path: Path, folder: str) -> None:
+    short = [
+        "trainer.max_steps=8",
+        "data.max_train_blocks=16",
+        "data.max_val_blocks=4",
+        "data.block_size=128",
+        "data.batch_size=2",
+    ]
+    short += ["optimizer.warmup_fraction=0", "trainer.enable_progress_bar=false", "~callbacks.checkpoint"]
+    result = train(compose("experiment=smollm2_135m_questions", *short), folder=tmp_path / "run")
+    assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"] - 0.05
+    export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "run" / "adapters").eval()
+    ids = result.datamodule.blocks["val"]["input_ids"][:2]
+    result.module.eval()
+    with torch.no_grad():
+        expected = result.module(ids).logits
+        assert torch.allclose(adapted(ids).logits, expected, atol=1e-3)
+        # Merged into the weights, which rounds once more.
+        assert torch.allclose(exported(ids).logits, expected, atol=1e-2)

@@ -55,7 +55,7 @@ class LineProgress(ProgressBar):
         self._last_s = time.monotonic()
         if self._is_enabled:
             metrics = self.get_metrics(trainer, pl_module)
-            told = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()]
+            told = [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float)]
             print(f"epoch {trainer.current_epoch + 1}, {place}: {', '.join(told)}", flush=True)
 
 
