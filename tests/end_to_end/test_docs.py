@@ -32,7 +32,10 @@ NOT_RUN = {
     "python train.py data=hub_text data.source=hub:OWNER/NAME data.text_field=content": "needs a hub; test_hub_data.py has one",
     "python train.py logger=wandb logger.wandb.offline=true": "needs the package wandb; test_conf.py composes it",
     "python train.py logger=mlflow": "needs the package mlflow; test_conf.py composes it",
-    "python train.py experiment=smollm2_135m_questions": "takes minutes; test_smollm2.py runs it with fewer steps",
+    "python train.py experiment=smollm2_135m_questions hydra.run.dir=questions": "takes minutes; test_smollm2.py shortens it",
+    "python -m splitlearn generate run=questions 'prompt=\"What does the function dumps of the module json do?\"' compare=true": (
+        "needs the run above, which is not run; the same command is run on another"
+    ),
     "python benchmarks/train.py --write": "takes minutes; test_benchmarks.py runs it with a tiny model",
     "python train.py model=qwen2_7b split.point_1=8 split.point_2=24": "needs a hub and 15 GB",
     "python train.py model=pretrained model.name_or_path=Qwen/Qwen2-1.5B": "needs a hub",
