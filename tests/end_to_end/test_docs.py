@@ -33,7 +33,7 @@ NOT_RUN = {
     "python train.py logger=wandb logger.wandb.offline=true": "needs the package wandb; test_conf.py composes it",
     "python train.py logger=mlflow": "needs the package mlflow; test_conf.py composes it",
     "python train.py experiment=smollm2_135m_questions hydra.run.dir=questions": "takes minutes; test_smollm2.py shortens it",
-    "python -m splitlearn generate run=questions 'prompt=\"What does the function dumps of the module json do?\"' compare=true": (
+    "python -m splitlearn generate run=questions 'prompt=\"What does json.dumps do?\"' compare=true": (
         "needs the run above, which is not run; the same command is run on another"
     ),
     "python benchmarks/train.py --write": "takes minutes; test_benchmarks.py runs it with a tiny model",
