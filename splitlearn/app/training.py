@@ -130,6 +130,9 @@ def _check_memory(
     cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan, module: SplitCausalLM
 ) -> None:
     """Refuse a run whose weights, gradients and optimizer state alone are more than this machine's memory."""
+    if cfg.model.quantization is not None:
+        # Quantized weights are several times smaller than those of the checkpoint, which are what is known beforehand.
+        return
     devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
     loader.blueprint.check(plan)
@@ -188,6 +191,9 @@ def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str,
         save_adapters(module.parts, module.adapters, run_folder / "adapters")
         folders["adapters"] = str((run_folder / "adapters").resolve())
         wanted = [part for part in module.parts if module.trained[part.part.name] not in ("adapters", "frozen")]
+    if cfg.model.quantization is not None:
+        # What was quantized is in the base checkpoint, with more digits.
+        wanted = [part for part in wanted if module.trained[part.part.name] == "full"]
     if cfg.save_parts and wanted:
         save_parts(wanted, run_folder / "parts")
         folders["parts"] = str((run_folder / "parts").resolve())
@@ -211,6 +217,7 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         gradient_checkpointing=cfg.gradient_checkpointing,
         activation_cache=plain(cfg.activation_cache),
         max_logits_mib=cfg.max_logits_mib,
+        quantization=plain(cfg.model.quantization),
     )
 
 

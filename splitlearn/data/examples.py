@@ -104,8 +104,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, marked: MarkedText, begin: bool =
     found = tokenizer(marked.text, add_special_tokens=begin and not marked.is_whole, return_offsets_mapping=True, verbose=False)
     ids, offsets = list(found["input_ids"]), found["offset_mapping"]
     labels = [
-        token if any(first < end and start < last for first, last in marked.supervised) else IGNORED_LABEL
-        for token, (start, end) in zip(ids, offsets, strict=True)
+        token if any(_lies_in(offset, stretch) for stretch in marked.supervised) else IGNORED_LABEL
+        for token, offset in zip(ids, offsets, strict=True)
     ]
     if not marked.is_whole:
         if tokenizer.eos_token_id is None:
@@ -116,6 +116,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, marked: MarkedText, begin: bool =
         ids.append(tokenizer.eos_token_id)
         labels.append(tokenizer.eos_token_id if is_supervised else IGNORED_LABEL)
     return {"input_ids": ids, "labels": labels}
+
+
+def _lies_in(offset: tuple[int, int], stretch: tuple[int, int]) -> bool:
+    (start, end), (first, last) = offset, stretch
+    if start == end:
+        # Many tokenizers trim white space off their tokens' places; a token of nothing else is then where it ends. Those that
+        # a tokenizer adds of its own are at 0.
+        return first < start <= last
+    return first < end and start < last
 
 
 def num_supervised(labels: Sequence[int]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from splitlearn.model.blueprint import plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.load_model import Narrator, Parts, load_incrementally, load_whole
 from splitlearn.model.part_loading import PartLoader, open_checkpoint
+from splitlearn.model.quantization import quantization_config
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import tie_parts
 
@@ -56,6 +58,7 @@ class ModelFactory:
         tracker: MemoryTracker | None = None,
         trained: Collection[str] = (),
         revision: str | None = None,
+        quantization: str | Mapping[str, Any] | None = None,
     ) -> Parts:
         """Load a causal LM as three parts.
 
@@ -79,6 +82,8 @@ class ModelFactory:
             tracker: records a snapshot after each part; None uses one of its own.
             trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
             revision: of a hub's repository the branch, tag or commit; None is its main branch.
+            quantization: how the linear layers of parts that are not ``trained`` are quantized while they are loaded; see
+                `quantization_config`. None leaves them as they are.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -97,6 +102,9 @@ class ModelFactory:
         narrator = Narrator(verbose, tracker or MemoryTracker())
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
         plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, PART_NAMES, revision)
+        if quantization is not None and not low_memory:
+            raise ValueError("a model is quantized while its parts are loaded one by one: quantization needs low_memory=True")
+        loader.quantization = quantization_config(quantization)
         parts: Parts
         if low_memory:
             bottom, trunk, top = load_incrementally(loader, plan.parts, devices, narrator, trained)
@@ -123,6 +131,7 @@ class ModelFactory:
         verbose: bool = False,
         tracker: MemoryTracker | None = None,
         revision: str | None = None,
+        quantization: str | Mapping[str, Any] | None = None,
     ) -> LoadedParts:
         """Load some parts of a causal LM, or all, incrementally; of the others nothing is read or downloaded.
 
@@ -139,6 +148,8 @@ class ModelFactory:
             verbose: print progress, memory and the receipt.
             tracker: records a snapshot after each part.
             revision: of a hub's repository the branch, tag or commit; None is its main branch.
+            quantization: how the linear layers of parts that are not ``trained`` are quantized while they are loaded; see
+                `quantization_config`. None leaves them as they are.
 
         Returns:
             The parts, in evaluation mode, and the receipt.
@@ -152,6 +163,7 @@ class ModelFactory:
         narrator = Narrator(verbose, tracker or MemoryTracker())
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
         plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, wanted, revision)
+        loader.quantization = quantization_config(quantization)
         specs = [spec for spec in plan.parts if spec.name in wanted]
         loaded = load_incrementally(loader, specs, devices, narrator, _check_names(trained, "trained"))
         receipt = _receipt(loader, plan, loaded)

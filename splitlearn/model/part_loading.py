@@ -54,6 +54,9 @@ class PartLoader:
         source: the checkpoint.
         parts: the parts to be loaded, for which a hub's files are downloaded; None means all.
 
+    Attributes:
+        quantization: transformers' configuration of what parts that are not written are quantized by; None leaves them alone.
+
     Raises:
         CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
         FileNotFoundError: there is no checkpoint.
@@ -62,6 +65,7 @@ class PartLoader:
     def __init__(self, blueprint: Blueprint, source: CheckpointSource, parts: Sequence[PartSpec] | None = None) -> None:
         self.blueprint = blueprint
         self.source = source
+        self.quantization: Any = None
         self.matches = match_tensors(blueprint, source.weight_map, source.name)
         self._opened: dict[PartSpec, dict[str, Shard]] = {}
         self._readings: dict[PartSpec, PartReading] = {}
@@ -195,7 +199,10 @@ class PartLoader:
             CheckpointError: a shard is damaged, or transformers' loader could not fill the part.
         """
         shards = self.open(reading)
-        in_memory = ready | read_tensors(self.copies(reading, shards, ready, writable), on_read)
+        quantization = None if writable else self.quantization
+        # What is quantized is read and cast one tensor at a time, by transformers' loader.
+        copies = [] if quantization is not None else self.copies(reading, shards, ready, writable)
+        in_memory = ready | read_tensors(copies, on_read)
         self._prefetch(set(reading.sources.values()) - in_memory.keys(), shards)
         lazy = {
             name: LazyTensor(shards[self.source.weight_map[name]], name, on_read)
@@ -205,12 +212,13 @@ class PartLoader:
         found: dict[str, Any] = in_memory | lazy
         model, passage = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
         try:
-            if reading.targets is not None and self._wants_as_stored(model, reading.targets, found):
+            is_as_stored = reading.targets is not None and self._wants_as_stored(model, reading.targets, found)
+            if is_as_stored and reading.targets is not None and quantization is None:
                 mapped = in_memory | {name: tensor[...] for name, tensor in lazy.items()}
                 fill(model, {target: mapped[name] for target, name in reading.targets.items()})
             else:
                 tensors = {presented: found[name] for presented, name in reading.sources.items()}
-                self._fill_by_conversion(model, tensors, reading.part)
+                self._fill_by_conversion(model, tensors, reading.part, quantization)
         except (AttributeError, ZeroDivisionError) as error:
             if reading.part.start < reading.part.end:
                 raise
@@ -231,7 +239,9 @@ class PartLoader:
             and all(found[targets[name]].dtype == place.dtype for name, place in places.items())
         )
 
-    def _fill_by_conversion(self, model: PreTrainedModel, tensors: Mapping[str, Any], part: PartSpec) -> None:
+    def _fill_by_conversion(
+        self, model: PreTrainedModel, tensors: Mapping[str, Any], part: PartSpec, quantization: Any
+    ) -> None:
         """Fill a part by transformers' own loader, which knows every architecture's conversions and exceptions."""
         try:
             with silent_transformers():
@@ -242,6 +252,7 @@ class PartLoader:
                     dtype=self.blueprint.dtype,
                     attn_implementation=self.blueprint.config._attn_implementation,
                     output_loading_info=True,
+                    quantization_config=copy.deepcopy(quantization),
                 )
         except RuntimeError as error:
             raise CheckpointError(f"{self.source.name}: {part.name} cannot be filled: {error}") from error

@@ -23,6 +23,7 @@ from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
 from splitlearn.model.filling import put_tensor
 from splitlearn.model.passage import Passage, Records
+from splitlearn.model.quantization import stored_bytes
 from splitlearn.model.surgery import cut_out
 
 
@@ -74,7 +75,7 @@ class SplitModel(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the part's parameters."""
-        return sum(each.nbytes for each in self.parameters())
+        return sum(stored_bytes(each.data) for each in self.parameters())
 
     def make_cache(self) -> PartCache:
         """Return an empty key-value cache for this part's own layers, to pass as ``past_key_values``."""

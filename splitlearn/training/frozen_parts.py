@@ -37,14 +37,18 @@ class FrozenParts:
         settings: whether and how to keep it.
         trained: what of each part is trained.
         composed: the model.
+        quantization: plain settings of how frozen weights are quantized.
 
     Raises:
         ValueError: something is to be kept, but bottom is trained, or the model returns more at a cut than smashed data.
     """
 
-    def __init__(self, settings: CacheSettings, trained: Mapping[str, str], composed: ComposedCausalLM) -> None:
+    def __init__(
+        self, settings: CacheSettings, trained: Mapping[str, str], composed: ComposedCausalLM, quantization: Any = None
+    ) -> None:
         self._settings = settings
         self._composed = composed
+        self._quantization = quantization
         self._caches: dict[str, ActivationCache] = {}
         self._used_bytes = 0
         self.number = next((index for index, name in enumerate(PART_NAMES) if trained[name] != "frozen"), len(PART_NAMES))
@@ -109,6 +113,7 @@ class FrozenParts:
             "weights": None if origin is None or origin.commit else _describe_files(origin.model),
             "config": blueprint.config.to_json_string(use_diff=False),
             "dtype": str(blueprint.dtype),
+            "quantization": self._quantization,
             "attention": str(blueprint.config._attn_implementation),
             "layers": cut,
             "autocast": torch.is_autocast_enabled(bottom.device.type),

@@ -30,6 +30,7 @@ from splitlearn.model import (
     open_checkpoint,
     read_config,
 )
+from splitlearn.model.quantization import quantization_config
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loss import SplitLoss
 from splitlearn.training.optimization import Optimization
@@ -66,6 +67,7 @@ class SplitCausalLM(LightningModule):
         activation_cache: plain settings of `CacheSettings`.
         max_logits_mib: how large a batch's logits may become in MiB; beyond it they are computed and used piece by piece, if
             the head is a plain linear one. None has no limit.
+        quantization: how the linear layers of parts that are frozen or have adapters are quantized while they are loaded.
 
     Attributes:
         trained: what of each part is trained, one of `TRAINABLE`; empty until the parts are loaded.
@@ -91,6 +93,7 @@ class SplitCausalLM(LightningModule):
         gradient_checkpointing: bool = False,
         activation_cache: Mapping[str, Any] | None = None,
         max_logits_mib: float | None = 32.0,
+        quantization: str | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -158,6 +161,7 @@ class SplitCausalLM(LightningModule):
             tracker=self.tracker,
             trained=[name for name in PART_NAMES if self.trains(name) == "full"],
             revision=hparams.revision,
+            quantization=hparams.quantization,
         )
         added = add_adapters(parts, self.adapters)
         for part in parts:
@@ -169,7 +173,7 @@ class SplitCausalLM(LightningModule):
                 part.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]
         composed = ComposedCausalLM(*parts).train()
-        frozen_parts = FrozenParts(self.cache_settings, self.trained, composed)
+        frozen_parts = FrozenParts(self.cache_settings, self.trained, composed, hparams.quantization)
         self._loss = SplitLoss(composed, frozen_parts, hparams.max_logits_mib)
         self.model = composed
 
@@ -182,6 +186,13 @@ class SplitCausalLM(LightningModule):
         config = read_config(name, self.hparams.model_type, revision)
         source = CheckpointSource(name, revision)
         trained = {name: self.trains(name) for name in PART_NAMES}
+        quantization_config(self.hparams.quantization)
+        unfit = [name for name, what in trained.items() if what in ("biases", "norms", "biases_and_norms")]
+        if self.hparams.quantization is not None and (unfit or set(trained.values()) == {"full"}):
+            raise ValueError(
+                "model.quantization is for parts that are frozen or have adapters, "
+                + (f"not for biases or norms of {unfit[0]}" if unfit else "and all three are trained in full; take peft=lora")
+            )
         trains_weights = any(what not in ("frozen", "adapters") for what in trained.values())
         if trains_weights and loaded_dtype(config, source, self.load_dtype) == torch.float16:
             raise ValueError(
@@ -290,6 +301,7 @@ class SplitCausalLM(LightningModule):
             "model": origin.model if origin and commit else None,
             "commit": commit,
             "dtype": str(blueprint.dtype).removeprefix("torch."),
+            "quantization": self.hparams.quantization,
             "config": json.loads(blueprint.config.to_json_string(use_diff=False)),
         }
 
@@ -322,7 +334,9 @@ class SplitCausalLM(LightningModule):
 
 def _differences(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     """Return how a checkpoint's base model differs from this run's; what an older checkpoint does not say is passed over."""
-    known = [name for name in ("model", "commit", "dtype") if saved.get(name) is not None and base[name] is not None]
+    known = [
+        name for name in ("model", "commit", "dtype", "quantization") if saved.get(name) is not None and base[name] is not None
+    ]
     differences = [f"{name} is {saved[name]} and {base[name]}" for name in known if saved[name] != base[name]]
     return differences + (compare_configs(saved["config"], base["config"]) if "config" in saved else [])
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from splitlearn.model import SplitModel
+from splitlearn.model.quantization import stored_bytes
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def part_memory(parts: Sequence[SplitModel]) -> list[PartMemory]:
                 dtype=str(part.dtype).removeprefix("torch."),
                 num_parameters=sum(each.numel() for each in own),
                 num_trainable=sum(each.numel() for each in own if each.requires_grad),
-                weight_bytes=sum(each.nbytes for each in own),
+                weight_bytes=sum(stored_bytes(each.data) for each in own),
             )
         )
     return counted

@@ -43,6 +43,14 @@ def test_documents_are_supervised_to_their_end(tokenizer: PreTrainedTokenizerBas
     assert row["input_ids"].count(tokenizer.eos_token_id) == 1
 
 
+def test_tokens_of_white_space_are_supervised_with_the_text_they_are_in(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "one   two\n\n\n    three  \t\n  "
+    row = encode(tokenizer, mark_document(text))
+    assert row["labels"] == row["input_ids"]
+    row = encode(tokenizer, mark_completion("Why?", "\n   Because. \n\n "))
+    assert supervised(tokenizer, row) == f"\n   Because. \n\n {tokenizer.eos_token}"
+
+
 def test_of_a_prompt_with_completion_only_the_completion_is_supervised(tokenizer: PreTrainedTokenizerBase) -> None:
     row = encode(tokenizer, mark_completion("Question: why?", " Because."))
     assert tokenizer.decode(row["input_ids"]) == f"Question: why? Because.{tokenizer.eos_token}"

@@ -144,12 +144,12 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_as_if_it_ha
         str(ROOT / "train.py"),
         *settings,
         "hydra.run.dir=stopped",
-        "callbacks.progress.refresh_rate=1",
+        "callbacks.progress.interval_s=0",
     ]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     printed = b""
-    while b" 3/20" not in printed:
+    while b"batch 3 of 20" not in printed:
         piece = process.stdout.read1(4096)
         assert piece, printed
         printed += piece

@@ -1,0 +1,71 @@
+"""Weights in few bits, by transformers' own quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers.quantizers.auto import AutoQuantizationConfig
+
+# Short names for what is usual. Any other is given as transformers writes it, with quant_method.
+QUANTIZATIONS: dict[str, dict[str, Any]] = {
+    "int8": {"quant_method": "torchao", "quant_type": "Int8WeightOnlyConfig"},
+    "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+}
+_PACKAGES = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
+
+
+def quantization_config(quantization: str | Mapping[str, Any] | None) -> Any:
+    """Return transformers' configuration of a quantization; None for None.
+
+    Args:
+        quantization: one of `QUANTIZATIONS`, or the settings of a configuration of transformers with its ``quant_method``. A
+            ``quant_type`` of torchao is the name of one of its configuration classes.
+
+    Raises:
+        ValueError: the name, the method or a setting is not known.
+        ImportError: the package that quantizes is not installed.
+    """
+    if quantization is None:
+        return None
+    if isinstance(quantization, str):
+        if quantization not in QUANTIZATIONS:
+            names = ", ".join(QUANTIZATIONS)
+            raise ValueError(f"model.quantization is {quantization!r}; use {names}, or settings with quant_method")
+        settings = dict(QUANTIZATIONS[quantization])
+    else:
+        settings = dict(quantization)
+    method = settings.get("quant_method")
+    if method not in _PACKAGES:
+        raise ValueError(f"model.quantization.quant_method is {method!r}; use one of {', '.join(_PACKAGES)}")
+    try:
+        if method == "torchao":
+            return _torchao_config(settings)
+        return AutoQuantizationConfig.from_dict(settings)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"model.quantization={quantization} needs the package {method}: pip install {method}") from error
+    except TypeError as error:
+        raise ValueError(f"model.quantization cannot be used: {error}") from error
+
+
+def _torchao_config(settings: dict[str, Any]) -> Any:
+    # Imported where it is wanted: it need not be installed.
+    import torchao.quantization
+    from transformers import TorchAoConfig
+
+    name = settings.pop("quant_type", None)
+    settings.pop("quant_method")
+    found = getattr(torchao.quantization, str(name), None)
+    if not isinstance(found, type):
+        raise ValueError(f"model.quantization.quant_type is {name!r}; name a class of torchao.quantization")
+    skipped = {key: settings.pop(key) for key in ("modules_to_not_convert",) if key in settings}
+    return TorchAoConfig(found(**settings), **skipped)
+
+
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """Return the bytes that a tensor takes; a quantized one says what it would take if it were not."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()
+    return sum(getattr(tensor, name).nbytes for name in names)

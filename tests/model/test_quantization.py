@@ -1,0 +1,59 @@
+"""Quantized parts are what transformers makes of the unsplit model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, TorchAoConfig
+
+from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.model.quantization import quantization_config
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_logits_are_those_of_the_quantized_unsplit_model(dtype: torch.dtype, tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = tiny_checkpoint("llama")
+    config = quantization_config("int8")
+    assert isinstance(config, TorchAoConfig)
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=config)
+    parts = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True, dtype=dtype, quantization="int8")
+    plain = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True, dtype=dtype)
+    ids = torch.randint(3, 50, (2, 7))
+    with torch.no_grad():
+        expected, found = whole(ids).logits, ComposedCausalLM(*parts)(ids).logits
+        assert torch.equal(found, expected)
+        assert not torch.equal(found, ComposedCausalLM(*plain)(ids).logits)
+    # The trunk is nothing but linear layers and norms.
+    assert parts[1].weight_bytes < 0.6 * plain[1].weight_bytes
+
+
+def test_what_is_trained_is_left_alone(tiny_checkpoint: Callable[..., Path]) -> None:
+    loaded = ModelFactory.load_parts(tiny_checkpoint("llama"), 2, 4, trained=["top"], quantization="int8")
+    assert {type(each) for each in loaded["top"].parameters()} == {torch.nn.Parameter}
+    assert {type(each) for each in loaded["trunk"].parameters()} != {torch.nn.Parameter}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("int3", r"model\.quantization is 'int3'; use int8, nf4, or settings with quant_method"),
+        ({"bits": 4}, r"model\.quantization\.quant_method is None; use one of torchao, bitsandbytes"),
+        (
+            {"quant_method": "torchao", "quant_type": "Nothing"},
+            r"quant_type is 'Nothing'; name a class of torchao\.quantization",
+        ),
+        ({"quant_method": "torchao", "quant_type": "Int8WeightOnlyConfig", "bits": 2}, r"cannot be used: .*bits"),
+    ],
+)
+def test_settings_that_cannot_be(settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quantization_config(settings)
+
+
+def test_a_whole_model_is_not_quantized(tiny_checkpoint: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="quantization needs low_memory=True"):
+        ModelFactory.create_split_models(None, tiny_checkpoint("llama"), 2, 4, quantization="int8")

@@ -1,0 +1,53 @@
+"""Adapters beside quantized weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitlearn.app import compose, export, train
+from splitlearn.training import SplitCausalLM
+from tests.training.test_module import batches, fit
+
+LORA = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear"}}
+
+
+def test_adapters_in_every_part_learn_and_quantized_weights_stay(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4, peft=LORA, quantization="int8")
+    module.load_parts()
+    quantized = {name: each for name, each in module.named_parameters() if type(each.data) is not torch.Tensor}
+    assert {name.split(".")[1] for name in quantized} == {"bottom", "trunk", "top"}
+    before = {name: each.dequantize().clone() for name, each in quantized.items()}
+    fit(module, batches([3, 2, 3]), tmp_path)
+    for name, each in quantized.items():
+        assert torch.equal(each.dequantize(), before[name])
+    learned = [each for name, each in module.named_parameters() if "lora_B" in name]
+    assert learned
+    assert all(each.abs().max() > 0 for each in learned)
+
+
+def test_a_run_with_quantized_weights_is_exported_with_all_their_digits(tmp_path: Path) -> None:
+    short = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=4", "verbose=false"]
+    train(compose("model.quantization=int8", "peft=lora", *short), folder=tmp_path / "run")
+    assert not (tmp_path / "run" / "parts").exists()
+    export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
+    assert (tmp_path / "out" / "config.json").is_file()
+    assert "quantization" not in (tmp_path / "out" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"all three are trained in full; take peft=lora"),
+        ({"optimizer": {"parts": {"trunk": {"train": "norms"}}}}, r"not for biases or norms of trunk"),
+    ],
+)
+def test_weights_that_are_trained_are_not_quantized(
+    settings: dict[str, object], message: str, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4, quantization="int8", **settings).load_parts()  # type: ignore[arg-type]
