@@ -16,9 +16,9 @@ import torch
 from splitlearn.activations.codecs import CODECS
 from splitlearn.activations.store import RowStore, row_bytes
 from splitlearn.embedded import cache_folder
+from splitlearn.memory import GIB
 
 KEEP = ("none", "memory", "disk")
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ActivationCache:
         self._keep = settings.keep
         self._num_rows = num_rows
         self._key = {**key, "codec": settings.codec, "num_rows": num_rows}
-        self._max_bytes = int(settings.max_gib * _GIB) if max_bytes is None else max_bytes
+        self._max_bytes = int(settings.max_gib * GIB) if max_bytes is None else max_bytes
         self._store: RowStore | None = None
         self._dtype = torch.get_default_dtype()
         self.num_bytes = 0

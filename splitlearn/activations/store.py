@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from splitlearn.memory import GIB
+
 Columns = dict[str, torch.Tensor]
 
 
@@ -47,7 +49,7 @@ class RowStore:
         free = shutil.disk_usage(folder).free
         if wanted_bytes - there > free:
             raise ValueError(
-                f"the activation cache needs {wanted_bytes / 2**30:.1f} GiB, but {folder} has room for {free / 2**30:.1f}; "
+                f"the activation cache needs {wanted_bytes / GIB:.1f} GiB, but {folder} has room for {free / GIB:.1f}; "
                 "set activation_cache.max_gib, or another place with SPLITLEARN_CACHE"
             )
 

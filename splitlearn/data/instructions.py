@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from splitlearn.data.bad_rows import Column
 from splitlearn.data.datamodule import BlockDataModule
 from splitlearn.data.examples import MarkedText, Message, encode, mark_completion, mark_conversation, num_supervised
-from splitlearn.data.packing import fit_rows
-
-_TOKENS = List(Value("int64"))
+from splitlearn.data.packing import TOKENS, fit_rows
 
 
 class InstructionDataModule(BlockDataModule):
@@ -86,7 +84,7 @@ class InstructionDataModule(BlockDataModule):
             except ValueError as error:
                 raise ValueError(f"{self.source} row {row['number']}: {error}") from error
 
-        features = Features({"number": Value("int64"), "input_ids": _TOKENS, "labels": _TOKENS})
+        features = Features({"number": Value("int64"), "input_ids": TOKENS, "labels": TOKENS})
         kept = [name for name in rows.column_names if name != "number"]
         encoded = rows.map(encode_row, remove_columns=kept, features=features)
         if not tokenizer.is_fast:

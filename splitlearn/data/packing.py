@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from splitlearn.data.examples import IGNORED_LABEL, encode, mark_document
 
 TOO_LONG = ("error", "cut", "drop")
-_TOKENS = List(Value("int64"))
+TOKENS = List(Value("int64"))
 
 
 def check_block_size(block_size: int) -> None:
@@ -55,7 +55,7 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -
         lambda text: encode(tokenizer, mark_document(text), begin=False),
         input_columns="text",
         remove_columns=documents.column_names,
-        features=Features({"input_ids": _TOKENS, "labels": _TOKENS}),
+        features=Features({"input_ids": TOKENS, "labels": TOKENS}),
     )
 
 
@@ -83,7 +83,7 @@ def join(rows: Dataset, block_size: int, name: str = "the text") -> Dataset:
                 "choose a smaller block or give more text"
             )
         columns[column] = tokens[: num_blocks * block_size].reshape(num_blocks, block_size)
-    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, _TOKENS)))
+    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, TOKENS)))
 
 
 def isolate(rows: Dataset, block_size: int, pad_token_id: int) -> Dataset:
@@ -118,7 +118,7 @@ def isolate(rows: Dataset, block_size: int, pad_token_id: int) -> Dataset:
             start = end
         positions_NT[number, start:] = np.arange(block_size - start)
     columns = {"input_ids": ids_NT, "labels": labels_NT, "position_ids": positions_NT}
-    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, _TOKENS)))
+    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, TOKENS)))
 
 
 def _group(lengths: Sequence[int], block_size: int) -> list[list[int]]:

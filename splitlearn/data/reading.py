@@ -45,9 +45,14 @@ class Source:
         return self.name if isinstance(self.name, str) else ", ".join(map(str, self.name))
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether Python itself carries it."""
+        return isinstance(self.name, str) and self.name in _EMBEDDED
+
+    @property
     def paths(self) -> list[Path]:
         """The files; empty for what is embedded or on a hub."""
-        if isinstance(self.name, str) and (self.name in _EMBEDDED or self.name.startswith(_HUB)):
+        if self.is_embedded or (isinstance(self.name, str) and self.name.startswith(_HUB)):
             return []
         return [Path(each).expanduser() for each in ([self.name] if isinstance(self.name, str) else self.name)]
 
@@ -69,8 +74,8 @@ def read_rows(source: Source, columns: Sequence[Column], cache_dir: str | None =
     """
     if source.sample_by not in SAMPLE_BY:
         raise ValueError(f"data.sample_by is {source.sample_by!r}; use one of {', '.join(SAMPLE_BY)}")
-    if isinstance(source.name, str) and source.name in _EMBEDDED:
-        rows = Dataset.from_dict(_EMBEDDED[source.name]())
+    if source.is_embedded:
+        rows = Dataset.from_dict(_EMBEDDED[str(source)]())
     else:
         paths = source.paths
         _check_files(paths, columns)
@@ -88,7 +93,7 @@ def stream_rows(source: Source, columns: Sequence[Column]) -> IterableDataset:
         FileNotFoundError: a file or data set does not exist.
         ValueError: the source is embedded, or a column is missing.
     """
-    if isinstance(source.name, str) and source.name in _EMBEDDED:
+    if source.is_embedded:
         raise ValueError(f"{source} is small and in memory already; data.streaming is for files and hub data sets")
     paths = source.paths
     _check_files(paths, columns)

@@ -11,7 +11,6 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from splitlearn.model.split_model import SplitModel
 
-_IGNORED_LABEL = -100
 # Older versions of torch do without.
 _linear_cross_entropy = getattr(nn.functional, "linear_cross_entropy", None)
 
@@ -64,7 +63,6 @@ def chunked_loss(
         targets_N,
         linear_bias=head.bias,
         reduction=reduction,
-        ignore_index=_IGNORED_LABEL,
         options=options,
     )
     return losses.float().sum() / num_tokens

@@ -6,7 +6,8 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,6 +115,17 @@ class ComposedCausalLM(nn.Module):
             if name in output:
                 output[name] = cache
         return output
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put all modules in evaluation mode, and back afterwards, each into the mode that it was in."""
+        was_training = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, training in was_training.items():
+                module.training = training
 
     def run_parts(self, inputs: torch.Tensor, start: int, stop: int, **arguments: Any) -> Any:
         """Run some of the parts, without a cache.

@@ -212,8 +212,7 @@ class PartLoader:
         found: dict[str, Any] = in_memory | lazy
         model, passage = cut_out(self.blueprint.meta_model, reading.part, self.blueprint.anatomy)
         try:
-            is_as_stored = reading.targets is not None and self._wants_as_stored(model, reading.targets, found)
-            if is_as_stored and reading.targets is not None and quantization is None:
+            if quantization is None and reading.targets is not None and self._wants_as_stored(model, reading.targets, found):
                 mapped = in_memory | {name: tensor[...] for name, tensor in lazy.items()}
                 fill(model, {target: mapped[name] for target, name in reading.targets.items()})
             else:

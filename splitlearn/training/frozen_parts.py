@@ -14,6 +14,7 @@ import torch
 from splitlearn.activations import ActivationCache, CacheSettings
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES
+from splitlearn.memory import GIB
 from splitlearn.model import ComposedCausalLM
 
 Batch = dict[str, torch.Tensor]
@@ -50,7 +51,6 @@ class FrozenParts:
         self._composed = composed
         self._quantization = quantization
         self._caches: dict[str, ActivationCache] = {}
-        self._used_bytes = 0
         self.number = next((index for index, name in enumerate(PART_NAMES) if trained[name] != "frozen"), len(PART_NAMES))
         # The top returns logits and not smashed data.
         self.number = min(self.number, len(PART_NAMES) - 1)
@@ -97,11 +97,7 @@ class FrozenParts:
             rows = {key: value[chosen] for key, value in arguments.items()}
             return self._composed.run_parts(batch["input_ids"][chosen], 0, self.number, **rows)
 
-        cache = self._caches[name]
-        before = cache.num_bytes
-        hidden_BTD = cache.fetch(batch["row"].cpu(), compute)
-        self._used_bytes += cache.num_bytes - before
-        return hidden_BTD
+        return self._caches[name].fetch(batch["row"].cpu(), compute)
 
     def _open(self, name: str, data: NumberedRows) -> ActivationCache:
         bottom = self._composed.bottom
@@ -119,7 +115,7 @@ class FrozenParts:
             "autocast": torch.is_autocast_enabled(bottom.device.type),
             "data": data.digest(name),
         }
-        room_bytes = int(self._settings.max_gib * 2**30) - self._used_bytes
+        room_bytes = int(self._settings.max_gib * GIB) - sum(each.num_bytes for each in self._caches.values())
         return ActivationCache(self._settings, data.num_rows(name), key, max_bytes=max(room_bytes, 0))
 
 

@@ -5,8 +5,7 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -89,27 +88,16 @@ class SplitLoss:
         if ids_BT.numel() <= most:
             return None
         if self._has_linear_head is None:
-            with self._evaluating():
+            with self._composed.evaluating(), torch.no_grad():
                 smashed_BTD = self._composed.run_parts(ids_BT[:1, :_TRIAL_TOKENS], 0, _TOP)
                 self._has_linear_head = has_linear_head(self._composed.top, smashed_BTD)
         return max(1 << most.bit_length() - 1, _FEWEST_CHUNK_TOKENS) if self._has_linear_head else None
 
     def _check_isolation(self) -> None:
         vocab_size = self._composed.bottom.blueprint.config.get_text_config(decoder=True).vocab_size
-        with self._evaluating():
+        with self._composed.evaluating(), torch.no_grad():
             check_isolation(lambda ids, positions: self._composed(ids, position_ids=positions).logits, vocab_size)
         self._is_isolating = True
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        was_training = {module: module.training for module in self._composed.modules()}
-        self._composed.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, training in was_training.items():
-                module.training = training
 
     def _router_loss_weight(self) -> float:
         model = self._composed.top.model

@@ -18,6 +18,7 @@ from splitlearn.adapters import AdapterSettings, add_adapters
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PART_NAMES
+from splitlearn.data.examples import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import (
     ComposedCausalLM,
@@ -38,7 +39,6 @@ from splitlearn.training.token_window import TokenWindow
 from splitlearn.training.trainable import mark_trainable, settle
 
 Batch = dict[str, torch.Tensor]
-_IGNORED_LABEL = -100
 _NOT_LOADED = "the parts are not loaded yet: call load_parts(), or let the Trainer do it"
 
 
@@ -214,13 +214,8 @@ class SplitCausalLM(LightningModule):
 
         The parts are put in evaluation mode while it lasts.
         """
-        was_training = {module: module.training for module in self.composed.modules()}
-        self.composed.eval()
-        try:
+        with self.composed.evaluating():
             return self.composed.generate(input_ids, **kwargs)
-        finally:
-            for module, training in was_training.items():
-                module.training = training
 
     def _loss_of(self, batch: Batch, divisor: int, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self._loss is None:
@@ -343,7 +338,7 @@ def _differences(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]
 
 def count_supervised(labels_BT: torch.Tensor) -> int:
     """Return how many tokens of ``labels_BT`` (B, T) the loss counts: each row's first token has nothing to predict it."""
-    return int((labels_BT[:, 1:] != _IGNORED_LABEL).sum())
+    return int((labels_BT[:, 1:] != IGNORED_LABEL).sum())
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:
