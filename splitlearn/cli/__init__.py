@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 
@@ -13,6 +14,11 @@ COMMANDS = {
     "export": "write a run's model as one ordinary Hugging Face folder",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
 }
+
+
+# transformers imports torchao where it is installed, which then tells of kernels for other machines and of torch's plans.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def main() -> None:
