@@ -119,7 +119,9 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
         summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
     summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
     summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
-    summary |= {"trained": module.trained}
+    summary |= {"trained": module.trained, "learning_rate": module.learning_rate, "batch_size": cfg.data.get("batch_size")}
+    if isinstance(datamodule, BlockDataModule):
+        summary["batch_size"] = datamodule.batch_size
     summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
     write_summary(run_folder, summary)
     print_summary(summary)
@@ -218,6 +220,7 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         activation_cache=plain(cfg.activation_cache),
         max_logits_mib=cfg.max_logits_mib,
         quantization=plain(cfg.model.quantization),
+        compile_layers=plain(cfg.compile),
     )
 
 

@@ -68,6 +68,11 @@ class SplitModel(nn.Module):
         return torch.get_default_dtype() if parameter is None else parameter.dtype
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """The part's own decoder layers."""
+        return self.blueprint.anatomy.layers(self.model)
+
+    @property
     def num_parameters(self) -> int:
         """How many numbers the part's parameters hold."""
         return sum(each.numel() for each in self.parameters())

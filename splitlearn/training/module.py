@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from splitlearn.model import (
     read_config,
 )
 from splitlearn.model.quantization import quantization_config
+from splitlearn.training.compilation import compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loss import SplitLoss
 from splitlearn.training.optimization import Optimization
@@ -68,6 +70,7 @@ class SplitCausalLM(LightningModule):
         max_logits_mib: how large a batch's logits may become in MiB; beyond it they are computed and used piece by piece, if
             the head is a plain linear one. None has no limit.
         quantization: how the linear layers of parts that are frozen or have adapters are quantized while they are loaded.
+        compile_layers: have ``torch.compile`` compile the decoder layers: True, or its arguments.
 
     Attributes:
         trained: what of each part is trained, one of `TRAINABLE`; empty until the parts are loaded.
@@ -94,6 +97,7 @@ class SplitCausalLM(LightningModule):
         activation_cache: Mapping[str, Any] | None = None,
         max_logits_mib: float | None = 32.0,
         quantization: str | Mapping[str, Any] | None = None,
+        compile_layers: bool | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -101,6 +105,7 @@ class SplitCausalLM(LightningModule):
         self.adapters = AdapterSettings.from_plain(peft)
         self.cache_settings = CacheSettings.from_plain(activation_cache)
         self.load_dtype = parse_dtype(dtype)
+        self.compile_settings = compile_settings(compile_layers)
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
         self.trained: dict[str, str] = {}
@@ -112,6 +117,15 @@ class SplitCausalLM(LightningModule):
     def strict_loading(self) -> bool:
         """False: a checkpoint holds only what was trained; `on_load_checkpoint` checks that it holds all of that."""
         return False
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate of parts that have none of their own; setting it takes effect with the next optimizer."""
+        return self.optimization.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.optimization = replace(self.optimization, learning_rate=value)
 
     @property
     def composed(self) -> ComposedCausalLM:
@@ -171,6 +185,8 @@ class SplitCausalLM(LightningModule):
             mark_trainable(part, self.trained[part.part.name], own)
             if hparams.gradient_checkpointing:
                 part.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.compile_settings is not None:
+            compile_layers(parts, self.compile_settings)
         self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]
         composed = ComposedCausalLM(*parts).train()
         frozen_parts = FrozenParts(self.cache_settings, self.trained, composed, hparams.quantization)
@@ -329,9 +345,9 @@ class SplitCausalLM(LightningModule):
 
 def _differences(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     """Return how a checkpoint's base model differs from this run's; what an older checkpoint does not say is passed over."""
-    known = [
-        name for name in ("model", "commit", "dtype", "quantization") if saved.get(name) is not None and base[name] is not None
-    ]
+    known = [name for name in ("model", "commit", "dtype") if saved.get(name) is not None and base[name] is not None]
+    # None says that nothing was quantized.
+    known += [name for name in ("quantization",) if name in saved]
     differences = [f"{name} is {saved[name]} and {base[name]}" for name in known if saved[name] != base[name]]
     return differences + (compare_configs(saved["config"], base["config"]) if "config" in saved else [])
 

@@ -1,9 +1,20 @@
 """Callbacks, one a file."""
 
 from splitlearn.training.callbacks.exact_resume import ExactResume
+from splitlearn.training.callbacks.finders import FindBatchSize, FindLearningRate
 from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
 from splitlearn.training.callbacks.memory_report import MemoryReport
 from splitlearn.training.callbacks.progress import LineProgress, make_progress
 from splitlearn.training.callbacks.token_throughput import TokenThroughput
 
-__all__ = ["DivergedError", "ExactResume", "FiniteLoss", "LineProgress", "MemoryReport", "TokenThroughput", "make_progress"]
+__all__ = [
+    "DivergedError",
+    "ExactResume",
+    "FindBatchSize",
+    "FindLearningRate",
+    "FiniteLoss",
+    "LineProgress",
+    "MemoryReport",
+    "TokenThroughput",
+    "make_progress",
+]

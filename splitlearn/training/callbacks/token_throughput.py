@@ -1,4 +1,4 @@
-"""Tokens trained in a second."""
+"""Tokens trained in a second, and how much of what the hardware could do that is."""
 
 from __future__ import annotations
 
@@ -6,22 +6,32 @@ import time
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.throughput import Throughput
+from lightning.fabric.utilities.throughput import Throughput, get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class TokenThroughput(Callback):
-    """Logs training throughput.
+    """Logs training throughput, with the meter of Lightning's ThroughputMonitor, over all devices that parts live on.
 
     Metrics:
         tokens_per_s: tokens of the last ``window`` training batches, padding included, per second, validation left out.
+        tflops_per_s: floating-point operations of matrix products and attention, forward and backward, in the same time.
+        mfu: those, as a share of what the parts' devices could do together; only where Lightning knows that, on GPUs and TPUs.
+
+    Operations are counted as they happen, in the first batch of each epoch: what is frozen, kept or computed twice is as it is.
 
     Args:
         window: batches to average over.
+        counts_flops: count operations. The counted batch takes a little longer.
     """
 
-    def __init__(self, *, window: int = 10) -> None:
+    def __init__(self, *, window: int = 10, counts_flops: bool = True) -> None:
+        self._window = window
+        self._counts_flops = counts_flops
         self._throughput = Throughput(window_size=window)
+        self._counter: FlopCounterMode | None = None
+        self._flops_per_token: float | None = None
         self._busy_s = 0.0
         self._batches = self._rows = self._tokens = 0
         self._began_s = 0.0
@@ -42,27 +52,69 @@ class TokenThroughput(Callback):
         """Tokens per second over the whole training so far; None before the first batch."""
         return self._tokens / self._busy_s if self._busy_s else None
 
+    @property
+    def flops_per_token(self) -> float | None:
+        """Operations for each token of the last batch that was counted; None if none was."""
+        return self._flops_per_token
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where a resumed training goes on."""
+        """Note where a resumed training goes on, and what the devices can do."""
         self._first_step = self._last_step = trainer.global_step
+        self._throughput = Throughput(_available_flops(trainer, pl_module), window_size=self._window)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock."""
+        """Start the clock; count operations in an epoch's first batch."""
+        is_first = self._flops_per_token is None or batch_idx == 0
+        if self._counts_flops and is_first:
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()
         self._began_s = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, torch.Tensor], batch_idx: int
     ) -> None:
-        """Stop the clock and log the rolling average."""
-        for device in {parameter.device for parameter in pl_module.parameters()}:
+        """Stop the clock and log the rolling averages."""
+        for device in _devices(pl_module):
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
         self._busy_s += time.perf_counter() - self._began_s
+        num_tokens = batch["input_ids"].numel()
+        if self._counter is not None:
+            self._flops_per_token = self._stop_counting() / num_tokens
         self._last_step = trainer.global_step
         self._batches += 1
         self._rows += batch["input_ids"].shape[0]
-        self._tokens += batch["input_ids"].numel()
-        self._throughput.update(time=self._busy_s, batches=self._batches, samples=self._rows, lengths=self._tokens)
-        rate = self._throughput.compute().get("device/items_per_sec")
-        if rate is not None:
-            pl_module.log("tokens_per_s", float(rate), prog_bar=True, batch_size=1)
+        self._tokens += num_tokens
+        flops = None if self._flops_per_token is None else round(self._flops_per_token * num_tokens)
+        self._throughput.update(time=self._busy_s, batches=self._batches, samples=self._rows, lengths=self._tokens, flops=flops)
+        rates = self._throughput.compute()
+        if "device/items_per_sec" in rates:
+            pl_module.log("tokens_per_s", float(rates["device/items_per_sec"]), prog_bar=True, batch_size=1)
+        if "device/flops_per_sec" in rates:
+            pl_module.log("tflops_per_s", float(rates["device/flops_per_sec"]) / 1e12, batch_size=1)
+        if "device/mfu" in rates:
+            pl_module.log("mfu", float(rates["device/mfu"]), prog_bar=True, batch_size=1)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the counting, should the counted batch have failed."""
+        if self._counter is not None:
+            self._stop_counting()
+
+    def _stop_counting(self) -> int:
+        counter, self._counter = self._counter, None
+        if counter is None:
+            return 0
+        counter.__exit__(None, None, None)
+        return counter.get_total_flops()
+
+
+def _devices(module: LightningModule) -> set[torch.device]:
+    return {parameter.device for parameter in module.parameters()}
+
+
+def _available_flops(trainer: Trainer, module: LightningModule) -> float | None:
+    dtype = next(module.parameters()).dtype
+    if str(trainer.precision_plugin.precision).startswith("bf16"):
+        dtype = torch.bfloat16
+    each = [get_available_flops(device, dtype) for device in _devices(module)]
+    return sum(flops for flops in each if flops) if all(each) else None
