@@ -34,6 +34,7 @@ LABELS = {
     "trainer": "transformers Trainer with PEFT",
     "lightning": "Lightning with PEFT, unsplit",
     "splitlearn": "splitlearn, adapters in all parts",
+    "splitlearn_compiled": "splitlearn, adapters in all parts, compiled",
     "trainer_top": "transformers Trainer with PEFT, adapters above the cut",
     "lightning_top": "Lightning with PEFT, unsplit, adapters above the cut",
     "splitlearn_top": "splitlearn, bottom and trunk frozen",
@@ -147,7 +148,7 @@ def split_module(model: str, cut: tuple[int, int], runner: str) -> tuple[Any, An
     """Return the cut model with adapters and its strategy."""
     from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
 
-    parts = {} if runner == "splitlearn" else {"bottom": False, "trunk": False}
+    parts = {} if runner in ("splitlearn", "splitlearn_compiled") else {"bottom": False, "trunk": False}
     settings = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
     module = SplitCausalLM(
         model,
@@ -156,6 +157,7 @@ def split_module(model: str, cut: tuple[int, int], runner: str) -> tuple[Any, An
         peft={"method": "lora", "settings": settings, "parts": parts},
         optimizer={"learning_rate": LEARNING_RATE, "weight_decay": 0.01},
         activation_cache={"keep": "memory" if runner == "splitlearn_cached" else "none"},
+        compile_layers=runner == "splitlearn_compiled",
     )
     devices = dict.fromkeys(("bottom", "trunk", "top"), "cpu")
     return module, SplitStrategy(devices, precision_plugin=SplitPrecision("32-true", devices))
@@ -217,7 +219,7 @@ def run_all(arguments: argparse.Namespace, model: str) -> dict[str, dict[str, fl
 
 def peer_of(runner: str, results: dict[str, dict[str, float]]) -> dict[str, float] | None:
     """Return the figures of the faster of the others that train the same; None if they were not run."""
-    kind = "splitlearn" if runner in ("trainer", "lightning", "splitlearn") else "splitlearn_top"
+    kind = "splitlearn" if runner in ("trainer", "lightning", "splitlearn", "splitlearn_compiled") else "splitlearn_top"
     there = [results[name] for name in PEERS[kind] if name in results]
     return min(there, key=lambda each: each["step_s"]) if there else None
 

@@ -32,7 +32,6 @@ from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, pa
 from splitlearn.training.callbacks import DivergedError, TokenThroughput
 from splitlearn.training.callbacks.exact_resume import LAST
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
-from splitlearn.training.module import parse_dtype
 from splitlearn.training.strategy import root_device_arguments
 from splitlearn.training.summary import print_summary, write_summary
 
@@ -136,7 +135,7 @@ def _check_memory(
         # Quantized weights are several times smaller than those of the checkpoint, which are what is known beforehand.
         return
     devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
-    loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
+    loader = open_checkpoint(config, source, module.load_dtype, parts=())
     loader.blueprint.check(plan)
     cost = cost_of(loader, plan, devices, num_rows=1, num_tokens=1, lora_rank=1, with_activations=False)
     is_full = {name: module.trains(name) == "full" for name in PART_NAMES}
@@ -202,6 +201,15 @@ def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str,
     return folders
 
 
+def _dtype(cfg: DictConfig) -> str | None:
+    """Return what weights are loaded in: ``trainer.precision=bf16-true`` says it too."""
+    if cfg.trainer.precision != "bf16-true":
+        return cfg.model.dtype
+    if cfg.model.dtype not in (None, "bfloat16"):
+        raise ValueError(f"trainer.precision is bf16-true, but model.dtype is {cfg.model.dtype}; leave one of them out")
+    return "bfloat16"
+
+
 def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
     return SplitCausalLM(
         name,
@@ -211,7 +219,7 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         device=cfg.device,
         device_map=plain(cfg.device_map),
         low_memory=cfg.model.low_memory,
-        dtype=cfg.model.dtype,
+        dtype=_dtype(cfg),
         optimizer=plain(cfg.optimizer),
         verbose=cfg.verbose,
         revision=cfg.model.revision,

@@ -8,17 +8,17 @@ from contextlib import ExitStack, contextmanager
 import torch
 from lightning.pytorch.plugins.precision import Precision
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
 
 class SplitPrecision(Precision):
-    """Full precision, or bfloat16 autocast on every kind of device that a part lives on.
+    """What the weights are, or bfloat16 autocast on every kind of device that a part lives on.
 
-    Lightning's own plugin autocasts on one kind of device only. Parts whose weights themselves are bfloat16 are had by loading
-    them so (``model.dtype=bfloat16``), which keeps rotary frequencies in fp32, unlike Lightning's ``bf16-true``.
+    Lightning's own plugin autocasts on one kind of device only. Weights that are bfloat16 themselves are loaded so, by whoever
+    asks for ``"bf16-true"``: that keeps rotary frequencies in fp32, which Lightning's plugin would convert too.
 
     Args:
-        precision: ``"32-true"`` or ``"bf16-mixed"``.
+        precision: ``"32-true"``, ``"bf16-mixed"`` or ``"bf16-true"``.
         devices: the device of each part by name.
 
     Raises:
@@ -28,10 +28,7 @@ class SplitPrecision(Precision):
     def __init__(self, precision: str, devices: Mapping[str, str]) -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ValueError(
-                f"trainer.precision is {precision!r}; use {' or '.join(PRECISIONS)} "
-                "(for weights in bfloat16: trainer.precision=32-true model.dtype=bfloat16)"
-            )
+            raise ValueError(f"trainer.precision is {precision!r}; use one of {', '.join(PRECISIONS)}")
         self.precision = precision
         self._device_types = sorted({torch.device(device).type for device in devices.values()})
 

@@ -34,5 +34,14 @@ def test_train_prints_every_runner() -> None:
     done = subprocess.run([*command, "--blocks", "6", "--runs", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + 7, "a heading and a row for each runner"
+    assert len(rows) == 1 + 8, "a heading and a row for each runner"
     assert any("| 1.00x |" in row for row in rows[1:3])
+
+
+def test_generate_prints_both_models() -> None:
+    command = [sys.executable, BENCHMARKS / "generate.py", "--model", "embedded:qwen2_tiny", "--cut", "2", "6", "--runs", "1"]
+    done = subprocess.run([*command, "--tokens", "8", "--prompt", "8"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 2, "a heading, transformers and the parts"
+    assert rows[1].endswith("| 1.00x |")

@@ -30,7 +30,6 @@ NOT_RUN = {
     "python benchmarks/load.py --runs 5 --write": "takes minutes; test_benchmarks.py runs it with a tiny shape",
     "python train.py experiment=smollm2_135m_instruct": "takes minutes; test_smollm2.py runs it with fewer steps",
     "python train.py data=hub_text data.source=hub:OWNER/NAME data.text_field=content": "needs a hub; test_hub_data.py has one",
-    "python train.py peft=lora model.quantization=int8": "needs the package torchao; test_quantized.py trains so",
     "python train.py logger=wandb logger.wandb.offline=true": "needs the package wandb; test_conf.py composes it",
     "python train.py logger=mlflow": "needs the package mlflow; test_conf.py composes it",
     "python train.py experiment=smollm2_135m_questions hydra.run.dir=questions": "takes minutes; test_smollm2.py shortens it",

@@ -11,8 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
 # No development tool: once it is there, transformers imports it everywhere, and without a GPU it complains on stderr.
-pytest.importorskip("torchao", reason="pip install 'splitlearn[quantization]' runs these tests")
-
 from splitlearn.model import ComposedCausalLM, ModelFactory
 from splitlearn.model.quantization import quantization_config
 

@@ -243,7 +243,7 @@ def test_mixed_precision_trains(tiny_checkpoint: Callable[..., Path], tmp_path: 
 
 def test_other_precisions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"trainer\.precision is 'bf16-true'.*model\.dtype=bfloat16"):
-        SplitPrecision("bf16-true", CPU)
+        SplitPrecision("16-mixed", CPU)
 
 
 class TestCheckpoints:

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("torchao", reason="pip install 'splitlearn[quantization]' runs these tests")
-
 from splitlearn.app import compose, export, train
 from splitlearn.training import SplitCausalLM
 from tests.training.test_module import batches, fit
