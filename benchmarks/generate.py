@@ -80,8 +80,8 @@ def main() -> None:
         f"## Generating with {arguments.model}, cut at {arguments.cut[0]} / {arguments.cut[1]}",
         "",
         f"{os.cpu_count()} cores, {round(psutil.virtual_memory().total / 2**30)} GiB, Python {platform.python_version()}, "
-        f"torch {version('torch')}, transformers {version('transformers')}; fp32, greedy, {arguments.tokens} tokens after a prompt "
-        f"of {arguments.prompt}; median of {arguments.runs} runs in turn.",
+        f"torch {version('torch')}, transformers {version('transformers')}; fp32, greedy, {arguments.tokens} tokens after a "
+        f"prompt of {arguments.prompt}; median of {arguments.runs} runs in turn.",
         "",
         "| model | tokens/s | ratio |",
         "|---|---|---|",

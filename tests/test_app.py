@@ -187,3 +187,12 @@ def test_a_part_that_is_trained_beside_adapters_is_saved_itself(tmp_path: Path) 
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {"trunk.pt"}
     assert {path.stem for path in (tmp_path / "adapters").glob("*.safetensors")} == {"bottom", "top", "adapter_model"}
     assert SplitModel.load(tmp_path / "parts" / "trunk.pt").part.name == "trunk"
+
+
+def test_weights_in_bfloat16_by_lightnings_name(tmp_path: Path) -> None:
+    short = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=4", "save_parts=false", "verbose=false"]
+    result = train(compose("trainer.precision=bf16-true", *short), folder=tmp_path / "run")
+    assert {parameter.dtype for parameter in result.module.parameters()} == {torch.bfloat16}
+    assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"]
+    with pytest.raises(ValueError, match=r"trainer\.precision is bf16-true, but model\.dtype is float32"):
+        train(compose("trainer.precision=bf16-true", "model.dtype=float32", *short), folder=tmp_path / "refused")

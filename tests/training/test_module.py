@@ -242,7 +242,7 @@ def test_mixed_precision_trains(tiny_checkpoint: Callable[..., Path], tmp_path: 
 
 
 def test_other_precisions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"trainer\.precision is 'bf16-true'.*model\.dtype=bfloat16"):
+    with pytest.raises(ValueError, match=r"trainer\.precision is '16-mixed'; use one of 32-true, bf16-mixed, bf16-true"):
         SplitPrecision("16-mixed", CPU)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from splitlearn.app import compose, export, train
+from splitlearn.checkpoint import CheckpointError
 from splitlearn.training import SplitCausalLM
 from tests.training.test_module import batches, fit
 
@@ -34,6 +35,8 @@ def test_a_run_with_quantized_weights_is_exported_with_all_their_digits(tmp_path
     short = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=4", "verbose=false"]
     train(compose("model.quantization=int8", "peft=lora", *short), folder=tmp_path / "run")
     assert not (tmp_path / "run" / "parts").exists()
+    with pytest.raises(CheckpointError, match="quantization is int8 and None"):
+        train(compose("peft=lora", "ckpt_path=last", *short), folder=tmp_path / "run")
     export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
     assert (tmp_path / "out" / "config.json").is_file()
     assert "quantization" not in (tmp_path / "out" / "config.json").read_text()

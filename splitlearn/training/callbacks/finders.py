@@ -31,7 +31,12 @@ class FindLearningRate(LearningRateFinder):
         """
         if trainer.ckpt_path is not None:
             return
-        super().on_fit_start(trainer, pl_module)
+        # However few batches an epoch has, the search may take all its steps.
+        num_epochs, trainer.fit_loop.max_epochs = trainer.fit_loop.max_epochs, -1
+        try:
+            super().on_fit_start(trainer, pl_module)
+        finally:
+            trainer.fit_loop.max_epochs = num_epochs
         if self.optimal_lr is None:
             return
         suggestion = self.optimal_lr.suggestion()

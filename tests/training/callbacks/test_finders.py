@@ -60,9 +60,7 @@ def test_the_batch_size_found_is_used(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_on_the_cpu_the_search_ends_where_free_memory_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finders, "_SHARE_OF_FREE", 700e6 / psutil.virtual_memory().available)
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    found = train(
-        compose(*SIZE, "data.max_train_blocks=2000", "callbacks.batch_size_finder.max_val=8192", "trainer.max_steps=1"),
-        folder=tmp_path,
-    )
+    many = ["data.max_train_blocks=2000", "callbacks.batch_size_finder.max_val=8192", "trainer.max_steps=1"]
+    found = train(compose(*SIZE, *many), folder=tmp_path)
     assert 1 <= found.datamodule.batch_size < 512
     assert resource.getrlimit(resource.RLIMIT_DATA) == before

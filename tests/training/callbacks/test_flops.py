@@ -12,7 +12,14 @@ from splitlearn.app.training import TrainResult
 from splitlearn.embedded import resolve_model
 from splitlearn.training.callbacks import TokenThroughput, token_throughput
 
-SHORT = ["trainer.max_steps=4", "data.max_train_blocks=64", "data.max_val_blocks=4", "save_parts=false", "verbose=false"]
+SHORT = [
+    "trainer.max_steps=4",
+    "callbacks.throughput.window=3",
+    "data.max_train_blocks=64",
+    "data.max_val_blocks=4",
+    "save_parts=false",
+    "verbose=false",
+]
 
 
 def throughput_of(result: TrainResult) -> TokenThroughput:
