@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -58,7 +59,8 @@ class SplitModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the part's tensors (the CPU for a part without any)."""
-        tensor = next(self.parameters(), next(self.buffers(), None))
+        # Lazily: walking all modules for buffers at every token would be seen in the time that generating takes.
+        tensor = next(itertools.chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
     @property
@@ -152,8 +154,9 @@ class SplitModel(nn.Module):
             return {name: self._moved(each) for name, each in value.items()}
         if not isinstance(value, torch.Tensor):
             return value
+        device = self.device
         # Only towards a GPU: a copy from a GPU into ordinary memory that nobody waits for may be read before it is there.
-        return value.to(self.device, non_blocking=self.device.type == "cuda")
+        return value.to(device, non_blocking=device.type == "cuda")
 
     def _run(self, inputs: torch.Tensor, arguments: dict[str, Any], records: Records, skips_head: bool) -> Any:
         base = self.blueprint.anatomy.base(self.model)

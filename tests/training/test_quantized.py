@@ -36,7 +36,10 @@ def test_a_run_with_quantized_weights_is_exported_with_all_their_digits(tmp_path
     train(compose("model.quantization=int8", "peft=lora", *short), folder=tmp_path / "run")
     assert not (tmp_path / "run" / "parts").exists()
     with pytest.raises(CheckpointError, match="quantization is int8 and None"):
-        train(compose("peft=lora", "ckpt_path=last", *short), folder=tmp_path / "run")
+        train(
+            compose("peft=lora", f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}", *short),
+            folder=tmp_path / "other",
+        )
     export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
     assert (tmp_path / "out" / "config.json").is_file()
     assert "quantization" not in (tmp_path / "out" / "config.json").read_text()
