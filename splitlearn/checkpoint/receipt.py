@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from splitlearn.memory import GIB
+from splitlearn.terminal import make_console
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class LoadReceipt:
 
     def print(self) -> None:
         """Print the receipt as a table."""
-        Console().print(self.table())
+        make_console().print(self.table())
 
     def table(self) -> Table:
         """Return the receipt as a rich table, sizes in GiB (2**30 bytes)."""

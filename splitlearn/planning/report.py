@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from splitlearn.memory import format_bytes
 from splitlearn.planning.costs import METHODS, CutCost, Need
 from splitlearn.planning.fit import device_memory, needed_by_device
+from splitlearn.terminal import make_console
 
 _HEADINGS = {"load": "loaded, frozen", "lora": "LoRA", "full": "full fine-tuning"}
 
 
 def print_plan(cost: CutCost) -> None:
     """Print what the parts hold and read, the memory they need, and what crosses the cuts; 1 GiB is 2**30 bytes."""
-    Console().print(Group(_parts_table(cost), _memory_table(cost), _traffic(cost)))
+    make_console().print(Group(_parts_table(cost), _memory_table(cost), _traffic(cost)))
 
 
 def _parts_table(cost: CutCost) -> Table:

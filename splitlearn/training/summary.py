@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from splitlearn.memory import GIB
+from splitlearn.terminal import make_console
 from splitlearn.training.json_file import write_json
 
 SUMMARY_FILE = "summary.json"
@@ -26,7 +27,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Print held-out loss before and after, memory for each part, throughput, and where the files are."""
-    Console().print(Group(_quality_table(summary), _parts_table(summary), _footer(summary)))
+    make_console().print(Group(_quality_table(summary), _parts_table(summary), _footer(summary)))
 
 
 def _quality_table(summary: dict[str, Any]) -> Table:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
 from rich.table import Table
+
+from splitlearn.terminal import make_console
 
 
 @dataclass(frozen=True)
@@ -55,4 +56,4 @@ def print_outcomes(title: str, outcomes: Sequence[Outcome], tolerance: float) ->
     for each in outcomes:
         verdict = "equal" if each.is_equal(tolerance) else "DIFFERENT"
         table.add_row(each.what, f"{each.compared:,}", f"{each.difference:.3g}", verdict)
-    Console().print(table)
+    make_console().print(table)

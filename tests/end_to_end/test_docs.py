@@ -36,6 +36,7 @@ NOT_RUN = {
     "python -m splitlearn generate run=questions 'prompt=\"What does json.dumps do?\"' compare=true": (
         "needs the run above, which is not run; the same command is run on another"
     ),
+    "python benchmarks/generate.py --write": "takes minutes; test_benchmarks.py runs it with a tiny model",
     "python benchmarks/train.py --write": "takes minutes; test_benchmarks.py runs it with a tiny model",
     "python train.py model=qwen2_7b split.point_1=8 split.point_2=24": "needs a hub and 15 GB",
     "python train.py model=pretrained model.name_or_path=Qwen/Qwen2-1.5B": "needs a hub",

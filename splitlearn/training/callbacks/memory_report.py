@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.table import Table
 
 from splitlearn.memory import GIB, MemorySnapshot
+from splitlearn.terminal import make_console
 from splitlearn.training.json_file import write_json
 from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.part_memory import PartMemory, part_memory
@@ -68,7 +68,7 @@ class MemoryReport(Callback):
         write_json(Path(trainer.default_root_dir) / self._filename, {"unit": "bytes", "epochs": self._epochs})
         if self._print_table:
             # Through the progress bar, which would otherwise be drawn over the table.
-            console = Console()
+            console = make_console()
             with console.capture() as captured:
                 console.print(memory_table(parts, snapshot, peak["rss_bytes"]))
             pl_module.print("\n" + captured.get())
