@@ -16,8 +16,8 @@ COMMANDS = {
 }
 
 
-# transformers imports torchao where it is installed, which then tells of kernels for other machines and of torch's plans.
-for _name in ("torchao", "torch.utils._pytree"):
+# transformers and PEFT import these where they are installed, which then tell of kernels for other machines.
+for _name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 

@@ -63,6 +63,17 @@ def _torchao_config(settings: dict[str, Any]) -> Any:
     return TorchAoConfig(found(**settings), **skipped)
 
 
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Let adapters beside quantized weights be trained after an evaluation too.
+
+    bitsandbytes rewrites weights for inference when they are first evaluated on a CPU that multiplies bfloat16, and then no
+    longer trains beside them.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def stored_bytes(tensor: torch.Tensor) -> int:
     """Return the bytes that a tensor takes; a quantized one says what it would take if it were not."""
     if not hasattr(tensor, "__tensor_flatten__"):

@@ -32,7 +32,7 @@ from splitlearn.model import (
     open_checkpoint,
     read_config,
 )
-from splitlearn.model.quantization import quantization_config
+from splitlearn.model.quantization import keep_trainable, quantization_config
 from splitlearn.training.compilation import compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loss import SplitLoss
@@ -185,6 +185,8 @@ class SplitCausalLM(LightningModule):
             mark_trainable(part, self.trained[part.part.name], own)
             if hparams.gradient_checkpointing:
                 part.model.gradient_checkpointing_enable({"use_reentrant": False})
+        for part in parts:
+            keep_trainable(part)
         if self.compile_settings is not None:
             compile_layers(parts, self.compile_settings)
         self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]

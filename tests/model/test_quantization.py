@@ -8,20 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, TorchAoConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
-# No development tool: once it is there, transformers imports it everywhere, and without a GPU it complains on stderr.
 from splitlearn.model import ComposedCausalLM, ModelFactory
 from splitlearn.model.quantization import quantization_config
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_logits_are_those_of_the_quantized_unsplit_model(dtype: torch.dtype, tiny_checkpoint: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(("quantization", "kind"), [("int8", TorchAoConfig), ("nf4", BitsAndBytesConfig)])
+def test_logits_are_those_of_the_quantized_unsplit_model(
+    quantization: str, kind: type, dtype: torch.dtype, tiny_checkpoint: Callable[..., Path]
+) -> None:
     folder = tiny_checkpoint("llama")
-    config = quantization_config("int8")
-    assert isinstance(config, TorchAoConfig)
+    config = quantization_config(quantization)
+    assert isinstance(config, kind)
     whole = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=config)
-    parts = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True, dtype=dtype, quantization="int8")
+    parts = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True, dtype=dtype, quantization=quantization)
     plain = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True, dtype=dtype)
     ids = torch.randint(3, 50, (2, 7))
     with torch.no_grad():

@@ -45,6 +45,17 @@ def test_a_run_with_quantized_weights_is_exported_with_all_their_digits(tmp_path
     assert "quantization" not in (tmp_path / "out" / "config.json").read_text()
 
 
+def test_four_bits_learn_though_they_were_evaluated_before(tmp_path: Path) -> None:
+    short = ["trainer.max_steps=8", "data.max_train_blocks=64", "data.max_val_blocks=4", "verbose=false"]
+    result = train(compose("model.quantization=nf4", "peft=lora", *short), folder=tmp_path / "run")
+    assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"]
+    for part in result.module.parts:
+        assert any(type(each).__name__ == "Params4bit" for each in part.parameters())
+        assert all(each.abs().max() > 0 for name, each in part.named_parameters() if "lora_B" in name)
+    export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
+    assert "quantization" not in (tmp_path / "out" / "config.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
