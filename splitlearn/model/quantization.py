@@ -69,7 +69,8 @@ def keep_trainable(model: torch.nn.Module) -> None:
     bitsandbytes rewrites weights for inference when they are first evaluated on a CPU that multiplies bfloat16, and then no
     longer trains beside them.
     """
-    for module in model.modules():
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
