@@ -33,7 +33,8 @@ def test_a_resumed_run_keeps_its_learning_rate(tmp_path: Path, capsys: pytest.Ca
     again = train(compose(*RATE, "ckpt_path=last", "trainer.max_epochs=2"), folder=tmp_path)
     assert "where the loss falls fastest" not in capsys.readouterr().out
     rates = [{group["initial_lr"] for group in each.trainer.optimizers[0].param_groups} for each in (first, again)]
-    assert rates[0] == rates[1]
+    assert rates[0] == rates[1] == {again.module.learning_rate}
+    assert json.loads((tmp_path / "summary.json").read_text())["learning_rate"] == first.module.learning_rate
 
 
 def test_a_part_keeps_a_learning_rate_of_its_own(tmp_path: Path) -> None:
@@ -55,6 +56,9 @@ def test_the_batch_size_found_is_used(tmp_path: Path, capsys: pytest.CaptureFixt
     assert found.metrics["train_steps"] == 96 / 16
     given = train(compose(*SHORT, "data.batch_size=16"), folder=tmp_path / "given")
     assert found.metrics["val_loss_after"] == given.metrics["val_loss_after"]
+    again = train(compose(*SIZE, "ckpt_path=last", "trainer.max_epochs=2"), folder=tmp_path / "found")
+    assert again.datamodule.batch_size == 16
+    assert again.metrics["train_steps"] == 96 / 16
 
 
 def test_on_the_cpu_the_search_ends_where_free_memory_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
