@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,18 +72,27 @@ def load_adapters(parts: Sequence[SplitModel], folder: Path) -> None:
         load_adapter_tensors(part, tensors)
 
 
-def read_adapter_settings(folder: Path) -> dict[str, Any]:
-    """Return what a PEFT adapter's ``adapter_config.json`` says.
+def copy_adapter(folder: Path, out: Path, stands_alone: bool) -> None:
+    """Copy what PEFT reads of a folder that `save_adapters` wrote.
+
+    Args:
+        folder: where the adapter is.
+        out: an existing folder.
+        stands_alone: whether the adapter is one for its base model as it is; otherwise the copy names no base model, since
+            only the weights beside it will do.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not JSON.
+        FileNotFoundError: the folder holds no adapter.
+        OSError: it cannot be written or the disk is full.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}; is it a PEFT adapter?")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if not stands_alone:
+        settings |= {"base_model_name_or_path": None, "revision": None}
+    shutil.copyfile(folder / ADAPTER_FILE, out / ADAPTER_FILE)
+    (out / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _renamed(part: SplitModel) -> dict[str, torch.Tensor]:

@@ -30,7 +30,7 @@ def export(cfg: DictConfig) -> Path:
         FileNotFoundError: the run's folder is none, or lacks what was trained.
     """
     record, loader = _open_run(cfg.run)
-    return export_run(record, loader, Path(cfg.out).expanduser(), cfg.max_shard_size)
+    return export_run(record, loader, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters)
 
 
 def _open_run(folder: str) -> tuple[RunRecord, PartLoader]:

@@ -99,6 +99,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 
 def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
     seed_everything(cfg.seed, workers=True, verbose=False)
+    cfg.model.dtype = _dtype(cfg)
     name, config, source, plan = open_model(cfg)
     summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     _check_settings(cfg, config)
@@ -219,7 +220,7 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         device=cfg.device,
         device_map=plain(cfg.device_map),
         low_memory=cfg.model.low_memory,
-        dtype=_dtype(cfg),
+        dtype=cfg.model.dtype,
         optimizer=plain(cfg.optimizer),
         verbose=cfg.verbose,
         revision=cfg.model.revision,

@@ -9,21 +9,23 @@ from splitlearn.export.run_record import RunRecord
 from splitlearn.model import plan_cut
 from splitlearn.model.part_loading import PartLoader
 
-_WORDS = {"full": "trained", "frozen": "as in the base model", "adapters": "adapters, merged"}
+_WORDS = {"full": "trained", "frozen": "as in the base model"}
 
 
-def model_card(record: RunRecord, loader: PartLoader) -> str:
+def model_card(record: RunRecord, loader: PartLoader, keeps_adapters: bool = False) -> str:
     """Return the card in Markdown: the base model, the cut, the data, and the held-out figures before and after.
 
     Args:
         record: the run.
         loader: its base checkpoint.
+        keeps_adapters: whether adapters lie beside the weights instead of being merged.
     """
+    words = {**_WORDS, "adapters": "as in the base model, with adapters beside them" if keeps_adapters else "adapters, merged"}
     config, metrics = record.config, record.summary["metrics"]
     name, commit = config["model"]["name_or_path"], loader.source.commit
     plan = plan_cut(loader.blueprint.config, *record.split_points)
     rows = [
-        f"| {part.name} | {part.describe()} | {_WORDS.get(record.trained[part.name], record.trained[part.name])} |"
+        f"| {part.name} | {part.describe()} | {words.get(record.trained[part.name], record.trained[part.name])} |"
         for part in plan.parts
     ]
     data = config["data"]

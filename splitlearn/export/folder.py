@@ -13,6 +13,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from splitlearn.adapters import copy_adapter
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.source import INDEX_FILE
 from splitlearn.export.card import model_card
@@ -21,36 +22,50 @@ from splitlearn.export.tensors import Tensors, part_tensors
 from splitlearn.model import plan_cut
 from splitlearn.model.part_loading import PartLoader
 
+ADAPTERS = ("merge", "keep")
 
-def export_run(record: RunRecord, loader: PartLoader, out: Path, max_shard_size: str = "5GB") -> Path:
+
+def export_run(record: RunRecord, loader: PartLoader, out: Path, max_shard_size: str = "5GB", adapters: str = "merge") -> Path:
     """Write a run's model as one folder that ``AutoModelForCausalLM.from_pretrained`` reads.
 
-    Tensors that were not trained are those of the base checkpoint to the bit; adapters are merged. The parts follow one
-    another, so no more than one is in memory. The folder appears whole or not at all.
+    Tensors that were not trained are those of the base checkpoint to the bit. The parts follow one another, so no more than one
+    is in memory. The folder appears whole or not at all.
 
     Args:
         record: the run.
         loader: its opened base checkpoint.
         out: the folder to write; it must not exist.
         max_shard_size: largest size of one file.
+        adapters: one of `ADAPTERS`: ``"merge"`` puts them into the weights, ``"keep"`` writes them beside the weights as PEFT
+            does; transformers finds them there if PEFT is installed.
 
     Returns:
         The folder.
 
     Raises:
+        ValueError: ``adapters`` is none of these, or is ``"keep"`` and the run has trained none.
         CheckpointError: the folder exists already, or a checkpoint's file is damaged.
         FileNotFoundError: the run did not save what it trained.
         OSError: the folder cannot be written or the disk is full.
     """
+    if adapters not in ADAPTERS:
+        raise ValueError(f"adapters is {adapters!r}; use one of {', '.join(ADAPTERS)}")
+    keeps = adapters == "keep"
+    if keeps and record.adapters.method is None:
+        raise ValueError(f"adapters is keep, but the run in {record.folder} has trained none; leave it out")
     if out.exists():
         raise CheckpointError(f"out={out} exists already; name a new folder")
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
     try:
         plan = plan_cut(loader.blueprint.config, *record.split_points)
-        parts = (part_tensors(loader, part, record) for part in plan.parts)
+        parts = (part_tensors(loader, part, record, merges=not keeps) for part in plan.parts)
         _write_weights(parts, loader.blueprint.ties, temporary, max_shard_size)
-        _write_descriptions(record, loader, temporary)
+        _write_descriptions(record, loader, temporary, keeps)
+        if keeps:
+            copy_adapter(
+                record.folder / "adapters", temporary, stands_alone={"adapters", "frozen"}.issuperset(record.trained.values())
+            )
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -87,7 +102,7 @@ def _save(tensors: Tensors, path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path) -> None:
+def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, keeps_adapters: bool) -> None:
     config = loader.blueprint.config
     config.architectures = [loader.blueprint.model_class.__name__]
     config.dtype = loader.blueprint.dtype
@@ -96,4 +111,4 @@ def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path) -> 
         loader.blueprint.generation_config.save_pretrained(folder)
     name, revision = loader.source.name, loader.source.commit
     AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False).save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(record, loader), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(record, loader, keeps_adapters), encoding="utf-8")

@@ -14,13 +14,14 @@ from splitlearn.model.part_loading import PartLoader
 Tensors = dict[str, torch.Tensor]
 
 
-def part_tensors(loader: PartLoader, part: PartSpec, record: RunRecord) -> Tensors:
+def part_tensors(loader: PartLoader, part: PartSpec, record: RunRecord, merges: bool = True) -> Tensors:
     """Return the tensors of one part; what was not trained is the base checkpoint's, mapped, under its names.
 
     Args:
         loader: the opened base checkpoint.
         part: the part.
         record: the run.
+        merges: whether adapters are merged into the weights; otherwise the part's are the base checkpoint's.
 
     Raises:
         FileNotFoundError: the run did not save the part.
@@ -28,7 +29,7 @@ def part_tensors(loader: PartLoader, part: PartSpec, record: RunRecord) -> Tenso
     """
     if part.start == part.end and part.name == "trunk":
         return {}
-    if record.trained[part.name] == "frozen":
+    if record.trained[part.name] == "frozen" or (record.trained[part.name] == "adapters" and not merges):
         return _base_tensors(loader, part)
     restored = restore_part(loader, part, record)
     for layer in adapted_modules(restored).values():

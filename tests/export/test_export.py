@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from splitlearn.app import compose, export, train
@@ -44,6 +45,7 @@ CHOICES = {
     "adapters and a full trunk": ["peft=lora", "peft.parts.trunk=false", "optimizer.parts.trunk.train=full"],
     "norms": [f"optimizer.parts.{name}.train=norms" for name in ("bottom", "trunk", "top")],
     "bfloat16": ["model.dtype=bfloat16", "peft=lora"],
+    "full, bf16-true": ["trainer.precision=bf16-true"],
 }
 
 
@@ -62,6 +64,27 @@ def test_transformers_reads_the_model_that_was_trained(choice: str, tmp_path: Pa
     base = AutoModelForCausalLM.from_pretrained(resolve_model("embedded:qwen2_tiny"), dtype=expected.dtype)
     with torch.no_grad():
         assert (base(IDS_BT).logits - logits).abs().max() > 2 * tolerance, "training did something"
+
+
+@pytest.mark.parametrize("choice", ["adapters", "adapters and a full trunk"])
+def test_adapters_are_kept_beside_the_weights(choice: str, tmp_path: Path) -> None:
+    result, out = export_of(*CHOICES[choice], folder=tmp_path, adapters="keep")
+    composed = result.module.composed.eval()
+    model = AutoModelForCausalLM.from_pretrained(out)
+    with torch.no_grad():
+        expected = composed(IDS_BT).logits
+        assert (model(IDS_BT).logits - expected).abs().max() <= 1e-5, "transformers finds the adapter by itself"
+        base = AutoModelForCausalLM.from_pretrained(resolve_model("embedded:qwen2_tiny"))
+        stands_alone = choice == "adapters"
+        if stands_alone:
+            assert (PeftModel.from_pretrained(base, out)(IDS_BT).logits - expected).abs().max() <= 1e-5
+    settings = json.loads((out / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"] is not None) == stands_alone
+    base_tensors, exported = read_all(Path(resolve_model("embedded:qwen2_tiny"))), read_all(out)
+    same = {name for name in base_tensors if torch.equal(base_tensors[name], exported[name])}
+    trunk = {name for name in base_tensors if any(f"layers.{index}." in name for index in range(2, 6))}
+    assert same == (set(base_tensors) if stands_alone else set(base_tensors) - trunk)
+    assert "| as in the base model, with adapters beside them |" in (out / "README.md").read_text()
 
 
 def test_what_was_not_trained_is_the_base_checkpoints_to_the_bit(tmp_path: Path) -> None:
@@ -120,6 +143,12 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     fails(FileNotFoundError, r"has no parts/bottom.pt; train with save_parts=true", run)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*")), "nothing half-written is left"
     fails(CheckpointError, "exists already; name a new folder", run, out=run)
+    for how, message in {
+        "melt": "adapters is 'melt'; use one of merge, keep",
+        "keep": "has trained none; leave it out",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            export(compose(f"run={run}", f"out={tmp_path / 'out'}", f"adapters={how}", config_name="export"))
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
     fails(FileNotFoundError, "is interrupted, not completed; go on with ckpt_path=last", run)
