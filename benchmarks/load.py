@@ -73,7 +73,15 @@ LABELS = {
     "from_pretrained_fp32": "transformers `from_pretrained`, cast to fp32",
     "splitlearn_fp32": "splitlearn, three parts, cast to fp32",
     "trunk": "splitlearn, trunk alone",
+    "from_pretrained_int8": "transformers `from_pretrained`, int8 by torchao",
+    "splitlearn_int8": "splitlearn, three parts, int8 by torchao",
+    "trunk_int8": "splitlearn, trunk alone, int8 by torchao",
+    "from_pretrained_nf4": "transformers `from_pretrained`, nf4 by bitsandbytes",
+    "splitlearn_nf4": "splitlearn, three parts, nf4 by bitsandbytes",
+    "trunk_nf4": "splitlearn, trunk alone, nf4 by bitsandbytes",
 }
+# What is loaded in another form than the checkpoint's is compared with what loads the same.
+FORMS = ("fp32", "int8", "nf4")
 SHARD_BYTES = 800 * 10**6
 
 
@@ -120,11 +128,15 @@ def load(loader: str, folder: Path, num_layers: int) -> tuple[Any, int, int]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from splitlearn.model import ComposedCausalLM, ModelFactory
+    from splitlearn.model.quantization import quantization_config, stored_bytes
 
-    dtype = torch.float32 if loader.endswith("fp32") else torch.bfloat16
+    form = form_of(loader)
+    dtype = torch.float32 if form == "fp32" else torch.bfloat16
+    quantization = form if form in ("int8", "nf4") else None
     if loader.startswith("from_pretrained"):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        return model, sum(each.nbytes for each in model.parameters()), 0
+        settings = {"dtype": dtype, "quantization_config": quantization_config(quantization)}
+        model = AutoModelForCausalLM.from_pretrained(folder, **settings)
+        return model, sum(stored_bytes(each) for each in model.parameters()), 0
     if loader == "accelerate":
         from accelerate import init_empty_weights, load_checkpoint_and_dispatch
 
@@ -137,12 +149,18 @@ def load(loader: str, folder: Path, num_layers: int) -> tuple[Any, int, int]:
     if loader == "splitlearn_whole":
         composed = ComposedCausalLM(*ModelFactory.create_split_models(None, folder, *cut, low_memory=False))
         return composed, sum(each.nbytes for each in composed.parameters()), 0
-    names = ("trunk",) if loader == "trunk" else ("bottom", "trunk", "top")
-    loaded = ModelFactory.load_parts(folder, *cut, names, dtype=dtype, trained=names if loader == "trained" else ())
-    model = loaded["trunk"] if loader == "trunk" else ComposedCausalLM(*loaded.parts.values())
+    names = ("trunk",) if loader.startswith("trunk") else ("bottom", "trunk", "top")
+    settings = {"dtype": dtype, "quantization": quantization, "trained": names if loader == "trained" else ()}
+    loaded = ModelFactory.load_parts(folder, *cut, names, **settings)
+    model = loaded["trunk"] if loader.startswith("trunk") else ComposedCausalLM(*loaded.parts.values())
     distinct = {parameter for part in loaded.parts.values() for parameter in part.parameters()}
     read = sum(each.read_bytes for each in loaded.receipt.parts)
-    return model, sum(each.nbytes for each in distinct), read
+    return model, sum(stored_bytes(each) for each in distinct), read
+
+
+def form_of(loader: str) -> str:
+    """Return in which form a loader loads the weights: one of `FORMS`, or nothing for the checkpoint's own."""
+    return next((form for form in FORMS if loader.endswith(form)), "")
 
 
 def measure(loader: str, folder: Path, shape: str) -> dict[str, float]:
@@ -157,9 +175,12 @@ def measure(loader: str, folder: Path, shape: str) -> dict[str, float]:
 
     if loader == "accelerate":
         import accelerate  # noqa: F401
+    if form_of(loader) in ("int8", "nf4"):
+        import bitsandbytes  # noqa: F401
+        import torchao.quantization  # noqa: F401
 
     hidden_BTD = torch.zeros(1, 16, SHAPES[shape]["hidden_size"], dtype=torch.bfloat16)
-    inputs = hidden_BTD if loader == "trunk" else torch.randint(0, 1000, (1, 16))
+    inputs = hidden_BTD if loader.startswith("trunk") else torch.randint(0, 1000, (1, 16))
     disk_bytes = bytes_from_disk()
     with MemoryTracker(sample_interval_s=0.002) as tracker:
         start = tracker.snapshot("imports done")
@@ -220,10 +241,11 @@ def table(results: dict[str, dict[str, float]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for loader, each in results.items():
-        peer = results.get("from_pretrained_fp32" if loader.endswith("fp32") else "from_pretrained")
+        form = form_of(loader)
+        peer = results.get(f"from_pretrained_{form}" if form else "from_pretrained")
         figures = [f"{each['weight_bytes'] / 10**9:.2f}"]
         for name in ("load_s", "first_forward_s"):
-            is_comparable = peer is not None and loader != "trunk"
+            is_comparable = peer is not None and not loader.startswith("trunk")
             figures += [f"{each[name]:.2f}", f"{each[name] / peer[name]:.2f}x" if is_comparable else ""]
         for name in ("peak_anonymous_bytes", "peak_rss_bytes", "read_bytes", "disk_bytes"):
             is_told = name != "read_bytes" or each[name]

@@ -75,9 +75,28 @@ def keep_trainable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def stored_bytes(tensor: torch.Tensor) -> int:
-    """Return the bytes that a tensor takes; a quantized one says what it would take if it were not."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        return tensor.nbytes
-    names, _ = tensor.__tensor_flatten__()
-    return sum(getattr(tensor, name).nbytes for name in names)
+def stored_bytes(parameter: torch.Tensor) -> int:
+    """Return the bytes that a parameter takes; of itself a quantized one leaves out its scales, or tells what it was before."""
+    if hasattr(parameter, "__tensor_flatten__"):
+        names, _ = parameter.__tensor_flatten__()
+        return sum(getattr(parameter, name).nbytes for name in names)
+    return parameter.nbytes + _scale_bytes(getattr(parameter, "quant_state", None))
+
+
+def _scale_bytes(state: Any) -> int:
+    """Return the bytes of what bitsandbytes keeps beside a quantized weight, whose scales may be quantized in their turn."""
+    if state is None:
+        return 0
+    own = sum(each.nbytes for each in vars(state).values() if isinstance(each, torch.Tensor))
+    return own + _scale_bytes(state.state2)
+
+
+def count_values(parameter: torch.Tensor) -> int:
+    """Return how many numbers a parameter stands for; a quantized one may hold several in one element."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())
+
+
+def is_quantized(parameter: torch.Tensor) -> bool:
+    """Whether a parameter is quantized."""
+    return hasattr(parameter, "__tensor_flatten__") or getattr(parameter, "quant_state", None) is not None

@@ -24,7 +24,7 @@ from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
 from splitlearn.model.filling import put_tensor
 from splitlearn.model.passage import Passage, Records
-from splitlearn.model.quantization import stored_bytes
+from splitlearn.model.quantization import count_values, stored_bytes
 from splitlearn.model.surgery import cut_out
 
 
@@ -77,12 +77,12 @@ class SplitModel(nn.Module):
     @property
     def num_parameters(self) -> int:
         """How many numbers the part's parameters hold."""
-        return sum(each.numel() for each in self.parameters())
+        return sum(count_values(each) for each in self.parameters())
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the part's parameters."""
-        return sum(stored_bytes(each.data) for each in self.parameters())
+        return sum(stored_bytes(each) for each in self.parameters())
 
     def make_cache(self) -> PartCache:
         """Return an empty key-value cache for this part's own layers, to pass as ``past_key_values``."""

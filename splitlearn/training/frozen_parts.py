@@ -54,6 +54,8 @@ class FrozenParts:
         self.number = next((index for index, name in enumerate(PART_NAMES) if trained[name] != "frozen"), len(PART_NAMES))
         # The top returns logits and not smashed data.
         self.number = min(self.number, len(PART_NAMES) - 1)
+        # What share of the last batch's rows they were run on.
+        self.share_run = 1.0
         if settings.keep == "none":
             return
         if self.number == 0:
@@ -92,7 +94,10 @@ class FrozenParts:
         if name not in self._caches:
             self._caches[name] = self._open(name, data)
 
+        self.share_run = 0.0
+
         def compute(places: torch.Tensor) -> torch.Tensor:
+            self.share_run = len(places) / len(batch["row"])
             chosen = places.to(batch["input_ids"].device)
             rows = {key: value[chosen] for key, value in arguments.items()}
             return self._composed.run_parts(batch["input_ids"][chosen], 0, self.number, **rows)

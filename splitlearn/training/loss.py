@@ -13,6 +13,7 @@ import torch
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import ComposedCausalLM
 from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
+from splitlearn.training.flops import count_flops
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.isolation import check_isolation
 
@@ -44,6 +45,15 @@ class SplitLoss:
         self._max_logits_mib = max_logits_mib
         self._is_isolating = False
         self._has_linear_head: bool | None = None
+        self._flops: dict[tuple[int, ...], tuple[int, int] | None] = {}
+
+    def flops_of(self, ids_BT: torch.Tensor) -> int | None:
+        """Return the operations of a training step on the last batch, of token ids (B, T); None if they are not known."""
+        shape = tuple(ids_BT.shape)
+        if shape not in self._flops:
+            self._flops[shape] = count_flops(self._composed, self._frozen_parts.number, *shape)
+        counted = self._flops[shape]
+        return None if counted is None else round(counted[0] * self._frozen_parts.share_run) + counted[1]
 
     def __call__(self, batch: Batch, divisor: int, name: str, data: object) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the loss of the text divided by ``divisor``, and the weighted router loss of a mixture of experts, if any.

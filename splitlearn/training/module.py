@@ -241,6 +241,10 @@ class SplitCausalLM(LightningModule):
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
         return self._loss(batch, divisor, name, data)
 
+    def flops_of(self, batch: Batch) -> int | None:
+        """Return the floating-point operations of the last training step, which was on ``batch``; None if not known."""
+        return None if self._loss is None else self._loss.flops_of(batch["input_ids"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from splitlearn.model import SplitModel
-from splitlearn.model.quantization import stored_bytes
+from splitlearn.model.quantization import count_values, stored_bytes
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def part_memory(parts: Sequence[SplitModel]) -> list[PartMemory]:
                 layers=part.part.describe(),
                 device=str(part.device),
                 dtype=str(part.dtype).removeprefix("torch."),
-                num_parameters=sum(each.numel() for each in own),
+                num_parameters=sum(count_values(each) for each in own),
                 num_trainable=sum(each.numel() for each in own if each.requires_grad),
-                weight_bytes=sum(stored_bytes(each.data) for each in own),
+                weight_bytes=sum(stored_bytes(each) for each in own),
             )
         )
     return counted

@@ -16,7 +16,7 @@ def test_load_prints_every_loader(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + 8, "a heading and a row for each loader"
+    assert len(rows) == 1 + 14, "a heading and a row for each loader"
     assert "1.00x |" in rows[1]
 
 

@@ -133,31 +133,43 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert steps == [2, 2]
 
 
-def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    settings = ["data.max_train_blocks=160", "data.max_val_blocks=8", "trainer.max_epochs=1", "trainer.log_every_n_steps=1"]
-    settings += ["save_parts=false", "verbose=false"]
-    whole = train(*settings, "hydra.run.dir=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    command = [
-        sys.executable,
-        "-u",
-        str(ROOT / "train.py"),
-        *settings,
-        "hydra.run.dir=stopped",
-        "callbacks.progress.interval_s=0",
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def read_until(process: subprocess.Popen[bytes], wanted: bytes) -> None:
     assert process.stdout is not None
     printed = b""
-    while b"batch 3 of 20" not in printed:
+    while wanted not in printed:
         piece = process.stdout.read1(4096)
         assert piece, printed
         printed += piece
-    process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        ["data=python_questions", "data.num_workers=2", "peft=lora", "+peft.settings.lora_dropout=0.1"],
+        ["data=text_files", "data.source=notes.txt", "data.streaming=true", "data.val_rows=40", "data.block_size=16"],
+    ],
+    ids=["text", "questions with two workers and dropout", "streamed"],
+)
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(data: list[str], number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("\n\n".join(f"Paragraph {index} about splitting models." for index in range(900)))
+    settings = ["data.max_train_blocks=160", "data.max_val_blocks=8", "trainer.max_steps=20", "trainer.log_every_n_steps=1"]
+    settings += [*data, "save_parts=false", "verbose=false", "+callbacks.checkpoint.every_n_train_steps=2"]
+    whole = train(*settings, "hydra.run.dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-u", ROOT / "train.py", *settings, "hydra.run.dir=stopped", "callbacks.progress.interval_s=0"]
+    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    read_until(process, b"batch 5 of ")
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    summary = json.loads((tmp_path / "stopped" / "summary.json").read_text())
-    assert summary["status"] == "interrupted" and "ckpt_path=last" in summary["reason"]
+    path = tmp_path / "stopped" / "summary.json"
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + signal.SIGTERM
+        summary = json.loads(path.read_text())
+        assert summary["status"] == "interrupted" and "ckpt_path=last" in summary["reason"]
+    else:
+        assert process.returncode == -signal.SIGKILL and not path.exists()
     again = train(*settings, "hydra.run.dir=stopped", "ckpt_path=last", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     metrics = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "stopped")]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.fabric.utilities.throughput import Throughput, get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.flop_counter import FlopCounterMode
+
+
+@runtime_checkable
+class CountsFlops(Protocol):
+    """A module that knows how many floating-point operations its training steps take."""
+
+    def flops_of(self, batch: Any) -> int | None:
+        """Return the operations of the last training step, which was on ``batch``; None if they are not known."""
 
 
 class TokenThroughput(Callback):
@@ -19,18 +26,17 @@ class TokenThroughput(Callback):
         tflops_per_s: floating-point operations of matrix products and attention, forward and backward, in the same time.
         mfu: those, as a share of what the parts' devices could do together; only where Lightning knows that, on GPUs and TPUs.
 
-    Operations are counted as they happen, in the first batch of each epoch: what is frozen, kept or computed twice is as it is.
+    Operations are asked of the module, if it has a method ``flops_of`` that tells them for a batch.
 
     Args:
         window: batches to average over.
-        counts_flops: count operations. The counted batch takes a little longer.
+        counts_flops: ask for operations.
     """
 
     def __init__(self, *, window: int = 10, counts_flops: bool = True) -> None:
         self._window = window
         self._counts_flops = counts_flops
         self._throughput = Throughput(window_size=window)
-        self._counter: FlopCounterMode | None = None
         self._flops_per_token: float | None = None
         self._busy_s = 0.0
         self._batches = self._rows = self._tokens = 0
@@ -54,7 +60,7 @@ class TokenThroughput(Callback):
 
     @property
     def flops_per_token(self) -> float | None:
-        """Operations for each token of the last batch that was counted; None if none was."""
+        """Operations for each token of the last batch; None if they are not known."""
         return self._flops_per_token
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -63,11 +69,7 @@ class TokenThroughput(Callback):
         self._throughput = Throughput(_available_flops(trainer, pl_module), window_size=self._window)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock; count operations in an epoch's first batch."""
-        is_first = self._flops_per_token is None or batch_idx == 0
-        if self._counts_flops and is_first:
-            self._counter = FlopCounterMode(display=False)
-            self._counter.__enter__()
+        """Start the clock."""
         self._began_s = time.perf_counter()
 
     def on_train_batch_end(
@@ -79,13 +81,12 @@ class TokenThroughput(Callback):
                 torch.cuda.synchronize(device)
         self._busy_s += time.perf_counter() - self._began_s
         num_tokens = batch["input_ids"].numel()
-        if self._counter is not None:
-            self._flops_per_token = self._stop_counting() / num_tokens
+        flops = pl_module.flops_of(batch) if self._counts_flops and isinstance(pl_module, CountsFlops) else None
+        self._flops_per_token = None if flops is None else flops / num_tokens
         self._last_step = trainer.global_step
         self._batches += 1
         self._rows += batch["input_ids"].shape[0]
         self._tokens += num_tokens
-        flops = None if self._flops_per_token is None else round(self._flops_per_token * num_tokens)
         self._throughput.update(time=self._busy_s, batches=self._batches, samples=self._rows, lengths=self._tokens, flops=flops)
         rates = self._throughput.compute()
         if "device/items_per_sec" in rates:
@@ -94,18 +95,6 @@ class TokenThroughput(Callback):
             pl_module.log("tflops_per_s", float(rates["device/flops_per_sec"]) / 1e12, batch_size=1)
         if "device/mfu" in rates:
             pl_module.log("mfu", float(rates["device/mfu"]), prog_bar=True, batch_size=1)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the counting, should the counted batch have failed."""
-        if self._counter is not None:
-            self._stop_counting()
-
-    def _stop_counting(self) -> int:
-        counter, self._counter = self._counter, None
-        if counter is None:
-            return 0
-        counter.__exit__(None, None, None)
-        return counter.get_total_flops()
 
 
 def _devices(module: LightningModule) -> set[torch.device]:
