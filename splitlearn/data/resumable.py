@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler, get_worker_info
 
 Batch = dict[str, torch.Tensor]
 
@@ -47,7 +47,8 @@ class StreamedBlocks(IterableDataset[Batch]):
     """Blocks that are made while rows are read, of so many rows at a time.
 
     Args:
-        rows: a streamed data set of `datasets`; workers divide its files among them.
+        rows: a streamed data set of `datasets`; workers divide its files among them, so there is work for as many workers as
+            there are files.
         rows_at_once: how many rows are made blocks of together. What is left over each time and fills no block is left out.
         make_blocks: makes blocks of rows.
         max_blocks: how many blocks an epoch has at most; None has all.
@@ -66,11 +67,21 @@ class StreamedBlocks(IterableDataset[Batch]):
         self._rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        return islice(self._all(), self._max_blocks)
+        return islice(self._all(), self._most())
+
+    def _most(self) -> int | None:
+        """Return how many blocks this process has at most: workers share what an epoch may have."""
+        worker = get_worker_info()
+        if self._max_blocks is None or worker is None:
+            return self._max_blocks
+        each, left = divmod(self._max_blocks, worker.num_workers)
+        return each + (worker.id < left)
 
     def _all(self) -> Iterator[Batch]:
-        for columns in self._rows.iter(batch_size=self._rows_at_once):
-            yield from self._make_blocks(Dataset.from_dict(columns))
+        # Row by row: `datasets` divides files among workers only so.
+        rows = iter(self._rows)
+        while taken := list(islice(rows, self._rows_at_once)):
+            yield from self._make_blocks(Dataset.from_list(taken))
 
 
 class ResumableLoader(DataLoader[Batch]):

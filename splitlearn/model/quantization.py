@@ -75,20 +75,23 @@ def keep_trainable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def stored_bytes(parameter: torch.Tensor) -> int:
-    """Return the bytes that a parameter takes; of itself a quantized one leaves out its scales, or tells what it was before."""
+def raw_tensors(parameter: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors that a parameter is stored as: itself, or the values and scales of a quantized one."""
     if hasattr(parameter, "__tensor_flatten__"):
         names, _ = parameter.__tensor_flatten__()
-        return sum(getattr(parameter, name).nbytes for name in names)
-    return parameter.nbytes + _scale_bytes(getattr(parameter, "quant_state", None))
+        return [getattr(parameter, name) for name in names]
+    state = getattr(parameter, "quant_state", None)
+    held = [parameter.data]
+    while state is not None:
+        held += [each for each in vars(state).values() if isinstance(each, torch.Tensor)]
+        # Scales may be quantized in their turn.
+        state = state.state2
+    return held
 
 
-def _scale_bytes(state: Any) -> int:
-    """Return the bytes of what bitsandbytes keeps beside a quantized weight, whose scales may be quantized in their turn."""
-    if state is None:
-        return 0
-    own = sum(each.nbytes for each in vars(state).values() if isinstance(each, torch.Tensor))
-    return own + _scale_bytes(state.state2)
+def stored_bytes(parameter: torch.Tensor) -> int:
+    """Return the bytes that a parameter takes; of itself a quantized one leaves out its scales, or tells what it was before."""
+    return sum(each.nbytes for each in raw_tensors(parameter))
 
 
 def count_values(parameter: torch.Tensor) -> int:

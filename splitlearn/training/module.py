@@ -5,10 +5,10 @@ Shapes: B rows, T tokens, V vocabulary size.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,13 +26,13 @@ from splitlearn.model import (
     ModelFactory,
     SplitModel,
     Tie,
-    compare_configs,
     find_ties,
     loaded_dtype,
     open_checkpoint,
     read_config,
 )
 from splitlearn.model.quantization import keep_trainable, quantization_config
+from splitlearn.training.base_identity import compare_bases, describe_base
 from splitlearn.training.compilation import compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loss import SplitLoss
@@ -112,6 +112,7 @@ class SplitCausalLM(LightningModule):
         self._loss: SplitLoss | None = None
         self._ties: list[Tie] = []
         self._window = TokenWindow()
+        self._unfinished: dict[str, Any] | None = None
 
     @property
     def strict_loading(self) -> bool:
@@ -241,6 +242,17 @@ class SplitCausalLM(LightningModule):
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
         return self._loss(batch, divisor, name, data)
 
+    def on_train_start(self) -> None:
+        """Begin a step, or go on with the one in which a checkpoint was written."""
+        # A search for a batch size may have ended in the middle of a step.
+        self._window.reset()
+        if self._unfinished is not None:
+            self._window.reset(self._unfinished["counts"])
+            parameters = dict(self.named_parameters())
+            for name, gradient in self._unfinished["gradients"].items():
+                parameters[name].grad = gradient.to(parameters[name].device)
+            self._unfinished = None
+
     def flops_of(self, batch: Batch) -> int | None:
         """Return the floating-point operations of the last training step, which was on ``batch``; None if not known."""
         return None if self._loss is None else self._loss.flops_of(batch["input_ids"])
@@ -307,20 +319,15 @@ class SplitCausalLM(LightningModule):
         """Leave out what was not trained: it is in the base checkpoint."""
         trained = self._trained_names()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
-        checkpoint["base"] = self._base()
+        checkpoint["base"] = self._base
+        if any(self._window.counts()):
+            gradients = {name: each.grad for name, each in self.named_parameters() if each.grad is not None}
+            checkpoint["unfinished_step"] = {"counts": self._window.counts(), "gradients": gradients}
 
+    @cached_property
     def _base(self) -> dict[str, Any]:
-        """Return, as plain values, which model the parts are of."""
-        blueprint = self.parts[0].blueprint
-        origin = blueprint.origin
-        commit = origin.commit if origin else None
-        return {
-            "model": origin.model if origin and commit else None,
-            "commit": commit,
-            "dtype": str(blueprint.dtype).removeprefix("torch."),
-            "quantization": self.hparams.quantization,
-            "config": json.loads(blueprint.config.to_json_string(use_diff=False)),
-        }
+        # What it says does not change while a run lasts.
+        return describe_base(self.composed, self.adapters, self.hparams.quantization)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained tensors; frozen ones, which a checkpoint leaves out, do not count as missing."""
@@ -340,22 +347,14 @@ class SplitCausalLM(LightningModule):
         for name in ("split_point_1", "split_point_2"):
             if name in saved and saved[name] != self.hparams[name]:
                 raise CheckpointError(f"the checkpoint was saved with {name}={saved[name]}, this run has {self.hparams[name]}")
-        differences = _differences(checkpoint.get("base", {}), self._base())
-        if differences:
-            raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
         stored, trained = set(checkpoint["state_dict"]), self._trained_names()
         for names, what in ((trained - stored, "lacks trained tensors"), (stored - trained, "holds tensors not trained here")):
             if names:
                 raise CheckpointError(f"the checkpoint {what}: {name_some(list(names))}")
-
-
-def _differences(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """Return how a checkpoint's base model differs from this run's; what an older checkpoint does not say is passed over."""
-    known = [name for name in ("model", "commit", "dtype") if saved.get(name) is not None and base[name] is not None]
-    # None says that nothing was quantized.
-    known += [name for name in ("quantization",) if name in saved]
-    differences = [f"{name} is {saved[name]} and {base[name]}" for name in known if saved[name] != base[name]]
-    return differences + (compare_configs(saved["config"], base["config"]) if "config" in saved else [])
+        differences = compare_bases(checkpoint.get("base", {}), self._base)
+        if differences:
+            raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
+        self._unfinished = checkpoint.get("unfinished_step")
 
 
 def count_supervised(labels_BT: torch.Tensor) -> int:

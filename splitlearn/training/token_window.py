@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -16,8 +16,15 @@ class TokenWindow:
     """
 
     def __init__(self) -> None:
-        self._first = 0
-        self._total = 0
+        self.reset()
+
+    def reset(self, counts: Sequence[int] = (0, 0)) -> None:
+        """Forget what was counted, or go on from what `counts` returned."""
+        self._first, self._total = counts
+
+    def counts(self) -> list[int]:
+        """Return what was counted since the last step; zeros if nothing was."""
+        return [self._first, self._total]
 
     def add(self, num_tokens: int) -> int:
         """Count a micro-batch's supervised tokens and return what to divide its summed loss by (at least 1)."""
@@ -29,7 +36,7 @@ class TokenWindow:
     def close(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Scale the gradients to the mean over all tokens since the last call, and begin anew."""
         factor = self._first / max(self._total, 1)
-        self._first = self._total = 0
+        self.reset()
         gradients = [each.grad for each in parameters if each.grad is not None]
         if factor != 1.0 and gradients:
             torch._foreach_mul_(gradients, factor)

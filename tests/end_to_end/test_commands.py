@@ -147,7 +147,7 @@ def read_until(process: subprocess.Popen[bytes], wanted: bytes) -> None:
     "data",
     [
         [],
-        ["data=python_questions", "data.num_workers=2", "peft=lora", "+peft.settings.lora_dropout=0.1"],
+        ["data=python_questions", "data.num_workers=2", "peft=lora", "peft.settings.lora_dropout=0.1"],
         ["data=text_files", "data.source=notes.txt", "data.streaming=true", "data.val_rows=40", "data.block_size=16"],
     ],
     ids=["text", "questions with two workers and dropout", "streamed"],
@@ -155,7 +155,7 @@ def read_until(process: subprocess.Popen[bytes], wanted: bytes) -> None:
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(data: list[str], number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("\n\n".join(f"Paragraph {index} about splitting models." for index in range(900)))
     settings = ["data.max_train_blocks=160", "data.max_val_blocks=8", "trainer.max_steps=20", "trainer.log_every_n_steps=1"]
-    settings += [*data, "save_parts=false", "verbose=false", "+callbacks.checkpoint.every_n_train_steps=2"]
+    settings += [*data, "save_parts=false", "verbose=false", "callbacks.last_checkpoint.every_n_train_steps=2"]
     whole = train(*settings, "hydra.run.dir=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "-u", ROOT / "train.py", *settings, "hydra.run.dir=stopped", "callbacks.progress.interval_s=0"]

@@ -57,7 +57,7 @@ def test_generation_is_that_of_the_unsplit_model(folder: str) -> None:
 def test_a_few_steps_lower_the_held_out_loss(tmp_path: Path) -> None:
     short = ["trainer.max_steps=6", "data.max_train_blocks=12", "data.max_val_blocks=4", "data.block_size=128"]
     short += ["data.batch_size=2", "optimizer.warmup_fraction=0", "trainer.enable_progress_bar=false", "save_parts=false"]
-    cfg = compose("experiment=smollm2_135m_instruct", *short, "~callbacks.checkpoint")
+    cfg = compose("experiment=smollm2_135m_instruct", *short, "~callbacks.checkpoint", "~callbacks.last_checkpoint")
     result = train(cfg, folder=tmp_path)
     assert 2.0 < result.metrics["val_loss_before"] < 3.5, "the weights are real: random ones would give 10.8"
     assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"] - 0.05
@@ -71,7 +71,12 @@ def test_adapters_learn_answers_and_are_read_back_by_plain_transformers_and_peft
         "data.block_size=128",
         "data.batch_size=2",
     ]
-    short += ["optimizer.warmup_fraction=0", "trainer.enable_progress_bar=false", "~callbacks.checkpoint"]
+    short += [
+        "optimizer.warmup_fraction=0",
+        "trainer.enable_progress_bar=false",
+        "~callbacks.checkpoint",
+        "~callbacks.last_checkpoint",
+    ]
     result = train(compose("experiment=smollm2_135m_questions", *short), folder=tmp_path / "run")
     assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"] - 0.05
     export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import signal
 import threading
@@ -47,6 +46,13 @@ class ExactResume(Callback):
             set_generators(self._restored)
             self._restored = None
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note as the data loader's place what was trained on; of data of unknown length Lightning holds a batch in advance."""
+        loops = checkpoint.get("loops", {}).get("fit_loop", {})
+        progress = loops.get("epoch_loop.batch_progress", {})
+        for place in loops.get("state_dict", {}).get("combined_loader", []):
+            place["num_batches"] = 0 if progress["is_last_batch"] else progress["current"]["processed"]
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the data loaders' places in the epoch for the beginning of training."""
         loops = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
@@ -56,7 +62,7 @@ class ExactResume(Callback):
         """Put the data loader to its place, and wait for signals in front of Lightning, which registers its handlers before."""
         loader = trainer.train_dataloader
         # Lightning itself does this only if nobody has asked for the number of steps before, which schedules do.
-        if self._places and hasattr(loader, "load_state_dict") and self._places[0]["num_batches"] < _length(loader):
+        if self._places and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._places[0])
         self._places = []
         self._received = None
@@ -131,11 +137,3 @@ def set_generators(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _length(loader: Any) -> float:
-    """Return how many batches an epoch has; of data that are streamed nobody knows."""
-    try:
-        return len(loader)
-    except TypeError:
-        return math.inf
