@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
-from splitlearn.adapters.parts import adapted_modules, adapter_tensors, load_adapter_tensors
+from splitlearn.adapters.parts import adapter_tensors, load_adapter_tensors
 from splitlearn.adapters.settings import AdapterSettings
+from splitlearn.adapters.unsplit_config import unsplit_config
+from splitlearn.checkpoint.tensor_file import write_tensor_file
 from splitlearn.model import SplitModel
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 # What PEFT calls the model that it wraps.
 _PREFIX = "base_model.model."
-# Settings that PEFT takes for each layer apart, with the name of the pattern that says so.
-_PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern", "alpha": "alpha_pattern"}
 
 
 def save_adapters(parts: Sequence[SplitModel], settings: AdapterSettings, folder: Path) -> list[Path]:
@@ -43,14 +40,14 @@ def save_adapters(parts: Sequence[SplitModel], settings: AdapterSettings, folder
         ValueError: parts differ in a setting that one PEFT adapter cannot have twice.
         OSError: the folder cannot be written or the disk is full.
     """
-    config = _unsplit_config(parts, settings)
+    config = unsplit_config(parts, settings)
     folder.mkdir(parents=True, exist_ok=True)
     by_part = {part.part.name: _renamed(part) for part in parts}
     files = {f"{name}.safetensors": tensors for name, tensors in by_part.items() if tensors}
     files[ADAPTER_FILE] = {name: each for tensors in by_part.values() for name, each in tensors.items()}
     paths = []
     for file, tensors in files.items():
-        save_file(tensors, folder / file, {"format": "pt"})
+        write_tensor_file(tensors, folder / file)
         paths.append(folder / file)
     config.save_pretrained(str(folder))
     return [*paths, folder / CONFIG_FILE]
@@ -96,36 +93,4 @@ def copy_adapter(folder: Path, out: Path, stands_alone: bool) -> None:
 
 
 def _renamed(part: SplitModel) -> dict[str, torch.Tensor]:
-    return {f"{_PREFIX}{name}": each.detach().cpu().contiguous() for name, each in adapter_tensors(part).items()}
-
-
-def _unsplit_config(parts: Sequence[SplitModel], settings: AdapterSettings) -> Any:
-    """Return PEFT's configuration of all parts' adapters: their modules by full names, and where they differ by patterns."""
-    names = [part.part.name for part in parts if settings.adapts(part.part.name)]
-    configs = {name: settings.config_of(name) for name in names}
-    merged = settings.config_of(names[0])
-    modules = {part.part.name: adapted_modules(part) for part in parts}
-    for setting, first in dict(vars(merged)).items():
-        values = {name: getattr(config, setting) for name, config in configs.items()}
-        if setting in ("target_modules", "exclude_modules") or all(value == first for value in values.values()):
-            continue
-        if setting not in _PATTERNS or not hasattr(merged, _PATTERNS[setting]):
-            raise ValueError(
-                f"peft.parts gives {setting} the values {values}, but one adapter for the whole model has one value"
-            )
-        differing = {_exactly(path): value for name, value in values.items() if value != first for path in modules[name]}
-        setattr(merged, _PATTERNS[setting], {**getattr(merged, _PATTERNS[setting]), **differing})
-    merged.target_modules = {path for each in modules.values() for path in each}
-    for setting in ("exclude_modules", "layers_to_transform", "layers_pattern"):
-        if hasattr(merged, setting):
-            setattr(merged, setting, None)
-    merged.inference_mode = True
-    origin = parts[0].blueprint.origin
-    if origin is not None:
-        merged.base_model_name_or_path, merged.revision = origin.model, origin.commit
-    return merged
-
-
-def _exactly(path: str) -> str:
-    # PEFT reads pattern keys as regular expressions on the end of a module's path.
-    return f"^{re.escape(path)}$"
+    return {f"{_PREFIX}{name}": each.detach().cpu().contiguous().clone() for name, each in adapter_tensors(part).items()}

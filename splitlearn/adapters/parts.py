@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,14 @@ _ALL_LINEAR = "all-linear"
 # Settings of PEFT that name modules by patterns, and layers by numbers.
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 _LAYER_CHOICES = ("layers_to_transform", "layers_pattern")
+# Settings that name modules, or parameters of modules, by how their names end.
+_NAMED_BY_ENDING = ("modules_to_save", "target_parameters")
+_TARGETS = ("target_modules", "target_parameters")
 _HALF = (torch.float16, torch.bfloat16)
+# Where PEFT puts the module that an adapter stands beside.
+_BASE_LAYER = ".base_layer"
+# What PEFT raises for settings that do not fit a model.
+_PEFT_ERRORS = (ValueError, TypeError, AttributeError, IndexError, KeyError)
 
 
 def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict[str, list[nn.Parameter]]:
@@ -44,12 +51,12 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
         if part.num_parameters == 0:
             raise ValueError(f"{part.part.name} holds no weights to put adapters beside; set peft.parts.{part.part.name}=false")
         config = settings.config_of(part.part.name)
-        _speak_of_this_part(config, part)
-        if not config.target_modules:
-            continue
         try:
+            _speak_of_this_part(config, part)
+            if not any(getattr(config, target, None) for target in _TARGETS):
+                continue
             inject_adapter_in_model(config, part.model)
-        except ValueError as error:
+        except _PEFT_ERRORS as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"adapters cannot be put into {part.part.name}: {reason}") from error
         _refuse_tied(part)
@@ -67,18 +74,33 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
 
 def _speak_of_this_part(config: Any, part: SplitModel) -> None:
     """Turn what PEFT's configuration says of layers, which means the unsplit model's, into this part's own numbering."""
-    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
     from peft.utils.other import get_pattern_key
 
-    own = [path for path, module in part.model.named_modules() if path and not isinstance(module, Neutral)]
+    modules = {path: module for path, module in part.model.named_modules() if path and not isinstance(module, Neutral)}
     for pattern in (each for each in _PATTERNS if getattr(config, each, None)):
         given = getattr(config, pattern)
-        keys = {path: get_pattern_key(list(given), _whole(path, part)) for path in own}
+        keys = {path: get_pattern_key(list(given), _whole(path, part)) for path in modules}
         setattr(config, pattern, {f"^{re.escape(path)}$": given[key] for path, key in keys.items() if key in given})
-    if config.target_modules != _ALL_LINEAR:
-        config.target_modules = {path for path in own if check_target_module_exists(config, _whole(path, part))}
+    for setting in (each for each in _NAMED_BY_ENDING if getattr(config, each, None)):
+        found = [path for path in _tensors_and_modules(modules) if _ends_with_any(_whole(path, part), getattr(config, setting))]
+        setattr(config, setting, found or None)
+    chosen = {path: check_target_module_exists(config, _whole(path, part)) for path in modules}
+    if getattr(config, "exclude_modules", None):
+        config.exclude_modules = {path for path, is_chosen in chosen.items() if isinstance(is_chosen, _ExcludedModule)} or None
+    if config.target_modules is not None and config.target_modules != _ALL_LINEAR:
+        config.target_modules = {path for path, is_chosen in chosen.items() if is_chosen}
         for setting in (each for each in _LAYER_CHOICES if hasattr(config, each)):
             setattr(config, setting, None)
+
+
+def _tensors_and_modules(modules: Mapping[str, nn.Module]) -> list[str]:
+    own = [f"{path}.{name}" for path, module in modules.items() for name, _ in module.named_parameters(recurse=False)]
+    return [*modules, *own]
+
+
+def _ends_with_any(path: str, names: Sequence[str]) -> bool:
+    return any(path == name or path.endswith(f".{name}") for name in names)
 
 
 def _whole(path: str, part: SplitModel) -> str:
@@ -89,11 +111,53 @@ def _whole(path: str, part: SplitModel) -> str:
 
 
 def adapted_modules(part: SplitModel) -> dict[str, Any]:
-    """Return PEFT's layers of a part, by the path that their module has in the unsplit model."""
+    """Return PEFT's layers of a part, by the path that their module has in the unsplit model.
+
+    A layer that stands beside one parameter of a module, such as the weights of all experts, has that parameter's name.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = {path: module for path, module in part.model.named_modules() if isinstance(module, BaseTunerLayer)}
-    return {_whole(path, part): module for path, module in layers.items()}
+    found = {}
+    layers: dict[str, Any] = {path: each for path, each in part.model.named_modules() if isinstance(each, BaseTunerLayer)}
+    for path, layer in layers.items():
+        name = _whole(path.replace(_BASE_LAYER, ""), part)
+        found[f"{name}.{layer.parameter_name}" if adapts_one_parameter(layer) else name] = layer
+    return found
+
+
+def adapts_one_parameter(layer: nn.Module) -> bool:
+    """Whether a layer of PEFT stands beside one parameter of its module and not beside the module."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    return isinstance(layer, ParamWrapper)
+
+
+def merge_adapters(part: SplitModel) -> None:
+    """Put a part's adapters into its weights, and the modules back into place that it had without them.
+
+    Raises:
+        ValueError: adapters of this kind cannot be merged.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for path, module in list(part.model.named_modules()):
+        if not isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)) or _BASE_LAYER in f"{path}.":
+            continue
+        owner, _, name = path.rpartition(".")
+        try:
+            if hasattr(module, "unload_and_optionally_merge_module"):
+                plain = module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+            else:
+                # Weights are mapped privately: merging writes to copies of the pages, never to the checkpoint.
+                module.merge()
+                plain = module.get_base_layer()
+        except (NotImplementedError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(module).__name__
+            raise ValueError(
+                f"these adapters cannot be merged into the weights ({reason}); export with adapters=keep"
+            ) from error
+        setattr(part.model.get_submodule(owner), name, plain)
 
 
 def adapter_tensors(part: SplitModel) -> dict[str, torch.Tensor]:
@@ -122,10 +186,14 @@ def load_adapter_tensors(part: SplitModel, tensors: dict[str, torch.Tensor]) -> 
 
 
 def _refuse_tied(part: SplitModel) -> None:
-    ties = part.blueprint.ties
-    for path in adapted_modules(part):
-        if f"{path}.weight" in {*ties, *ties.values()}:
-            raise ValueError(
-                f"{path} is tied to another part's weights, so adapters beside it would belong to both; "
-                "leave it out of peft.settings.target_modules"
-            )
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    ties = {*part.blueprint.ties, *part.blueprint.ties.values()}
+    copied = [_whole(path, part) for path, each in part.model.named_modules() if isinstance(each, AuxiliaryTrainingWrapper)]
+    for setting, paths in {"target_modules": adapted_modules(part), "modules_to_save": copied}.items():
+        for path in paths:
+            if f"{path}.weight" in ties:
+                raise ValueError(
+                    f"{path} is tied to another part's weights, so what is trained there would belong to both; "
+                    f"leave it out of peft.settings.{setting}"
+                )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from splitlearn.cut import PART_NAMES
@@ -47,6 +47,10 @@ class AdapterSettings:
                 made.config_of(name)
         return made
 
+    def without(self, names: Collection[str]) -> AdapterSettings:
+        """Return the same with no adapters in the parts ``names``."""
+        return replace(self, parts={**self.parts, **dict.fromkeys(names, False)})
+
     def adapts(self, name: str) -> bool:
         """Whether the part ``name`` gets adapters."""
         return self.method is not None and self.parts.get(name) is not False
@@ -73,6 +77,11 @@ class AdapterSettings:
         if not isinstance(differing, Mapping):
             raise ValueError(f"peft.parts.{name} is {differing!r}; give settings such as {{r: 4}}, false for none, or null")
         chosen = {**self.settings, **differing}
+        if str(chosen.get("init_lora_weights")).startswith("pissa_niter"):
+            # Its factors of the weights are drawn at random, and the weights that remain are not kept with an adapter.
+            raise ValueError(
+                "peft.settings.init_lora_weights=pissa_niter_... cannot be repeated when adapters are read; take pissa"
+            )
         try:
             return classes[self.method](task_type="CAUSAL_LM", **chosen)
         except (TypeError, ValueError) as error:

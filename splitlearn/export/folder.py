@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from splitlearn.adapters import copy_adapter
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.source import INDEX_FILE
+from splitlearn.checkpoint.tensor_file import write_tensor_file
 from splitlearn.export.card import model_card
 from splitlearn.export.run_record import RunRecord
 from splitlearn.export.tensors import Tensors, part_tensors
@@ -82,7 +81,7 @@ def _write_weights(parts: Iterable[Tensors], ties: Mapping[str, str], folder: Pa
             new, filename_pattern=f"part-{number}{{suffix}}.safetensors", max_shard_size=max_shard_size
         )
         for file, names in shards.filename_to_tensors.items():
-            _save({name: new[name].contiguous() for name in names}, folder / file)
+            write_tensor_file({name: new[name].contiguous() for name in names}, folder / file)
             weight_map.update(dict.fromkeys(names, file))
             files.append(file)
         total_bytes += sum(each.nbytes for each in new.values())
@@ -92,14 +91,6 @@ def _write_weights(parts: Iterable[Tensors], ties: Mapping[str, str], folder: Pa
         (folder / file).rename(folder / name)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": {name: final[file] for name, file in weight_map.items()}}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _save(tensors: Tensors, path: Path) -> None:
-    save_file(tensors, path, {"format": "pt"})
-    # safetensors makes files that only their owner reads, whatever the user's mask says.
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
 
 
 def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, keeps_adapters: bool) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from splitlearn.adapters.parts import adapted_modules
+from splitlearn.adapters import merge_adapters
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PartSpec
 from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
@@ -24,6 +26,7 @@ def part_tensors(loader: PartLoader, part: PartSpec, record: RunRecord, merges: 
         merges: whether adapters are merged into the weights; otherwise the part's are the base checkpoint's.
 
     Raises:
+        ValueError: the part's adapters cannot be merged.
         FileNotFoundError: the run did not save the part.
         CheckpointError: a file is damaged.
     """
@@ -32,9 +35,7 @@ def part_tensors(loader: PartLoader, part: PartSpec, record: RunRecord, merges: 
     if record.trained[part.name] == "frozen" or (record.trained[part.name] == "adapters" and not merges):
         return _base_tensors(loader, part)
     restored = restore_part(loader, part, record)
-    for layer in adapted_modules(restored).values():
-        # Weights are mapped privately: merging writes to copies of the pages, never to the checkpoint.
-        layer.merge()
+    merge_adapters(restored)
     return _own_tensors(restored)
 
 
@@ -48,7 +49,10 @@ def _base_tensors(loader: PartLoader, part: PartSpec) -> Tensors:
 
 
 def _own_tensors(part: SplitModel) -> Tensors:
-    """Return a part's tensors that a checkpoint holds, with adapters left out and their layers' names as they were."""
-    stored = set(part.blueprint.meta_model.state_dict())
-    renamed = {name.replace(".base_layer.", "."): each for name, each in part.named_tensors().items()}
-    return {name: each for name, each in renamed.items() if name in stored}
+    """Return a part's tensors that a checkpoint holds."""
+    wanted = {name for name in part.blueprint.meta_model.state_dict() if part.blueprint.belongs_to(name, part.part)}
+    found = {name: each for name, each in part.named_tensors().items() if name in wanted}
+    lost = sorted(wanted - found.keys())
+    if lost:
+        raise CheckpointError(f"{part.part.name} would be exported without {name_some(lost)}; this is a fault of splitlearn")
+    return found

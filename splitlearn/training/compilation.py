@@ -1,4 +1,4 @@
-"""Decoder layers compiled by ``torch.compile``, one after another."""
+"""How decoder layers run: compiled by ``torch.compile``, or anew in the backward pass."""
 
 from __future__ import annotations
 
@@ -43,3 +43,21 @@ def compile_layers(parts: Sequence[SplitModel], settings: Mapping[str, Any]) -> 
     for part in parts:
         for layer in part.layers:
             layer.compile(**settings)
+
+
+def checkpoint_layers(parts: Sequence[SplitModel]) -> None:
+    """Have decoder layers keep only their inputs for the backward pass, from the lowest trained part up: below nothing is kept.
+
+    Raises:
+        ValueError: the architecture does not offer it.
+    """
+    is_below = True
+    for part in parts:
+        is_below = is_below and not any(each.requires_grad for each in part.parameters())
+        if not is_below:
+            # Called so since transformers 5.2x.
+            enable = getattr(part.model, "activation_checkpointing_enable", part.model.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
+            if part is not parts[0]:
+                # transformers has embeddings require gradients, which only another way to checkpoint needs.
+                part.model.disable_input_require_grads()

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
-from splitlearn.adapters import AdapterSettings, add_adapters
+from splitlearn.adapters import AdapterSettings, add_adapters, unsplit_config
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PART_NAMES
@@ -33,7 +33,7 @@ from splitlearn.model import (
 )
 from splitlearn.model.quantization import keep_trainable, quantization_config
 from splitlearn.training.base_identity import compare_bases, describe_base
-from splitlearn.training.compilation import compile_layers, compile_settings
+from splitlearn.training.compilation import checkpoint_layers, compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loss import SplitLoss
 from splitlearn.training.optimization import Optimization
@@ -102,7 +102,8 @@ class SplitCausalLM(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.optimization = Optimization.from_plain(optimizer or {})
-        self.adapters = AdapterSettings.from_plain(peft)
+        frozen = [name for name in PART_NAMES if self.optimization.of(name).train in (False, "frozen")]
+        self.adapters = AdapterSettings.from_plain(peft).without(frozen)
         self.cache_settings = CacheSettings.from_plain(activation_cache)
         self.load_dtype = parse_dtype(dtype)
         self.compile_settings = compile_settings(compile_layers)
@@ -179,15 +180,18 @@ class SplitCausalLM(LightningModule):
             quantization=hparams.quantization,
         )
         added = add_adapters(parts, self.adapters)
+        if added:
+            # What could not be saved in the end is refused here.
+            unsplit_config(parts, self.adapters)
         for part in parts:
             own = added.get(part.part.name, ())
             train = self.optimization.of(part.part.name).train
             self.trained[part.part.name] = settle(train, bool(own), self.adapters.method is not None)
             mark_trainable(part, self.trained[part.part.name], own)
-            if hparams.gradient_checkpointing:
-                part.model.gradient_checkpointing_enable({"use_reentrant": False})
         for part in parts:
             keep_trainable(part)
+        if hparams.gradient_checkpointing:
+            checkpoint_layers(parts)
         if self.compile_settings is not None:
             compile_layers(parts, self.compile_settings)
         self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]
