@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,6 @@ _ALL_LINEAR = "all-linear"
 # Settings of PEFT that name modules by patterns, and layers by numbers.
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 _LAYER_CHOICES = ("layers_to_transform", "layers_pattern")
-# Settings that name modules, or parameters of modules, by how their names end.
-_NAMED_BY_ENDING = ("modules_to_save", "target_parameters")
 _TARGETS = ("target_modules", "target_parameters")
 _HALF = (torch.float16, torch.bfloat16)
 # Where PEFT puts the module that an adapter stands beside.
@@ -53,7 +51,8 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
         config = settings.config_of(part.part.name)
         try:
             _speak_of_this_part(config, part)
-            if not any(getattr(config, target, None) for target in _TARGETS):
+            targets = [getattr(config, target, None) for target in _TARGETS]
+            if any(each is not None for each in targets) and not any(targets):
                 continue
             inject_adapter_in_model(config, part.model)
         except _PEFT_ERRORS as error:
@@ -64,6 +63,9 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
             if parameter.requires_grad and parameter.dtype in _HALF:
                 parameter.data = parameter.data.float()
         added[part.part.name] = [each for each in part.model.parameters() if each.requires_grad]
+        if not added[part.part.name]:
+            raise ValueError(f"the settings of peft leave nothing to be trained in {part.part.name}; is inference_mode true?")
+    _refuse_unknown_names(parts, settings)
     if settings.method is not None and not added:
         raise ValueError(
             f"peft.settings.target_modules is {settings.settings.get('target_modules')!r}, which no part has; "
@@ -82,21 +84,39 @@ def _speak_of_this_part(config: Any, part: SplitModel) -> None:
         given = getattr(config, pattern)
         keys = {path: get_pattern_key(list(given), _whole(path, part)) for path in modules}
         setattr(config, pattern, {f"^{re.escape(path)}$": given[key] for path, key in keys.items() if key in given})
-    for setting in (each for each in _NAMED_BY_ENDING if getattr(config, each, None)):
-        found = [path for path in _tensors_and_modules(modules) if _ends_with_any(_whole(path, part), getattr(config, setting))]
-        setattr(config, setting, found or None)
+    if getattr(config, "target_parameters", None):
+        names = [f"{path}.{name}" for path, module in modules.items() for name, _ in module.named_parameters(recurse=False)]
+        config.target_parameters = [name for name in names if _ends_with_any(_whole(name, part), config.target_parameters)]
+    if getattr(config, "modules_to_save", None):
+        # PEFT takes names here as endings of any kind.
+        saved = [path for path in modules if _whole(path, part).endswith(tuple(config.modules_to_save))]
+        config.modules_to_save = saved or None
+    if getattr(config, "target_modules", None) is None:
+        # PEFT then takes what is usual for the architecture.
+        return
     chosen = {path: check_target_module_exists(config, _whole(path, part)) for path in modules}
     if getattr(config, "exclude_modules", None):
         config.exclude_modules = {path for path, is_chosen in chosen.items() if isinstance(is_chosen, _ExcludedModule)} or None
-    if config.target_modules is not None and config.target_modules != _ALL_LINEAR:
+    if config.target_modules != _ALL_LINEAR:
         config.target_modules = {path for path, is_chosen in chosen.items() if is_chosen}
         for setting in (each for each in _LAYER_CHOICES if hasattr(config, each)):
             setattr(config, setting, None)
 
 
-def _tensors_and_modules(modules: Mapping[str, nn.Module]) -> list[str]:
-    own = [f"{path}.{name}" for path, module in modules.items() for name, _ in module.named_parameters(recurse=False)]
-    return [*modules, *own]
+def _refuse_unknown_names(parts: Sequence[SplitModel], settings: AdapterSettings) -> None:
+    """Refuse a list of modules of which some are in no part: they would be left out without a word."""
+    given = {
+        name: settings.config_of(name).target_modules for name in (part.part.name for part in parts) if settings.adapts(name)
+    }
+    paths = {path for part in parts for path in adapted_modules(part)}
+    for name, names in given.items():
+        unknown = [] if names is None or isinstance(names, str) else [each for each in names if not _ends(paths, each)]
+        if unknown and paths:
+            raise ValueError(f"the target_modules of peft for {name} name {unknown[0]!r}, which no part with adapters has")
+
+
+def _ends(paths: Collection[str], name: str) -> bool:
+    return any(_ends_with_any(path, [name]) for path in paths)
 
 
 def _ends_with_any(path: str, names: Sequence[str]) -> bool:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from splitlearn.cut import PART_NAMES
 
 _FIELDS = ("method", "settings", "parts")
+# Methods that need more than their layers: a mixture or tasks chosen for each batch, ranks that a trainer of their own allots,
+# or matrices that all layers share.
+_REFUSED = ("adalora", "adaption_prompt", "poly", "randlora", "vblora", "vera", "xlora")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class AdapterSettings:
         unknown = [name for name in values if name not in _FIELDS]
         if unknown:
             raise ValueError(f"peft.{unknown[0]} is not known; there are {', '.join(_FIELDS)}")
+        for name in ("settings", "parts"):
+            if values.get(name) is not None and not isinstance(values[name], Mapping):
+                raise ValueError(
+                    f"peft.{name} is {values[name]!r}; give names with values, such as {{target_modules: all-linear}}"
+                )
         made = cls(values.get("method"), dict(values.get("settings") or {}), dict(values.get("parts") or {}))
         unknown = [name for name in made.parts if name not in PART_NAMES]
         if unknown:
@@ -61,16 +70,7 @@ class AdapterSettings:
         Raises:
             ValueError: the method or a setting is not known to PEFT, or cannot be used.
         """
-        # Imported where adapters are wanted: it takes a second.
-        from peft import PromptLearningConfig
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-        # Methods that put prompts before the text stand beside no layer, so they belong to no part.
-        classes = {
-            str(kind.value).lower(): each
-            for kind, each in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-            if not issubclass(each, PromptLearningConfig)
-        }
+        classes = _config_classes()
         if self.method not in classes:
             raise ValueError(f"peft.method is {self.method!r}; use one of {', '.join(sorted(classes))}")
         differing = self.parts.get(name) or {}
@@ -88,3 +88,20 @@ class AdapterSettings:
             raise ValueError(
                 f"the settings of peft.method={self.method} cannot be used: {' '.join(str(error).split())}"
             ) from error
+
+
+@cache
+def _config_classes() -> dict[str, Any]:
+    """Return PEFT's configuration classes of the methods that stand beside single layers, each by itself."""
+    # Imported where adapters are wanted: it takes a second.
+    from peft import PromptLearningConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+    found = {}
+    for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
+        # Prompts before the text stand beside no layer, and what all layers share belongs to no part.
+        is_by_layer = tuner is not None and not issubclass(config, PromptLearningConfig)
+        if is_by_layer and not getattr(tuner, "uses_shared_state", False) and str(kind.value).lower() not in _REFUSED:
+            found[str(kind.value).lower()] = config
+    return found

@@ -30,7 +30,7 @@ from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import DivergedError, TokenThroughput
-from splitlearn.training.callbacks.exact_resume import LAST
+from splitlearn.training.callbacks.last_checkpoint import LAST
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.strategy import root_device_arguments
 from splitlearn.training.summary import print_summary, write_summary

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -65,16 +66,51 @@ def test_peft_reads_them_for_the_unsplit_model(
         {"method": "lora", "settings": {"r": 2, "target_modules": r".*\.3\.self_attn\.(q|v)_proj"}},
         {"method": "lora", "settings": {"r": 2, "target_modules": ["q_proj"], "layers_to_transform": [1, 5]}},
         {"method": "lora", "settings": {"r": 2, "target_modules": ["q_proj"], "rank_pattern": {r"layers\.4\..*q_proj": 3}}},
+        {
+            "method": "lora",
+            "settings": {"r": 2, "target_modules": ["q_proj"], "rank_pattern": {"q_proj": 3}},
+            "parts": {"top": {"r": 5}},
+        },
+        {**LORA, "settings": {**LORA["settings"], "exclude_modules": r".*\.layers\.(0|5)\..*"}},
+        {**LORA, "settings": {**LORA["settings"], "modules_to_save": ["lm_head", "norm"]}},
+        {**LORA, "settings": {**LORA["settings"], "modules_to_save": ["layers.3.input_layernorm"]}},
+        {"method": "ia3", "settings": {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}},
     ],
-    ids=["ia3", "dora", "loha", "top alone", "regular expression", "some layers", "ranks by pattern"],
+    ids=[
+        "ia3",
+        "dora",
+        "loha",
+        "top alone",
+        "regular expression",
+        "some layers",
+        "ranks by pattern",
+        "ranks by pattern and part",
+        "left out",
+        "modules to save",
+        "a layer's module to save",
+        "feed-forward modules",
+    ],
 )
 def test_other_methods_and_choices(plain: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    folder = tiny_checkpoint("llama")
+    folder = tiny_checkpoint("llama", tie_word_embeddings=False)
     parts = adapted(folder, plain)
     save_adapters(parts, AdapterSettings.from_plain(plain), tmp_path)
     whole = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), str(tmp_path)).eval()
     with torch.no_grad():
         assert torch.equal(whole(input_ids=token_ids()).logits, logits_of(parts))
+
+
+@pytest.mark.parametrize("plain", [LORA, PER_PART], ids=["alike", "per part"])
+def test_experts_are_adapted_as_peft_does(plain: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint("mixtral")
+    parts = adapted(folder, plain)
+    save_adapters(parts, AdapterSettings.from_plain(plain), tmp_path)
+    whole = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), str(tmp_path)).eval()
+    with torch.no_grad():
+        assert torch.equal(whole(input_ids=token_ids()).logits, logits_of(parts))
+    expected = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(**LORA["settings"]))
+    own = {path for part in parts for path in adapted_modules(part)}
+    assert len(own) == sum(isinstance(each, BaseTunerLayer) for each in expected.modules())
 
 
 def test_parts_have_files_of_their_own_and_load_again(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
@@ -139,6 +175,16 @@ def test_what_cannot_be_adapted(tiny_checkpoint: Callable[..., Path]) -> None:
             add_adapters(parts, AdapterSettings.from_plain(plain))
 
     fails({"method": "lora", "settings": {"target_modules": ["lm_head"]}}, "lm_head is tied to another part's weights")
+    fails(
+        {"method": "lora", "settings": {"modules_to_save": ["lm_head"]}},
+        r"lm_head is tied .*leave it out of peft.settings.modules_to_save",
+    )
+    fails(
+        {"method": "lora", "settings": {"target_modules": ["q_proj", "absent"]}},
+        r"name 'absent', which no part with adapters has",
+    )
+    fails({"method": "lora", "settings": {"r": "eight"}}, "adapters cannot be put into bottom")
+    fails({"method": "lora", "settings": {"inference_mode": True}}, "leave nothing to be trained in bottom")
     fails({"method": "lora", "settings": {"target_modules": ["absent"]}}, r"\['absent'\], which no part has")
     fails(LORA, r"trunk holds no weights to put adapters beside; set peft.parts.trunk=false", cut=(3, 3))
 
@@ -148,6 +194,10 @@ def test_what_cannot_be_adapted(tiny_checkpoint: Callable[..., Path]) -> None:
     [
         ({"method": "lorra"}, r"peft.method is 'lorra'; use one of .*lora"),
         ({"method": "prompt_tuning"}, r"peft.method is 'prompt_tuning'; use one of"),
+        ({"method": "adalora"}, r"peft.method is 'adalora'; use one of"),
+        ({"method": "vera"}, r"peft.method is 'vera'; use one of"),
+        ({"method": "lora", "settings": "all-linear"}, r"peft.settings is 'all-linear'; give names with values"),
+        ({"method": "lora", "settings": {"init_lora_weights": "pissa_niter_4"}}, "cannot be repeated when adapters are read"),
         ({"method": "lora", "settings": {"rank": 4}}, r"the settings of peft.method=lora cannot be used: .*rank"),
         ({"method": "lora", "rank": 4}, "peft.rank is not known; there are method, settings, parts"),
         ({"method": "lora", "parts": {"middle": {}}}, "peft.parts names 'middle'"),

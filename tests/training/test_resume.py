@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file, save_file
 
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.data.resumable import EpochOrder, ResumableLoader
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
-from splitlearn.training.callbacks import ExactResume
+from splitlearn.training.callbacks import ExactResume, LastCheckpoint
 from splitlearn.training.callbacks.exact_resume import read_generators, set_generators
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from tests.training.test_module import CPU, OPTIMIZER
@@ -62,15 +64,20 @@ def run(
     ckpt_path: Path | None = None,
     number: int = signal.SIGTERM,
     every_n_steps: int | None = None,
+    more: Sequence[Callback] = (),
+    max_steps: int = -1,
+    **settings: Any,
 ) -> tuple[SplitCausalLM, Losses]:
     torch.manual_seed(11)
     np.random.seed(11)
-    module = SplitCausalLM(str(model), 2, 4, optimizer=OPTIMIZER)
+    module = SplitCausalLM(str(model), 2, 4, **{"optimizer": OPTIMIZER, **settings})
     losses = Losses(signal_at, number)
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder, save_last=True, every_n_train_steps=every_n_steps),
+        LastCheckpoint(folder, every_n_train_steps=every_n_steps),
+        *([ModelCheckpoint(folder, every_n_train_steps=every_n_steps)] if every_n_steps else []),
         ExactResume(),
         losses,
+        *more,
     ]
     strategy = SplitStrategy(CPU, precision_plugin=SplitPrecision("32-true", CPU), checkpoint_io=WholeFileCheckpointIO())
     trainer = Trainer(
@@ -79,6 +86,7 @@ def run(
         default_root_dir=folder,
         callbacks=callbacks,
         max_epochs=3,
+        max_steps=max_steps,
         accumulate_grad_batches=accumulate,
         logger=False,
         enable_progress_bar=False,
@@ -178,6 +186,62 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_checkpoint: Callable[...,
         run(tiny_checkpoint("llama"), tmp_path, signal_at=1)
     with pytest.raises(CheckpointError, match=r"saved of another model than this run's: .*rms_norm_eps is 1e-06 and 0.01"):
         run(tiny_checkpoint("llama", rms_norm_eps=1e-2), tmp_path, ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_of_other_frozen_weights_or_adapters_is_refused(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = tiny_checkpoint("llama")
+    lora = {"method": "lora", "settings": {"r": 2, "target_modules": ["q_proj"]}}
+    with pytest.raises(SystemExit):
+        run(model, tmp_path, signal_at=1, peft=lora)
+    path = tmp_path / "last.ckpt"
+    run(model, tmp_path / "same", ckpt_path=path, peft=lora)
+    other = {"method": "lora", "settings": {**lora["settings"], "lora_alpha": 64}}
+    with pytest.raises(CheckpointError, match=r"peft.settings is .* and .*'lora_alpha': 64"):
+        run(model, tmp_path, ckpt_path=path, peft=other)
+    copied = shutil.copytree(model, tmp_path / "copied")
+    run(copied, tmp_path / "same", ckpt_path=path, peft=lora)
+    shard = next(iter(copied.glob("*.safetensors")))
+    save_file({name: each + 0.01 for name, each in load_file(shard).items()}, shard, {"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match="configurations are equal, but the weights that are not trained have other values"
+    ):
+        run(copied, tmp_path, ckpt_path=path, peft=lora)
+
+
+@pytest.mark.parametrize("signal_at", [2, BATCHES - 1])
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_checkpoint_in_the_middle_of_a_step_holds_its_gradients(
+    step: int, signal_at: int, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    class AfterBatch(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 0 and batch_idx == 2 * step:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    model = tiny_checkpoint("llama")
+    whole = run(model, tmp_path / "whole", accumulate=2, more=[AfterBatch()])
+    stored = torch.load(tmp_path / "middle.ckpt", weights_only=True)
+    assert all(stored["unfinished_step"]["counts"]) and stored["unfinished_step"]["gradients"]
+    module, resumed = run(model, tmp_path / "again", accumulate=2, ckpt_path=tmp_path / "middle.ckpt")
+    assert resumed.losses == {key: value for key, value in whole[1].losses.items() if key > (0, 2 * step)}
+    expected = dict(whole[0].named_parameters())
+    assert all(torch.equal(each, expected[name]) for name, each in module.named_parameters())
+
+
+@pytest.mark.parametrize("max_steps", [4, BATCHES, BATCHES + 2])
+def test_a_run_that_ended_by_its_steps_goes_on_with_the_next_batch(
+    max_steps: int, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = tiny_checkpoint("llama")
+    constant = {**OPTIMIZER, "schedule": "constant_with_warmup", "warmup_fraction": 0.0}
+    whole = run(model, tmp_path / "whole", optimizer=constant)
+    run(model, tmp_path / "first", optimizer=constant, max_steps=max_steps)
+    module, resumed = run(model, tmp_path / "first", optimizer=constant, ckpt_path=tmp_path / "first" / "last.ckpt")
+    assert resumed.losses == {key: value for key, value in whole[1].losses.items() if key[0] * BATCHES + key[1] >= max_steps}
+    expected = dict(whole[0].named_parameters())
+    assert all(torch.equal(each, expected[name]) for name, each in module.named_parameters())
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

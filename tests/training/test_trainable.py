@@ -109,6 +109,21 @@ def test_checkpointed_gradients_are_the_same_and_leave_no_adapter_out(
         assert torch.equal(gradient, checkpointed[name]), name
 
 
+def test_frozen_parts_get_no_adapters_and_are_run_once(tiny_checkpoint: Callable[..., Path]) -> None:
+    parts = {"bottom": {"train": False}, "trunk": {"train": "frozen"}}
+    module = module_of(tiny_checkpoint("llama"), peft=LORA, optimizer={"parts": parts}, gradient_checkpointing=True)
+    module.load_parts()
+    assert module.trained == {"bottom": "frozen", "trunk": "frozen", "top": "adapters"}
+    assert [any("lora_" in name for name, _ in part.named_parameters()) for part in module.parts] == [False, False, True]
+    calls = []
+    for part in module.parts:
+        part.layers[0].register_forward_pre_hook(lambda layer, inputs, name=part.part.name: calls.append(name))
+    trunk = module.parts[1]
+    trunk.register_forward_hook(lambda part, inputs, output: calls.append(f"needs gradients: {output.requires_grad}"))
+    module.composed.train()(**batches([2])[0]).loss.backward()
+    assert calls == ["bottom", "trunk", "needs gradients: False", "top", "top"], "the top's layers run again, no others"
+
+
 def test_frozen_weights_keep_no_gradients_and_no_optimizer_state(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     module = module_of(
         tiny_checkpoint("llama", tie_word_embeddings=False), optimizer={**OPTIMIZER, "parts": {"trunk": {"train": False}}}

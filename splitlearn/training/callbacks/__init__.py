@@ -3,6 +3,7 @@
 from splitlearn.training.callbacks.exact_resume import ExactResume
 from splitlearn.training.callbacks.finders import FindBatchSize, FindLearningRate
 from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
+from splitlearn.training.callbacks.last_checkpoint import LastCheckpoint
 from splitlearn.training.callbacks.memory_report import MemoryReport
 from splitlearn.training.callbacks.progress import LineProgress, make_progress
 from splitlearn.training.callbacks.token_throughput import TokenThroughput
@@ -13,6 +14,7 @@ __all__ = [
     "FindBatchSize",
     "FindLearningRate",
     "FiniteLoss",
+    "LastCheckpoint",
     "LineProgress",
     "MemoryReport",
     "TokenThroughput",

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from splitlearn.training.callbacks.last_checkpoint import LAST
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LAST = "last.ckpt"
 
 
 class ExactResume(Callback):
@@ -50,6 +51,10 @@ class ExactResume(Callback):
         """Note as the data loader's place what was trained on; of data of unknown length Lightning holds a batch in advance."""
         loops = checkpoint.get("loops", {}).get("fit_loop", {})
         progress = loops.get("epoch_loop.batch_progress", {})
+        if progress and not progress["is_last_batch"]:
+            # An epoch that ends by the run's number of steps is not over, though Lightning counts it.
+            for counts in loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]:
+                counts["processed"] = counts["started"] - 1
         for place in loops.get("state_dict", {}).get("combined_loader", []):
             place["num_batches"] = 0 if progress["is_last_batch"] else progress["current"]["processed"]
 
