@@ -47,8 +47,7 @@ class StreamedBlocks(IterableDataset[Batch]):
     """Blocks that are made while rows are read, of so many rows at a time.
 
     Args:
-        rows: a streamed data set of `datasets`; workers divide its files among them, so there is work for as many workers as
-            there are files.
+        rows: a streamed data set of `datasets`. Each worker reads it all, and makes blocks of its share.
         rows_at_once: how many rows are made blocks of together. What is left over each time and fills no block is left out.
         make_blocks: makes blocks of rows.
         max_blocks: how many blocks an epoch has at most; None has all.
@@ -63,25 +62,21 @@ class StreamedBlocks(IterableDataset[Batch]):
         self._max_blocks = max_blocks
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before each epoch."""
+        """Choose the order."""
         self._rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        return islice(self._all(), self._most())
-
-    def _most(self) -> int | None:
-        """Return how many blocks this process has at most: workers share what an epoch may have."""
         worker = get_worker_info()
-        if self._max_blocks is None or worker is None:
-            return self._max_blocks
-        each, left = divmod(self._max_blocks, worker.num_workers)
-        return each + (worker.id < left)
+        own, among = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        most = None if self._max_blocks is None else self._max_blocks // among + (own < self._max_blocks % among)
+        return islice(self._all(own, among), most)
 
-    def _all(self) -> Iterator[Batch]:
-        # Row by row: `datasets` divides files among workers only so.
-        rows = iter(self._rows)
-        while taken := list(islice(rows, self._rows_at_once)):
-            yield from self._make_blocks(Dataset.from_list(taken))
+    def _all(self, own: int, among: int) -> Iterator[Batch]:
+        # Not by iterating over single rows: `datasets` would then give each worker other files, and leave out from each what
+        # is to be left out at the beginning of all.
+        for number, columns in enumerate(self._rows.iter(batch_size=self._rows_at_once)):
+            if number % among == own:
+                yield from self._make_blocks(Dataset.from_dict(columns))
 
 
 class ResumableLoader(DataLoader[Batch]):
@@ -116,10 +111,17 @@ class ResumableLoader(DataLoader[Batch]):
             self._num_done += 1
             yield batch
 
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        order = self._order or self.dataset
+        if isinstance(order, (EpochOrder, StreamedBlocks)):
+            order.set_epoch(epoch)
+
     def state_dict(self) -> dict[str, int]:
         """Return how many batches of the epoch have been handed out."""
         return {"num_batches": self._num_done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Have the next pass begin after the batches that were handed out already."""
+        """Have the next pass begin after the batches that were handed out already, in the order of its epoch."""
         self._num_skipped = state["num_batches"]
+        self.set_epoch(state.get("epoch", 0))

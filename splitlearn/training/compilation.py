@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from splitlearn.model import SplitModel
+from splitlearn.model.silence import silent_transformers
 
 
 def compile_settings(compile_layers: bool | Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -57,7 +58,8 @@ def checkpoint_layers(parts: Sequence[SplitModel]) -> None:
         if not is_below:
             # Called so since transformers 5.2x.
             enable = getattr(part.model, "activation_checkpointing_enable", part.model.gradient_checkpointing_enable)
-            enable({"use_reentrant": False})
+            with silent_transformers():
+                enable({"use_reentrant": False})
             if part is not parts[0]:
                 # transformers has embeddings require gradients, which only another way to checkpoint needs.
                 part.model.disable_input_require_grads()

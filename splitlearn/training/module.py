@@ -257,6 +257,12 @@ class SplitCausalLM(LightningModule):
                 parameters[name].grad = gradient.to(parameters[name].device)
             self._unfinished = None
 
+    def on_train_epoch_start(self) -> None:
+        """Tell data that are streamed which epoch it is; Lightning tells only samplers."""
+        loader = self.trainer.train_dataloader
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(self.trainer.current_epoch)
+
     def flops_of(self, batch: Batch) -> int | None:
         """Return the floating-point operations of the last training step, which was on ``batch``; None if not known."""
         return None if self._loss is None else self._loss.flops_of(batch["input_ids"])
@@ -313,8 +319,13 @@ class SplitCausalLM(LightningModule):
         # The borrowed end of a tie follows its owner, so the optimizer must not step it too.
         borrowed = {tie.parameters[1] for tie in self._ties}
         optimizer = self.optimization.make_optimizer(self.parts, leave_out=borrowed)
-        schedule = self.optimization.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = self.optimization.make_schedule(optimizer, self._num_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _num_steps(self) -> int:
+        # Asking Lightning has the data loader begin; a stream would then not begin where a checkpoint says.
+        is_streamed = getattr(getattr(self.trainer, "datamodule", None), "streaming", False)
+        return self.trainer.max_steps if is_streamed else int(self.trainer.estimated_stepping_batches)
 
     def _trained_names(self) -> set[str]:
         return {name for name, parameter in self.named_parameters(remove_duplicate=False) if parameter.requires_grad}

@@ -117,7 +117,7 @@ def test_frozen_parts_get_no_adapters_and_are_run_once(tiny_checkpoint: Callable
     assert [any("lora_" in name for name, _ in part.named_parameters()) for part in module.parts] == [False, False, True]
     calls = []
     for part in module.parts:
-        part.layers[0].register_forward_pre_hook(lambda layer, inputs, name=part.part.name: calls.append(name))
+        part.layers[0].mlp.register_forward_pre_hook(lambda mlp, inputs, name=part.part.name: calls.append(name))
     trunk = module.parts[1]
     trunk.register_forward_hook(lambda part, inputs, output: calls.append(f"needs gradients: {output.requires_grad}"))
     module.composed.train()(**batches([2])[0]).loss.backward()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from splitlearn.training.callbacks.last_checkpoint import LAST
@@ -50,13 +51,17 @@ class ExactResume(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note as the data loader's place what was trained on; of data of unknown length Lightning holds a batch in advance."""
         loops = checkpoint.get("loops", {}).get("fit_loop", {})
-        progress = loops.get("epoch_loop.batch_progress", {})
-        if progress and not progress["is_last_batch"]:
+        progress, epochs = loops.get("epoch_loop.batch_progress"), loops.get("epoch_progress")
+        if not progress or not epochs or not epochs["current"]["started"]:
+            return
+        is_over = progress["is_last_batch"]
+        if not is_over:
             # An epoch that ends by the run's number of steps is not over, though Lightning counts it.
-            for counts in loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]:
+            for counts in epochs.values():
                 counts["processed"] = counts["started"] - 1
         for place in loops.get("state_dict", {}).get("combined_loader", []):
-            place["num_batches"] = 0 if progress["is_last_batch"] else progress["current"]["processed"]
+            place["num_batches"] = 0 if is_over else progress["current"]["processed"]
+            place["epoch"] = epochs["current"]["started"] - (not is_over)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the data loaders' places in the epoch for the beginning of training."""
@@ -66,8 +71,9 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the data loader to its place, and wait for signals in front of Lightning, which registers its handlers before."""
         loader = trainer.train_dataloader
-        # Lightning itself does this only if nobody has asked for the number of steps before, which schedules do.
-        if self._places and hasattr(loader, "load_state_dict"):
+        # Lightning itself does this only if nobody has asked for the number of steps before, which schedules do of data whose
+        # length is known. Of others it holds the first batch already.
+        if self._places and hasattr(loader, "load_state_dict") and sized_len(loader) is not None:
             loader.load_state_dict(self._places[0])
         self._places = []
         self._received = None
@@ -88,7 +94,7 @@ class ExactResume(Callback):
         Raises:
             SystemExit: a signal came.
         """
-        is_last = batch_idx + 1 >= trainer.num_training_batches
+        is_last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if self._received is not None and not is_last and not trainer.fit_loop._should_accumulate():
             self._end(trainer)
 
