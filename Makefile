@@ -10,8 +10,10 @@ ARGS   ?=
 train: $(VENV)/installed
 	$(BIN)/python train.py $(ARGS)
 
+# Files are divided among so many processes.
+JOBS   ?= auto
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Also compares every architecture of transformers with its parts, and writes docs/architectures.md.
 test-all: test

@@ -10,6 +10,8 @@ import pytest
 
 # Tests never talk to a hub; what they load lies in folders they made.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests run side by side; the commands that they start take one thread each, as they do themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import transformers

@@ -23,7 +23,7 @@ GROUPS = {
     "activation_cache": 3,
     "optimizer": 1,
     "trainer": 1,
-    "callbacks": 10,
+    "callbacks": 11,
     "logger": 5,
     "experiment": 2,
     "debug": 2,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -28,12 +30,12 @@ class RowStore:
     def __init__(self, example: Columns, num_rows: int, folder: Path | None = None) -> None:
         self.num_rows = num_rows
         self._folder = folder
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._check_disk(num_rows * row_bytes(example))
         shapes = {name: ((num_rows, *tensor.shape[1:]), tensor.dtype) for name, tensor in example.items()}
+        shapes["present"] = (num_rows,), torch.bool
+        if folder is not None:
+            self._prepare(folder, {name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in shapes.items()})
         self._columns = {name: self._make(name, shape, dtype) for name, (shape, dtype) in shapes.items()}
-        self._present = self._make("present", (num_rows,), torch.bool)
+        self._present = self._columns.pop("present")
 
     def _make(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if self._folder is None:
@@ -43,15 +45,32 @@ class RowStore:
         flat = torch.from_file(str(self._folder / name), shared=True, size=size, dtype=dtype)
         return flat.view(shape)
 
-    def _check_disk(self, wanted_bytes: int) -> None:
-        folder = self._folder or Path()
-        there = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-        free = shutil.disk_usage(folder).free
-        if wanted_bytes - there > free:
+    @staticmethod
+    def _prepare(folder: Path, sizes: Mapping[str, int]) -> None:
+        """Make files of the wanted sizes, of which the disk has all blocks; those that are there are kept if all are whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {folder / name: size for name, size in sizes.items()}
+        if all(path.is_file() and path.stat().st_size == size for path, size in paths.items()):
+            return
+        # Whatever is there was cut short: no row of it can be told to be whole.
+        for path in paths:
+            path.unlink(missing_ok=True)
+        free, wanted = shutil.disk_usage(folder).free, sum(sizes.values())
+        try:
+            if wanted > free:
+                raise OSError("no room")
+            for path, size in paths.items():
+                with path.open("wb") as file:
+                    file.truncate(size)
+                    # A write to a mapped file for which the disk has no block left would end the process. Not everywhere.
+                    if size and hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise ValueError(
-                f"the activation cache needs {wanted_bytes / GIB:.1f} GiB, but {folder} has room for {free / GIB:.1f}; "
+                f"the activation cache needs {wanted / GIB:.1f} GiB, but {folder.parent} has room for {free / GIB:.1f}; "
                 "set activation_cache.max_gib, or another place with SPLITLEARN_CACHE"
-            )
+            ) from error
 
     def has(self, rows_B: torch.Tensor) -> torch.Tensor:
         """Return for each row number of ``rows_B`` (B) whether that row is there, as bools (B)."""

@@ -32,7 +32,7 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
 
 def plain(value: Any) -> Any:
     """Return a part of a configuration as plain values."""
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
 
 
 def make(settings: Any, **extra: Any) -> Any:

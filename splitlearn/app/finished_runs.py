@@ -6,9 +6,11 @@ from pathlib import Path
 
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
-from transformers import AutoTokenizer, TextStreamer
+from transformers import TextStreamer
 
+from splitlearn.app.checking import check_count, check_positions, check_switches
 from splitlearn.checkpoint import CheckpointSource
+from splitlearn.data import read_tokenizer
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, export_run, restore
 from splitlearn.model import open_checkpoint, plan_cut, read_config
@@ -59,19 +61,20 @@ def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
         FileNotFoundError: the run's folder is none, or lacks what was trained.
     """
     record, loader = _open_run(cfg.run)
-    tokenizer = AutoTokenizer.from_pretrained(
-        loader.source.name, revision=loader.source.commit or "main", trust_remote_code=False
-    )
+    check_switches(cfg, ("compare", "do_sample"))
+    check_count(cfg, "max_new_tokens", least=1)
+    tokenizer = read_tokenizer(loader.source.name, loader.source.commit, record.folder)
     if cfg.chat and tokenizer.chat_template is None:
         raise ValueError(f"chat is true, but the tokenizer of {loader.source.name} has no chat template; leave chat=null")
     is_chat = tokenizer.chat_template is not None if cfg.chat is None else cfg.chat
     if is_chat:
-        message = [{"role": "user", "content": cfg.prompt}]
+        message = [{"role": "user", "content": str(cfg.prompt)}]
         inputs = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     else:
-        inputs = tokenizer(cfg.prompt, return_tensors="pt")
+        inputs = tokenizer(str(cfg.prompt), return_tensors="pt")
     if not inputs["input_ids"].shape[1]:
         raise ValueError("prompt is empty; give the model something to go on from")
+    check_positions(loader.blueprint.config, inputs["input_ids"].shape[1] + cfg.max_new_tokens, "prompt and max_new_tokens")
     sampling = {"temperature": cfg.temperature, "top_p": cfg.top_p} if cfg.do_sample else {}
     plan = plan_cut(loader.blueprint.config, *record.split_points)
     said = []

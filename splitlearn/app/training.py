@@ -20,20 +20,21 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
 from splitlearn.adapters import save_adapters
+from splitlearn.app.checking import check_count, check_settings
+from splitlearn.app.checkpoints import find_checkpoint
 from splitlearn.app.configuration import make, plain
 from splitlearn.app.models import open_model
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
-from splitlearn.data import BlockDataModule
+from splitlearn.data import BlockDataModule, InstructionDataModule
 from splitlearn.memory import GIB
 from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import DivergedError, TokenThroughput
-from splitlearn.training.callbacks.last_checkpoint import LAST
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.strategy import root_device_arguments
-from splitlearn.training.summary import print_summary, write_summary
+from splitlearn.training.summary import SUMMARY_FILE, print_summary, write_summary
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class TrainResult:
     datamodule: LightningDataModule
     trainer: Trainer
     folder: Path
+
+
+_HAS_BEGUN = "has_begun"
 
 
 def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
@@ -93,17 +97,21 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
             status = "diverged"
         elif not isinstance(error, Exception):
             status, reason = "interrupted", "the run was stopped before it was done; ckpt_path=last goes on from its checkpoint"
-        write_summary(run_folder, summary | {"status": status, "reason": reason})
+        has_begun = summary.pop(_HAS_BEGUN, False)
+        if has_begun or not (run_folder / SUMMARY_FILE).is_file():
+            # What an earlier run in this folder left is as good as it was if this one did not begin.
+            write_summary(run_folder, summary | {"status": status, "reason": reason})
         raise
 
 
 def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
+    check_count(cfg, "seed", least=0)
     seed_everything(cfg.seed, workers=True, verbose=False)
     cfg.model.dtype = _dtype(cfg)
     name, config, source, plan = open_model(cfg)
     summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
-    _check_settings(cfg, config)
-    ckpt_path = _find_checkpoint(cfg.ckpt_path, run_folder)
+    check_settings(cfg, config)
+    ckpt_path = find_checkpoint(cfg.ckpt_path, run_folder)
     module = _make_module(cfg, name, plan)
     _check_memory(cfg, config, source, plan, module)
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=name, tokenizer_revision=source.commit)
@@ -112,9 +120,14 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     datamodule.setup("fit")
     _check_data(datamodule, config, cfg.verbose)
     run_folder.mkdir(parents=True, exist_ok=True)
+    summary[_HAS_BEGUN] = True
+    _keep_metrics(run_folder)
     OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
     metrics = _run(trainer, module, datamodule, ckpt_path=ckpt_path)
     saved = _save(cfg, module, run_folder)
+    if isinstance(datamodule, InstructionDataModule):
+        datamodule.save_chat_template(run_folder)
+    summary.pop(_HAS_BEGUN)
     if not math.isfinite(metrics["val_loss_after"]):
         summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
     summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
@@ -143,33 +156,6 @@ def _check_memory(
     check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})
 
 
-def _find_checkpoint(ckpt_path: str | None, run_folder: Path) -> str | None:
-    """Return the path of the checkpoint to go on from: ``last`` and ``best`` are those of the run's own folder."""
-    if ckpt_path is None or Path(ckpt_path).is_file():
-        return ckpt_path
-    folder = run_folder / "checkpoints"
-    # The best by held-out loss is kept under its epoch's number.
-    found = sorted(
-        folder.glob("epoch_*.ckpt") if ckpt_path == "best" else folder.glob(LAST), key=lambda path: path.stat().st_mtime
-    )
-    if ckpt_path not in ("last", "best"):
-        raise FileNotFoundError(f"ckpt_path is {ckpt_path}, which does not exist")
-    if not found:
-        raise FileNotFoundError(
-            f"ckpt_path is {ckpt_path}, but {folder} holds none; name the run's folder with hydra.run.dir=..."
-        )
-    return str(found[-1])
-
-
-def _check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
-    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    block_size = cfg.data.get("block_size")
-    if isinstance(block_size, int) and positions is not None and block_size > positions:
-        raise ValueError(f"data.block_size is {block_size}, but the model has only {positions} positions; choose at most that")
-    if cfg.data.get("streaming") and cfg.trainer.max_steps < 0 and not cfg.trainer.fast_dev_run:
-        raise ValueError("nobody knows how long data are that are streamed; say how long to train with trainer.max_steps")
-
-
 def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbose: bool) -> None:
     """Refuse tokens that the model does not know, and show what it will be trained on."""
     if not isinstance(datamodule, BlockDataModule):
@@ -183,6 +169,14 @@ def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbo
         )
     if verbose:
         print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
+
+
+def _keep_metrics(run_folder: Path) -> None:
+    """Put what an earlier run in the same folder logged aside; Lightning's logger would delete it."""
+    folder = run_folder / "metrics"
+    if folder.is_dir():
+        number = 1 + sum(1 for _ in run_folder.glob("metrics_until_resume_*"))
+        folder.rename(run_folder / f"metrics_until_resume_{number}")
 
 
 def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from splitlearn.app.checking import check_switches
 from splitlearn.app.models import open_model
 from splitlearn.cut import SplitPlan
 from splitlearn.training.module import parse_dtype
@@ -28,9 +29,7 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     """
     if isinstance(cfg.tolerance, bool) or not isinstance(cfg.tolerance, (int, float)) or not cfg.tolerance >= 0:
         raise ValueError(f"tolerance is {cfg.tolerance}; give a number from 0 up")
-    for flag in ("streamed", "gradients"):
-        if not isinstance(cfg[flag], bool):
-            raise ValueError(f"{flag} is {cfg[flag]}; give true or false")
+    check_switches(cfg, ("streamed", "gradients"))
     if cfg.streamed and cfg.device != "cpu":
         raise ValueError(f"device is {cfg.device}, but streamed layers are compared on the CPU; leave device=cpu")
     name, config, _, plan = open_model(cfg)

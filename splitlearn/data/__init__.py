@@ -7,6 +7,7 @@ from splitlearn.data.instructions import InstructionDataModule
 from splitlearn.data.packing import isolate, join, pack
 from splitlearn.data.reading import Source
 from splitlearn.data.text import TextDataModule
+from splitlearn.data.tokenizer import read_tokenizer
 
 __all__ = [
     "BlockDataModule",
@@ -21,5 +22,6 @@ __all__ = [
     "mark_document",
     "pack",
     "read_documents",
+    "read_tokenizer",
     "show_example",
 ]

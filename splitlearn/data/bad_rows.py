@@ -32,7 +32,7 @@ class Column:
 
 def is_json(path: Path) -> bool:
     """Whether a file's name says that it is jsonl."""
-    return path.suffix in (".jsonl", ".json")
+    return path.suffix.lower() in (".jsonl", ".json")
 
 
 def not_utf8(paths: Sequence[Path]) -> Path | None:
@@ -79,6 +79,8 @@ def _problem(line: str, columns: Sequence[Column]) -> str | None:
     except json.JSONDecodeError as error:
         return f"is not JSON ({error.msg})"
     for each in columns:
-        if not isinstance(row, dict) or not isinstance(row.get(each.name), each.kinds):
+        if not isinstance(row, dict) or each.name not in row:
             return f"has no {each.kind} {each.name!r}; data.{each.setting} names the field to use"
+        if not isinstance(row[each.name], each.kinds):
+            return f"has {json.dumps(row[each.name])[:40]} as {each.name!r}, which is no {each.kind.removesuffix(' field')}"
     return None

@@ -17,13 +17,14 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from datasets.utils.logging import is_progress_bar_enabled
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from splitlearn.data.bad_rows import Column
 from splitlearn.data.examples import show_example
 from splitlearn.data.packing import check_block_size, isolate, join
 from splitlearn.data.reading import Source, read_rows, stream_rows
 from splitlearn.data.resumable import ResumableLoader, StreamedBlocks
+from splitlearn.data.tokenizer import read_tokenizer
 
 PACKINGS = ("joined", "isolated", "none")
 
@@ -137,16 +138,23 @@ class BlockDataModule(LightningDataModule, ABC):
         if self.streaming:
             stream = stream_rows(self.source, self.columns)
             held_out = self.prepare(Dataset.from_list(list(stream.take(self.val_rows))))
-            self.tokenizer = self._load_tokenizer()
-            rows = stream.skip(self.val_rows).shuffle(seed=self.seed, buffer_size=self.rows_at_once)
+            self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
+            rest = stream.skip(self.val_rows)
+            if next(iter(rest), None) is None:
+                raise ValueError(
+                    f"the first data.val_rows={self.val_rows} rows are held out, and {self.source} has no more; hold out fewer"
+                )
+            rows = rest.shuffle(seed=self.seed, buffer_size=self.rows_at_once)
             self.stream = StreamedBlocks(rows, self.rows_at_once, self._stream_blocks, self.max_blocks["train"])
             name = f"the held-out text (data.val_rows={self.val_rows})"
             self.blocks["val"] = self._limited(self._pack(held_out, name), "val")
             return
         rows = self.prepare(read_rows(self.source, self.columns))
         if len(rows) < 2:
-            raise ValueError("the data is a single document, so none can be held out; try data.sample_by=paragraph or line")
-        self.tokenizer = self._load_tokenizer()
+            raise ValueError(
+                f"{self.source} holds a single row, so none can be held out; give more, or divide a text with data.sample_by"
+            )
+        self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
         split = rows.train_test_split(test_size=self.val_fraction, seed=self.seed)
         self.blocks["train"] = self._limited(self._pack(split["train"], "the training text"), "train")
         name = f"the held-out text (data.val_fraction={self.val_fraction})"
@@ -162,15 +170,6 @@ class BlockDataModule(LightningDataModule, ABC):
             blocks = blocks.shuffle(seed=self.seed).select(range(min(limit, len(blocks))))
         # Blocks of one length are numbered, so that what frozen parts make of them can be kept.
         return blocks if self.packing == "none" else blocks.add_column("row", np.arange(len(blocks))).with_format("torch")
-
-    def _load_tokenizer(self) -> PreTrainedTokenizerBase:
-        try:
-            return AutoTokenizer.from_pretrained(
-                self.tokenizer_name_or_path, trust_remote_code=False, revision=self.tokenizer_revision or "main"
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"no tokenizer in {self.tokenizer_name_or_path}: {reason}") from error
 
     def _pack(self, rows: Dataset, name: str) -> Dataset:
         tokenizer = self._tokenizer
@@ -200,6 +199,15 @@ class BlockDataModule(LightningDataModule, ABC):
                 for batch in rows.iter(batch_size=1000):
                     found.update(np.ascontiguousarray(batch[column]).tobytes())
         return found.hexdigest()
+
+    @property
+    def order_settings(self) -> dict[str, Any]:
+        """What decides which rows a batch has, as plain values."""
+        names = ("packing", "block_size", "batch_size", "val_fraction", "seed", "streaming", "val_rows", "rows_at_once")
+        told = {name: getattr(self, name) for name in names}
+        told |= {"source": str(self.source), "max_train_blocks": self.max_blocks["train"]}
+        # Workers take turns at a stream.
+        return told | ({"num_workers": self.num_workers} if self.streaming else {})
 
     def num_tokens(self, name: str) -> int:
         """Return how many tokens the blocks of ``"train"`` or ``"val"`` hold, padding within blocks included."""

@@ -13,6 +13,7 @@ from splitlearn.data.bad_rows import Column
 from splitlearn.data.datamodule import BlockDataModule
 from splitlearn.data.examples import MarkedText, Message, encode, mark_completion, mark_conversation, num_supervised
 from splitlearn.data.packing import TOKENS, fit_rows
+from splitlearn.data.tokenizer import TEMPLATE_FILE
 
 
 class InstructionDataModule(BlockDataModule):
@@ -100,6 +101,11 @@ class InstructionDataModule(BlockDataModule):
                 )
         return fitting.remove_columns("number")
 
+    def save_chat_template(self, folder: Path) -> None:
+        """Write the template that stood in for the tokenizer's own, if any, as `read_tokenizer` finds it."""
+        if self.tokenizer is not None and self.chat_template is not None:
+            (folder / TEMPLATE_FILE).write_text(str(self.tokenizer.chat_template or ""), encoding="utf-8")
+
     def _choose_template(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if self.chat_template == "none":
             tokenizer.chat_template = None
@@ -110,6 +116,8 @@ class InstructionDataModule(BlockDataModule):
             tokenizer.chat_template = path.read_text(encoding="utf-8")
 
     def _mark(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> MarkedText:
+        if self.system is not None and tokenizer.chat_template is None:
+            raise ValueError("data.system is set, but there is no chat template to write it out with; leave it out")
         if self.messages_field is not None:
             return mark_conversation(tokenizer, self._begun(row[self.messages_field]), self.completion_only)
         prompt, completion = row[self.prompt_field], row[self.completion_field]
@@ -120,6 +128,9 @@ class InstructionDataModule(BlockDataModule):
         return mark_conversation(tokenizer, self._begun([*asked, *answered]), self.completion_only)
 
     def _begun(self, messages: list[Message]) -> list[Message]:
+        for message in messages:
+            if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
+                raise ValueError(f"a message of {message.get('role')} has no text as content but {message.get('content')!r}")
         # Where messages differ in their fields, `datasets` fills up with None, which templates would take for content.
         told = [{name: value for name, value in message.items() if value is not None} for message in messages]
         if self.system is None or (told and told[0].get("role") == "system"):

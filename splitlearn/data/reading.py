@@ -9,7 +9,6 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset, List, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-
 from splitlearn.data.bad_rows import Column, check_first_row, first_bad_line, is_json, not_utf8
 from splitlearn.embedded import read_python_docs, read_python_questions
 
@@ -104,6 +103,10 @@ def stream_rows(source: Source, columns: Sequence[Column]) -> IterableDataset:
     for each in columns:
         if each.name not in first:
             raise ValueError(_lacks(source, each, sorted(first)))
+    # Files of many rows are looked through before training, so that it does not end at one of them.
+    bad = first_bad_line(paths, columns)
+    if bad is not None:
+        raise ValueError(bad)
     return rows.select_columns([each.name for each in columns])
 
 
@@ -113,13 +116,16 @@ def _load(source: Source, paths: list[Path], columns: Sequence[Column], cache_di
             name = str(source).removeprefix(_HUB)
             settings = {"name": source.subset, "split": source.split, "revision": source.revision, "streaming": streaming}
             return load_dataset(name, cache_dir=cache_dir, **settings)
-        kind = _BUILDERS.get(paths[0].suffix, "text")
+        kind = _BUILDERS.get(paths[0].suffix.lower(), "text")
         extra = {"sample_by": source.sample_by} if kind == "text" else {}
         builder = "json" if kind == "jsonl" else kind
         files = [str(path) for path in paths]
         return load_dataset(builder, data_files=files, split="train", cache_dir=cache_dir, streaming=streaming, **extra)
     except DatasetGenerationError as error:
         raise ValueError(first_bad_line(paths, columns) or f"{source} cannot be read: {_innermost(error)}") from error
+    except ValueError as error:
+        # What `datasets` says of a file without rows names no file.
+        raise ValueError(f"{source} holds no rows, or cannot be read: {_innermost(error)}") from error
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"no data set {source}: {str(error).splitlines()[0]}") from error
 
@@ -132,9 +138,13 @@ def _innermost(error: BaseException) -> str:
 
 def _check_files(paths: list[Path], columns: Sequence[Column]) -> None:
     for path in paths:
+        if path.is_dir():
+            raise FileNotFoundError(
+                f"{path} is a folder; name the files in it, such as data.source=[{path}/a.jsonl,{path}/b.jsonl]"
+            )
         if not path.is_file():
             raise FileNotFoundError(f"the data file {path} does not exist")
-    builders = {_BUILDERS.get(path.suffix, "text") for path in paths}
+    builders = {_BUILDERS.get(path.suffix.lower(), "text") for path in paths}
     if len(builders) > 1:
         raise ValueError(f"data.source mixes {' and '.join(sorted(builders))} files; give files of one kind")
     if paths and all(path.stat().st_size == 0 for path in paths):

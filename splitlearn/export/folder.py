@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import split_torch_state_dict_into_shards
-from transformers import AutoTokenizer
 
 from splitlearn.adapters import copy_adapter
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.source import INDEX_FILE
 from splitlearn.checkpoint.tensor_file import write_tensor_file
+from splitlearn.data import read_tokenizer
 from splitlearn.export.card import model_card
 from splitlearn.export.run_record import RunRecord
 from splitlearn.export.tensors import Tensors, part_tensors
@@ -101,5 +101,5 @@ def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, kee
     if loader.blueprint.generation_config is not None:
         loader.blueprint.generation_config.save_pretrained(folder)
     name, revision = loader.source.name, loader.source.commit
-    AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False).save_pretrained(folder)
+    read_tokenizer(name, revision, record.folder).save_pretrained(folder)
     (folder / "README.md").write_text(model_card(record, loader, keeps_adapters), encoding="utf-8")

@@ -64,4 +64,5 @@ class RunRecord:
     def saved_part(self, name: str) -> Path | None:
         """Return the file of the part ``name``, or None if the run saved none."""
         path = self.folder / "parts" / f"{name}.pt"
-        return path if path.is_file() else None
+        # Files of an earlier run in the same folder may lie there.
+        return path if self.summary.get("saved_parts") and path.is_file() else None

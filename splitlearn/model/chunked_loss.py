@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from splitlearn.model.split_model import SplitModel
@@ -25,7 +26,7 @@ def has_linear_head(top: SplitModel, smashed_BTD: torch.Tensor) -> bool:
         smashed_BTD: smashed data for it.
     """
     head = top.model.get_output_embeddings()
-    if _linear_cross_entropy is None or type(head) is not nn.Linear or top.model.loss_function is not ForCausalLMLoss:
+    if type(head) is not nn.Linear or top.model.loss_function is not ForCausalLMLoss:
         return False
     if torch.is_autocast_enabled(top.device.type):
         # The chunks are computed in the dtype of the weights.
@@ -51,18 +52,22 @@ def chunked_loss(
     Returns:
         A scalar on the head's device. It has no second derivatives.
     """
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_tokens, chunking_method=None, acc_policy="accurate")
     # The last token of a row predicts nothing.
     hidden_ND = hidden_BTD[:, :-1].flatten(0, 1)
     targets_N = labels_BT[:, 1:].flatten().to(hidden_ND.device)
-    # A sum in the weights' own dtype would have only a few digits; one loss for each token has enough.
-    reduction = "sum" if head.weight.dtype == torch.float32 else "none"
-    losses: torch.Tensor = nn.functional.linear_cross_entropy(
-        hidden_ND,
-        head.weight,
-        targets_N,
-        linear_bias=head.bias,
-        reduction=reduction,
-        options=options,
-    )
-    return losses.float().sum() / num_tokens
+    if head.weight.dtype == torch.float32 and _linear_cross_entropy is not None:
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_tokens, chunking_method=None, acc_policy="accurate")
+        loss: torch.Tensor = _linear_cross_entropy(
+            hidden_ND, head.weight, targets_N, linear_bias=head.bias, reduction="sum", options=options
+        )
+        return loss / num_tokens
+    # There each token's loss would be rounded to the few digits of the weights. transformers makes logits float32 first.
+    losses = [
+        checkpoint(_loss_of_chunk, head, hidden, targets, use_reentrant=False)
+        for hidden, targets in zip(hidden_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
+    ]
+    return torch.stack(losses).sum() / num_tokens
+
+
+def _loss_of_chunk(head: nn.Linear, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(head(hidden_ND).float(), targets_N, reduction="sum")

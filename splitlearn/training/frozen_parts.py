@@ -6,16 +6,15 @@ Shapes: B rows, T tokens, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from splitlearn.activations import ActivationCache, CacheSettings
-from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES
 from splitlearn.memory import GIB
 from splitlearn.model import ComposedCausalLM
+from splitlearn.model.digest import digest
 
 Batch = dict[str, torch.Tensor]
 
@@ -107,26 +106,19 @@ class FrozenParts:
     def _open(self, name: str, data: NumberedRows) -> ActivationCache:
         bottom = self._composed.bottom
         blueprint = bottom.blueprint
-        cut = self._composed.parts[self.number - 1].part.end
-        origin = blueprint.origin
-        key = {
-            "model": str(origin),
-            "weights": None if origin is None or origin.commit else _describe_files(origin.model),
+        key: dict[str, Any] = {
+            "model": str(blueprint.origin),
             "config": blueprint.config.to_json_string(use_diff=False),
             "dtype": str(blueprint.dtype),
             "quantization": self._quantization,
             "attention": str(blueprint.config._attn_implementation),
-            "layers": cut,
+            "layers": self._composed.parts[self.number - 1].part.end,
             "autocast": torch.is_autocast_enabled(bottom.device.type),
-            "data": data.digest(name),
         }
+        if self._settings.keep == "disk":
+            # What later runs find must be of the same weights and data.
+            frozen = self._composed.parts[: self.number]
+            key["weights"] = digest(tensor for part in frozen for tensor in part.named_tensors().items())
+            key["data"] = data.digest(name)
         room_bytes = int(self._settings.max_gib * GIB) - sum(each.num_bytes for each in self._caches.values())
         return ActivationCache(self._settings, data.num_rows(name), key, max_bytes=max(room_bytes, 0))
-
-
-def _describe_files(folder: str) -> list[list[Any]]:
-    """Return names, sizes and times of a local checkpoint's files, which change if its weights do."""
-    source = CheckpointSource(folder)
-    files = sorted(set(source.weight_map.values()))
-    stats = [(name, (Path(source.name) / name).stat()) for name in files]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

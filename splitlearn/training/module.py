@@ -228,6 +228,17 @@ class SplitCausalLM(LightningModule):
                 "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"
             )
 
+    def _refuse_other_rates(self, saved: Mapping[str, Any] | None) -> None:
+        """Refuse rates that would be put back to the checkpoint's, with the optimizer's state."""
+        if saved is None:
+            return
+        before, now = Optimization.from_plain(saved).rates, Optimization.from_plain(self.hparams.optimizer or {}).rates
+        changed = [f"{name} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]]
+        if changed:
+            raise CheckpointError(
+                f"a run goes on with the rates that its checkpoint was written with, but {'; '.join(changed)}"
+            )
+
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
         return self.composed(input_ids, **kwargs)
@@ -369,6 +380,7 @@ class SplitCausalLM(LightningModule):
         differences = compare_bases(checkpoint.get("base", {}), self._base)
         if differences:
             raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
+        self._refuse_other_rates(saved.get("optimizer"))
         self._unfinished = checkpoint.get("unfinished_step")
 
 

@@ -79,14 +79,10 @@ class Optimization:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer.schedule is {self.schedule!r}; use one of {', '.join(SCHEDULES)}")
-        for name, values in (
-            ("learning_rate", [self.learning_rate, *(each.learning_rate for each in self.parts.values())]),
-            ("weight_decay", [self.weight_decay, *(each.weight_decay for each in self.parts.values())]),
-            ("betas", self.betas),
-        ):
-            for value in values:
+        for name, given in self.rates.items():
+            for value in given if isinstance(given, tuple) else (given,):
                 if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
-                    raise ValueError(f"optimizer.{name} is {value!r}; it must be a number that is not negative")
+                    raise ValueError(f"{name} is {value!r}; it must be a number that is not negative")
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError(f"optimizer.warmup_fraction is {self.warmup_fraction!r}; it must lie between 0 and 1")
         for name, settings in self.parts.items():
@@ -100,6 +96,15 @@ class Optimization:
     def of(self, name: str) -> PartOptimization:
         """Return what differs for the part ``name``."""
         return self.parts.get(name, PartOptimization())
+
+    @property
+    def rates(self) -> dict[str, Any]:
+        """What optimizer state keeps of the settings, by their names."""
+        told: dict[str, Any] = {f"optimizer.{name}": getattr(self, name) for name in ("learning_rate", "weight_decay", "betas")}
+        for part in PART_NAMES:
+            for name in ("learning_rate", "weight_decay"):
+                told[f"optimizer.parts.{part}.{name}"] = getattr(self.of(part), name)
+        return told
 
     def make_optimizer(self, parts: Sequence[SplitModel], leave_out: Collection[torch.nn.Parameter] = ()) -> torch.optim.AdamW:
         """Return one AdamW with two parameter groups, decayed and not, for each trained part.

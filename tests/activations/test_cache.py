@@ -64,6 +64,37 @@ def test_what_is_on_disk_is_found_by_the_next_run_with_the_same_key(place: Path)
     assert sorted(keys) == ["another", "m"]
 
 
+@pytest.mark.parametrize("damage", ["shortened", "deleted"])
+@pytest.mark.parametrize("name", ["values", "present"])
+def test_what_was_cut_short_on_disk_is_computed_anew(name: str, damage: str, place: Path) -> None:
+    source = Source()
+    source.fetch(ActivationCache(CacheSettings("disk"), 10, {}), 0, 1, 2)
+    (path,) = place.glob(f"activations/*/{name}")
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-4])
+    again = ActivationCache(CacheSettings("disk"), 10, {})
+    source.fetch(again, 3)
+    assert torch.equal(source.fetch(again, 2, 0, 1), source.hidden_NTD[[2, 0, 1]])
+
+
+def test_the_disk_has_every_block_before_the_first_row_is_kept(place: Path) -> None:
+    Source().fetch(ActivationCache(CacheSettings("disk"), 1000, {}), 0)
+    (path,) = place.glob("activations/*/values")
+    assert path.stat().st_blocks * 512 >= path.stat().st_size == 1000 * ROW_BYTES
+
+
+def test_a_disk_without_room_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(ValueError, match=r"the activation cache needs .* set activation_cache.max_gib, or another place"):
+        Source().fetch(ActivationCache(CacheSettings("disk"), 10, {}), 0)
+    assert not list(place.glob("activations/*"))
+
+
 @pytest.mark.parametrize("keep", ["memory", "disk"])
 def test_no_more_is_kept_than_there_is_room_for(keep: str) -> None:
     source = Source()

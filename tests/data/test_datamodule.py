@@ -67,7 +67,7 @@ def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> N
 
 def test_a_single_document_cannot_be_divided(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("only this\n")
-    with pytest.raises(ValueError, match="single document"):
+    with pytest.raises(ValueError, match="holds a single row"):
         make(str(tmp_path / "one.txt"))
 
 

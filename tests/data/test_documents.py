@@ -35,8 +35,8 @@ def test_jsonl_rows_in_order_from_several_files(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         (['{"text": "ok"}', "{broken"], "line 2 is not JSON"),
-        (['{"text": "ok"}', '{"text": 3}'], "line 2 has no text field 'text'"),
-        (['{"text": "ok"}', '{"text": null}'], "line 2 has no text field 'text'"),
+        (['{"text": "ok"}', '{"text": 3}'], "line 2 has 3 as 'text', which is no text"),
+        (['{"text": "ok"}', '{"text": null}'], "line 2 has null as 'text', which is no text"),
         (['{"text": "ok"}', '{"other": "x"}'], "line 2 has no text field 'text'"),
         (['{"body": "x"}'], "line 1 has no text field 'text'; data.text_field names the field to use"),
         (["[1]"], "line 1 has no text field"),

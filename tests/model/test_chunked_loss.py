@@ -52,13 +52,26 @@ def test_loss_and_gradients_are_those_with_all_logits(architecture: str, chunk_t
         assert torch.allclose(found[True][name], expected, rtol=1e-4, atol=1e-6), name
 
 
-def test_in_bfloat16_the_loss_is_as_near_as_its_digits(tmp_path: Path) -> None:
-    top, smashed_BTD, labels_BT = loaded("llama", tmp_path, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_it_is_as_near_in_bfloat16_and_without_torchs_own(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("splitlearn.model.chunked_loss._linear_cross_entropy", None)
+    top, smashed_BTD, labels_BT = loaded("llama", tmp_path, dtype)
     assert has_linear_head(top, smashed_BTD)
-    expected = top.loss(top(smashed_BTD).logits, labels_BT, 25)
-    hidden_BTD = top(smashed_BTD, skips_head=True)[0]
-    found = chunked_loss(top.model.get_output_embeddings(), hidden_BTD, labels_BT, 25, 4)
-    assert float(found) == pytest.approx(float(expected), rel=1e-2)
+    head, found = top.model.get_output_embeddings(), []
+    for chunk_tokens in (None, 4):
+        top.zero_grad()
+        if chunk_tokens is None:
+            loss = top.loss(top(smashed_BTD).logits, labels_BT, 25)
+        else:
+            loss = chunked_loss(head, top(smashed_BTD, skips_head=True)[0], labels_BT, 25, chunk_tokens)
+        loss.backward()
+        found.append((float(loss.detach()), head.weight.grad.float().clone()))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
+    # Sums over chunks of gradients that have few digits.
+    tolerance = 2 * torch.finfo(dtype).eps * float(found[0][1].abs().max())
+    assert (found[1][1] - found[0][1]).abs().max() <= tolerance
 
 
 def test_under_autocast_logits_are_computed_at_once(tmp_path: Path) -> None:

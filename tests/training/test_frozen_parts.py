@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from safetensors.torch import load_file, save_file
 
 from splitlearn.data import TextDataModule
 from splitlearn.embedded import resolve_model
@@ -77,6 +80,24 @@ def test_a_later_run_finds_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.M
     assert second == first
     # Of each set the first batch is computed, to know its shape, and once more, to know that chance has no part in it.
     assert (num_first, num_second) == (24 + 8 + 4 + 4, 4 + 4 + 4 + 4)
+
+
+def test_weights_that_were_replaced_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if name, size and time of their file are those of before."""
+    copied = shutil.copytree(resolve_model("embedded:qwen2_tiny"), tmp_path / "model")
+    monkeypatch.setenv("SPLITLEARN_CACHE", str(tmp_path))
+    monkeypatch.setattr("tests.training.test_frozen_parts.resolve_model", lambda _: str(copied))
+    settings = {**FROZEN["bottom"], "activation_cache": {"keep": "disk"}}
+    run(tmp_path, **settings)
+    shard = next(path for path in copied.glob("*.safetensors") if "model.layers.0.mlp.up_proj.weight" in load_file(path))
+    before = shard.stat()
+    tensors = load_file(shard)
+    tensors["model.layers.0.mlp.up_proj.weight"] += 0.1
+    save_file(tensors, shard, {"format": "pt"})
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert shard.stat().st_size == before.st_size
+    expected, _ = run(tmp_path, **FROZEN["bottom"])
+    assert run(tmp_path, **settings)[0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_nothing_below_the_lowest_trained_tensor_is_kept_for_backward(tiny_checkpoint: Callable[..., Path]) -> None:

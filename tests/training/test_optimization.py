@@ -51,7 +51,7 @@ def test_warm_up_and_decay(tiny_checkpoint: Callable[..., Path]) -> None:
         ({"schedule": "step"}, "optimizer.schedule is 'step'"),
         ({"learning_rate": -1.0}, r"optimizer\.learning_rate is -1\.0"),
         ({"learning_rate": "fast"}, r"optimizer\.learning_rate is 'fast'"),
-        ({"parts": {"top": {"weight_decay": -1}}}, r"optimizer\.weight_decay is -1"),
+        ({"parts": {"top": {"weight_decay": -1}}}, r"optimizer.parts.top.weight_decay is -1"),
         ({"betas": 3}, r"optimizer\.betas is 3"),
         ({"warmup_fraction": 1.5}, "optimizer.warmup_fraction is 1.5"),
         ({"parts": {name: {"train": False} for name in ("bottom", "trunk", "top")}}, "nothing to train"),

@@ -50,6 +50,7 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note as the data loader's place what was trained on; of data of unknown length Lightning holds a batch in advance."""
+        checkpoint["data_order"] = _data_order(trainer)
         loops = checkpoint.get("loops", {}).get("fit_loop", {})
         progress, epochs = loops.get("epoch_loop.batch_progress"), loops.get("epoch_progress")
         if not progress or not epochs or not epochs["current"]["started"]:
@@ -64,9 +65,21 @@ class ExactResume(Callback):
             place["epoch"] = epochs["current"]["started"] - (not is_over)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the data loaders' places in the epoch for the beginning of training."""
+        """Keep the data loaders' places in the epoch for the beginning of training.
+
+        Raises:
+            ValueError: there are places in an epoch of other data.
+        """
         loops = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
         self._places = loops.get("combined_loader", [])
+        saved, now = checkpoint.get("data_order"), _data_order(trainer)
+        if saved and now and any(place["num_batches"] for place in self._places):
+            changed = [f"data.{name} is {value} and {now.get(name)}" for name, value in saved.items() if value != now.get(name)]
+            if changed:
+                raise ValueError(
+                    "the checkpoint was written in the middle of an epoch, which can only go on with the same data: "
+                    f"{'; '.join(changed)}"
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the data loader to its place, and wait for signals in front of Lightning, which registers its handlers before."""
@@ -148,3 +161,8 @@ def set_generators(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _data_order(trainer: Trainer) -> dict[str, Any] | None:
+    """Return what decides which rows a batch has, where the data tell."""
+    return getattr(getattr(trainer, "datamodule", None), "order_settings", None)

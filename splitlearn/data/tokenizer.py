@@ -1,0 +1,32 @@
+"""A model's tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+# In a run's folder: the chat template that the run was given instead of the tokenizer's own; empty for none.
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+def read_tokenizer(name_or_path: str, revision: str | None = None, run_folder: Path | None = None) -> PreTrainedTokenizerBase:
+    """Read a tokenizer, with the chat template that a run taught its model.
+
+    Args:
+        name_or_path: a local folder or a hub id.
+        revision: of a hub's repository the branch, tag or commit.
+        run_folder: the run's folder; None for the base model.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, revision=revision or "main")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"no tokenizer in {name_or_path}: {reason}") from error
+    template = None if run_folder is None else run_folder / TEMPLATE_FILE
+    if template is not None and template.is_file():
+        tokenizer.chat_template = template.read_text(encoding="utf-8") or None
+    return tokenizer
