@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset, List, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
 from splitlearn.data.bad_rows import Column, check_first_row, first_bad_line, is_json, not_utf8
 from splitlearn.embedded import read_python_docs, read_python_questions
 
