@@ -37,5 +37,5 @@ def plan(cfg: DictConfig) -> CutCost:
     # Nothing is loaded: no part's ties have to be settled by looking at weights.
     loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
     loader.blueprint.check(split_plan)
-    cost = cost_of(loader, split_plan, devices, cfg.rows, cfg.tokens, cfg.lora_rank)
+    cost = cost_of(loader, split_plan, devices, cfg.rows, cfg.tokens, cfg.lora_rank, quantization=plain(cfg.model.quantization))
     return replace(cost, model=cfg.model.name_or_path)

@@ -145,13 +145,11 @@ def _check_memory(
     cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan, module: SplitCausalLM
 ) -> None:
     """Refuse a run whose weights, gradients and optimizer state alone are more than this machine's memory."""
-    if cfg.model.quantization is not None:
-        # Quantized weights are several times smaller than those of the checkpoint, which are what is known beforehand.
-        return
     devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     loader = open_checkpoint(config, source, module.load_dtype, parts=())
     loader.blueprint.check(plan)
-    cost = cost_of(loader, plan, devices, num_rows=1, num_tokens=1, lora_rank=1, with_activations=False)
+    size: dict[str, Any] = {"num_rows": 1, "num_tokens": 1, "lora_rank": 1, "with_activations": False}
+    cost = cost_of(loader, plan, devices, **size, quantization=plain(cfg.model.quantization))
     is_full = {name: module.trains(name) == "full" for name in PART_NAMES}
     check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})
 

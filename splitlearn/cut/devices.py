@@ -56,6 +56,8 @@ def resolve_device_map(
         DeviceMapError: an unknown part name, a malformed device, or a device that is not there.
     """
     if device_map == "auto":
+        # It decides for all parts, but a device that is not there is a mistake all the same.
+        _check_device(device, "device", num_gpus)
         return _automatic(num_gpus)
     if device_map is None or isinstance(device_map, str):
         where = "device" if device_map is None else "device_map"

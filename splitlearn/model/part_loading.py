@@ -19,6 +19,7 @@ from splitlearn.cut import CutError, PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_generation_config
 from splitlearn.model.filling import fill
 from splitlearn.model.matching import match_tensors, sources_for
+from splitlearn.model.quantization import leave_out, quantized_names
 from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.surgery import cut_out
@@ -251,11 +252,22 @@ class PartLoader:
                     dtype=self.blueprint.dtype,
                     attn_implementation=self.blueprint.config._attn_implementation,
                     output_loading_info=True,
-                    quantization_config=copy.deepcopy(quantization),
+                    quantization_config=None if quantization is None else self._quantization_of(model, part, quantization),
                 )
         except RuntimeError as error:
             raise CheckpointError(f"{self.source.name}: {part.name} cannot be filled: {error}") from error
         self._check(info, part)
+
+    def _quantization_of(self, model: PreTrainedModel, part: PartSpec, quantization: Any) -> Any:
+        """Return how a part's weights are quantized: those that would be in the unsplit model.
+
+        transformers leaves out what a model ends with, and a part ends elsewhere.
+        """
+        names = quantized_names(self.blueprint.meta_model, quantization)
+        linear = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        return leave_out(
+            quantization, [path for path in linear if self.blueprint.global_name(f"{path}.weight", part) not in names]
+        )
 
     def _prefetch(self, names: set[str], shards: dict[str, Shard]) -> None:
         """Read ahead what is to be mapped from a network file system, where page faults one by one are slow."""

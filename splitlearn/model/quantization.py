@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers.quantizers.auto import AutoQuantizationConfig
+from transformers import PreTrainedModel
+from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
 
 # Short names for what is usual. Any other is given as transformers writes it, with quant_method.
 QUANTIZATIONS: dict[str, dict[str, Any]] = {
     "int8": {"quant_method": "torchao", "quant_type": "Int8WeightOnlyConfig"},
     "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
 }
+# What transformers' configurations call the modules that are left alone.
+_SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules")
 _PACKAGES = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
 
 
@@ -61,6 +65,28 @@ def _torchao_config(settings: dict[str, Any]) -> Any:
         raise ValueError(f"model.quantization.quant_type is {name!r}; name a class of torchao.quantization")
     skipped = {key: settings.pop(key) for key in ("modules_to_not_convert",) if key in settings}
     return TorchAoConfig(found(**settings), **skipped)
+
+
+def quantized_names(model: PreTrainedModel, quantization: Any) -> frozenset[str]:
+    """Return the names of the parameters that transformers quantizes in a model.
+
+    Args:
+        model: the unsplit model on the meta device.
+        quantization: transformers' configuration, from `quantization_config`.
+    """
+    quantizer = AutoHfQuantizer.from_config(copy.deepcopy(quantization), pre_quantized=False)
+    skeleton = copy.deepcopy(model)
+    quantizer.preprocess_model(skeleton, device_map=None)
+    return frozenset(name for name, _ in skeleton.named_parameters() if quantizer.param_needs_quantization(skeleton, name))
+
+
+def leave_out(quantization: Any, paths: list[str]) -> Any:
+    """Return a copy of transformers' configuration that quantizes all linear layers but those at ``paths``."""
+    chosen = copy.deepcopy(quantization)
+    for setting in _SKIPPED:
+        if hasattr(chosen, setting):
+            setattr(chosen, setting, paths)
+    return chosen
 
 
 def keep_trainable(model: torch.nn.Module) -> None:

@@ -14,7 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from splitlearn.cut import PartSpec, SplitPlan
 from splitlearn.model import Blueprint
 from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.quantization import quantization_config, quantized_names
 from splitlearn.planning.activations import Activations, measure_activations
+from splitlearn.planning.quantized import bytes_per_value
 
 METHODS = ("load", "lora", "full")
 # AdamW keeps two averages of each gradient, in the weights' dtype.
@@ -52,7 +54,7 @@ class PartCost:
         stored_bytes: bytes of its tensors in the checkpoint, by dtype.
         shards: the files that hold them.
         download_bytes: what of that is not on this machine yet.
-        weight_bytes: bytes of its parameters once they are loaded.
+        weight_bytes: bytes of its parameters once they are loaded, quantized if they are to be.
         needs: memory by what is done with it: ``load`` (frozen), ``lora`` and ``full`` fine-tuning.
     """
 
@@ -77,6 +79,7 @@ class CutCost:
         split_point_1: first layer of the trunk.
         split_point_2: first layer of the top.
         dtype: what floating-point weights become.
+        quantization: plain settings of how frozen linear layers are quantized; None leaves them alone.
         num_rows: rows of a batch.
         num_tokens: tokens of a row.
         lora_rank: rank of the adapters that ``lora`` is reckoned with.
@@ -89,6 +92,7 @@ class CutCost:
     split_point_1: int
     split_point_2: int
     dtype: str
+    quantization: Any
     num_rows: int
     num_tokens: int
     lora_rank: int
@@ -108,6 +112,7 @@ def cost_of(
     num_tokens: int,
     lora_rank: int,
     with_activations: bool = True,
+    quantization: Any = None,
 ) -> CutCost:
     """Reckon what a cut will cost. Configuration, index and headers are read; weights are neither read nor downloaded.
 
@@ -119,6 +124,7 @@ def cost_of(
         num_tokens: tokens of a row (T).
         lora_rank: rank of adapters beside every linear layer but the head.
         with_activations: whether to measure what a batch keeps for the backward pass, which takes up to a second.
+        quantization: plain settings of how frozen linear layers are quantized, as for `quantization_config`.
 
     Raises:
         CheckpointError: a shard is damaged or lacks a tensor.
@@ -131,6 +137,11 @@ def cost_of(
             "lora": measure_activations(blueprint, num_rows, num_tokens, lora_rank),
             "full": measure_activations(blueprint, num_rows, num_tokens),
         }
+    sizes = {name: float(each.nbytes) for name, each in blueprint.meta_model.named_parameters(remove_duplicate=False)}
+    if quantization is not None:
+        each_bytes = bytes_per_value(quantization, blueprint.dtype)
+        for name in quantized_names(blueprint.meta_model, quantization_config(quantization)):
+            sizes[name] = each_bytes * blueprint.meta_model.get_parameter(name).numel()
     hidden_size = blueprint.meta_model.get_input_embeddings().embedding_dim
     return CutCost(
         model=loader.source.name,
@@ -138,16 +149,22 @@ def cost_of(
         split_point_1=plan.split_point_1,
         split_point_2=plan.split_point_2,
         dtype=str(blueprint.dtype).removeprefix("torch."),
+        quantization=quantization,
         num_rows=num_rows,
         num_tokens=num_tokens,
         lora_rank=lora_rank,
-        parts=tuple(_part_cost(loader, part, devices, kept, lora_rank) for part in plan.parts),
+        parts=tuple(_part_cost(loader, part, devices, kept, lora_rank, sizes) for part in plan.parts),
         smashed_bytes=num_rows * num_tokens * hidden_size * blueprint.dtype.itemsize,
     )
 
 
 def _part_cost(
-    loader: PartLoader, part: PartSpec, devices: Mapping[str, str], kept: Mapping[str, Activations | None], lora_rank: int
+    loader: PartLoader,
+    part: PartSpec,
+    devices: Mapping[str, str],
+    kept: Mapping[str, Activations | None],
+    lora_rank: int,
+    sizes: Mapping[str, float],
 ) -> PartCost:
     reading = loader.reading(part)
     names = set(reading.sources.values())
@@ -164,8 +181,8 @@ def _part_cost(
         stored_bytes=dict(by_dtype),
         shards=tuple(sorted(reading.files)),
         download_bytes=loader.source.missing_bytes(names),
-        weight_bytes=sum(each.nbytes for each in own.values()),
-        needs=_needs(loader, part, devices[part.name], own, set(by_dtype), kept, lora_rank),
+        weight_bytes=round(sum(sizes[name] for name in own)),
+        needs=_needs(loader, part, devices[part.name], own, set(by_dtype), kept, lora_rank, sizes),
     )
 
 
@@ -193,11 +210,15 @@ def _needs(
     stored_dtypes: set[str],
     kept: Mapping[str, Activations | None],
     lora_rank: int,
+    sizes: Mapping[str, float],
 ) -> dict[str, Need]:
     weights = sum(each.nbytes for each in own.values())
     wanted = str(loader.blueprint.dtype).removeprefix("torch.")
+    # What is quantized is made anew; the rest stays as it is in the files.
+    made = round(sum(sizes[name] for name, each in own.items() if sizes[name] != each.nbytes))
+    rest = sum(each.nbytes for name, each in own.items() if sizes[name] == each.nbytes)
     stays_mapped = device == "cpu" and stored_dtypes <= {wanted}
-    frozen = Need(0, weights) if stays_mapped else Need(weights)
+    frozen = Need(made, rest) if stays_mapped else Need(made + rest)
     adapters = sum(lora_rank * sum(shape) for shape in _linear_shapes(loader.blueprint, part))
     trained_bytes = {"lora": _ADAPTER_BYTES * adapters, "full": weights}
     needs = {"load": frozen}

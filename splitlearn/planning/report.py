@@ -21,6 +21,9 @@ def print_plan(cost: CutCost) -> None:
 def _parts_table(cost: CutCost) -> Table:
     commit = f" at {cost.commit[:12]}" if cost.commit else ""
     title = f"{cost.model}{commit} cut at {cost.split_point_1} / {cost.split_point_2}, {cost.dtype}"
+    if cost.quantization is not None:
+        how = cost.quantization if isinstance(cost.quantization, str) else cost.quantization.get("quant_method")
+        title += f", {how} where frozen"
     table = Table(title=title, title_justify="left")
     for heading in ("part", "holds", "device"):
         table.add_column(heading)

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from splitlearn.embedded import resolve_model
 from splitlearn.model import ComposedCausalLM, ModelFactory
-from splitlearn.model.quantization import quantization_config
+from splitlearn.model.quantization import is_quantized, quantization_config
+from tests.architectures.catalogue import tiny_model
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -37,6 +38,22 @@ def test_logits_are_those_of_the_quantized_unsplit_model(quantization: str, kind
         expected, found = whole(ids).logits, ComposedCausalLM(*parts)(ids).logits
         assert torch.equal(found, expected)
         assert not torch.equal(found, ComposedCausalLM(*plain)(ids).logits)
+
+
+@pytest.mark.parametrize("model_type", ["mpt", "falcon", "phi"])
+def test_parts_quantize_what_the_unsplit_model_does(model_type: str, tmp_path: Path) -> None:
+    """transformers leaves out the module that a model ends with, which a part may end with elsewhere."""
+    tiny_model(model_type).save_pretrained(tmp_path)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization_config("int8"))
+    expected = {name for name, each in whole.named_parameters() if is_quantized(each)}
+    loaded = ModelFactory.load_parts(tmp_path, 2, 4, quantization="int8")
+    found = {
+        part.blueprint.global_name(name, part.part)
+        for part in loaded.parts.values()
+        for name, each in part.model.named_parameters()
+        if is_quantized(each)
+    }
+    assert found == expected
 
 
 def test_what_is_trained_is_left_alone(tiny_checkpoint: Callable[..., Path]) -> None:

@@ -11,7 +11,9 @@ from benchmarks.sparse_checkpoint import write_sparse_checkpoint
 from splitlearn.app import compose, plan
 from splitlearn.checkpoint.shard import Shard, open_shard
 from splitlearn.cut import PART_NAMES
+from splitlearn.embedded import resolve_model
 from splitlearn.model import ModelFactory
+from splitlearn.model.quantization import stored_bytes
 from splitlearn.planning import CutCost
 from tests.hub_server import COMMIT, HubServer, serving_this_process
 
@@ -63,6 +65,26 @@ def test_it_foretells_what_loading_does(
         assert [str(folder / file) for file in each.shards] == list(receipt.shards)
         assert bool(each.needs["load"].mapped_bytes) == (dtype is None)
         assert each.needs["full"].own_bytes > 4 * each.weight_bytes
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_quantized_weights_are_reckoned_with(quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = resolve_model("embedded:qwen2_tiny")
+    plain, cost = (
+        plan_of(folder, "split.point_1=2", "split.point_2=6", f"model.quantization={each}") for each in ("null", quantization)
+    )
+    monkeypatch.undo()
+    parts = ModelFactory.create_split_models(None, folder, 2, 6, low_memory=True, quantization=quantization)
+    seen: set[torch.nn.Parameter] = set()
+    for part, before, each in zip(parts, plain.parts, cost.parts, strict=True):
+        own = [parameter for parameter in part.parameters() if parameter not in seen]
+        seen.update(own)
+        # Scales count for more in matrices as small as these.
+        assert each.weight_bytes == pytest.approx(sum(map(stored_bytes, own)), rel=0.05)
+        assert each.weight_bytes < before.weight_bytes
+        need = each.needs["load"]
+        assert need.own_bytes > 0 and need.own_bytes + need.mapped_bytes == pytest.approx(each.weight_bytes, abs=1)
+        assert each.needs["full"] == before.needs["full"], "what is trained is not quantized"
 
 
 def test_a_tied_head_counts_once_on_one_device_and_twice_on_two(

@@ -1,0 +1,35 @@
+"""What quantized weights will take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from splitlearn.model.quantization import quantization_config, stored_bytes
+from splitlearn.model.silence import silent_transformers
+
+# Large enough that what is kept for each row or block hardly counts.
+_SIZE = 1024
+
+
+def bytes_per_value(quantization: Any, dtype: torch.dtype) -> float:
+    """Return how many bytes a quantized weight takes for each of its values, scales included, by quantizing a small one.
+
+    Args:
+        quantization: plain settings, as for `quantization_config`.
+        dtype: the model's.
+    """
+    config = LlamaConfig(vocab_size=8, hidden_size=_SIZE, intermediate_size=_SIZE, num_hidden_layers=1, num_attention_heads=8)
+    with torch.device("meta"):
+        shapes = {name: each.shape for name, each in LlamaForCausalLM(config).named_parameters()}
+    with silent_transformers():
+        model = LlamaForCausalLM.from_pretrained(
+            None,
+            config=config,
+            state_dict={name: torch.ones(shape, dtype=dtype) for name, shape in shapes.items()},
+            dtype=dtype,
+            quantization_config=quantization_config(quantization),
+        )
+    return stored_bytes(model.model.layers[0].self_attn.q_proj.weight) / _SIZE**2
