@@ -1,13 +1,16 @@
 """PEFT's adapters on the parts of a model."""
 
 from splitlearn.adapters.folder import copy_adapter, load_adapters, save_adapters
-from splitlearn.adapters.parts import add_adapters, merge_adapters
+from splitlearn.adapters.layers import merge_adapters
+from splitlearn.adapters.parts import add_adapters
+from splitlearn.adapters.refusals import check_layers_run
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.adapters.unsplit_config import unsplit_config
 
 __all__ = [
     "AdapterSettings",
     "add_adapters",
+    "check_layers_run",
     "copy_adapter",
     "load_adapters",
     "merge_adapters",

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from splitlearn.adapters.parts import adapter_tensors, load_adapter_tensors
+from splitlearn.adapters.layers import adapter_tensors, load_adapter_tensors
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.adapters.unsplit_config import unsplit_config
 from splitlearn.checkpoint.tensor_file import write_tensor_file

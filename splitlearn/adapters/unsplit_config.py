@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splitlearn.adapters.parts import adapted_modules, adapts_one_parameter
+from splitlearn.adapters.layers import adapted_modules, adapts_one_parameter
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.model import SplitModel
 

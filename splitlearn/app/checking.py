@@ -39,7 +39,7 @@ _COUNTS = {
     "trainer.accumulate_grad_batches": 1,
     "trainer.log_every_n_steps": 1,
     "callbacks.early_stopping.patience": 0,
-    "callbacks.learning_rate_finder.num_training_steps": 1,
+    "callbacks.learning_rate_finder.num_training_steps": 20,
     "callbacks.batch_size_finder.init_val": 1,
     "callbacks.batch_size_finder.max_val": 1,
     "callbacks.batch_size_finder.steps_per_trial": 1,
@@ -88,6 +88,10 @@ def check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
             raise ValueError(f"{name} is {value!r}; give a positive number, or null")
     _check_finders(cfg)
+    if cfg.trainer.get("limit_val_batches") == 0:
+        raise ValueError(
+            "trainer.limit_val_batches is 0, but a run is judged by its held-out loss; leave it at least one batch"
+        )
     for name, callback in cfg.callbacks.items():
         monitor = callback.get("monitor") if callback is not None else None
         if monitor is not None and monitor not in METRICS and not monitor.startswith("memory/"):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
@@ -135,6 +135,9 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     summary |= {"trained": module.trained, "learning_rate": module.learning_rate, "batch_size": cfg.data.get("batch_size")}
     if isinstance(datamodule, BlockDataModule):
         summary["batch_size"] = datamodule.batch_size
+    stopped = [each for each in trainer.callbacks if isinstance(each, EarlyStopping) and each.stopped_epoch]
+    if stopped:
+        summary["stopped_early"] = f"{stopped[0].monitor} no longer improved in epoch {stopped[0].stopped_epoch + 1}"
     summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
     write_summary(run_folder, summary)
     print_summary(summary)

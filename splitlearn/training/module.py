@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
-from splitlearn.adapters import AdapterSettings, add_adapters, unsplit_config
+from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PART_NAMES
@@ -183,6 +183,8 @@ class SplitCausalLM(LightningModule):
         if added:
             # What could not be saved in the end is refused here.
             unsplit_config(parts, self.adapters)
+            if hparams.quantization is not None:
+                check_layers_run(parts)
         for part in parts:
             own = added.get(part.part.name, ())
             train = self.optimization.of(part.part.name).train

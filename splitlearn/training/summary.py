@@ -63,6 +63,7 @@ def _footer(summary: dict[str, Any]) -> str:
         + (f", peak GPU {metrics['peak_gpu_gib']:.2f} GiB" if metrics["peak_gpu_gib"] else ""),
         f"{metrics['train_tokens']:,} tokens trained in {metrics['train_s']:.0f} s"
         + (f" ({rate:,.0f} tokens/s in the steps)" if rate else ""),
+        *([f"stopped early: {summary['stopped_early']}"] if "stopped_early" in summary else []),
         f"files: {summary['folder']}",
     ]
     return "\n".join(lines)

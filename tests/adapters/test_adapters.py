@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from splitlearn.adapters import AdapterSettings, add_adapters, load_adapters, save_adapters
-from splitlearn.adapters.parts import adapted_modules
+from splitlearn.adapters.layers import adapted_modules
 from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
 from tests.tiny_models import token_ids
 

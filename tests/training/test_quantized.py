@@ -56,6 +56,12 @@ def test_four_bits_learn_though_they_were_evaluated_before(tmp_path: Path) -> No
     assert "quantization" not in (tmp_path / "out" / "config.json").read_text()
 
 
+def test_adapters_that_cannot_stand_beside_quantized_weights_are_told_before_training(tmp_path: Path) -> None:
+    settings = ["peft=custom", "peft.method=loha", "peft.settings={target_modules: [q_proj]}", "model.quantization=nf4"]
+    with pytest.raises(ValueError, match=r"these adapters cannot stand beside model.layers.0.self_attn.q_proj as it is stored"):
+        train(compose(*settings, "verbose=false"), folder=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -1,0 +1,101 @@
+"""PEFT's layers in the parts of a model: their names in the unsplit model, their tensors, and taking them out again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitlearn.model import SplitModel
+
+# Where PEFT puts the module that an adapter stands beside.
+_BASE_LAYER = ".base_layer"
+
+
+def whole_name(path: str, part: SplitModel) -> str:
+    """Return the path that a module of a part has in the unsplit model."""
+    if path == part.blueprint.anatomy.layers_path:
+        return path
+    return part.blueprint.global_name(f"{path}.", part.part).removesuffix(".")
+
+
+def ends_with_any(path: str, names: Sequence[str]) -> bool:
+    """Whether a path is one of ``names``, or ends with one after a dot."""
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def adapted_modules(part: SplitModel) -> dict[str, Any]:
+    """Return PEFT's layers of a part, by the path that their module has in the unsplit model.
+
+    A layer that stands beside one parameter of a module, such as the weights of all experts, has that parameter's name.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = {}
+    layers: dict[str, Any] = {path: each for path, each in part.model.named_modules() if isinstance(each, BaseTunerLayer)}
+    for path, layer in layers.items():
+        name = whole_name(path.replace(_BASE_LAYER, ""), part)
+        found[f"{name}.{layer.parameter_name}" if adapts_one_parameter(layer) else name] = layer
+    return found
+
+
+def adapts_one_parameter(layer: nn.Module) -> bool:
+    """Whether a layer of PEFT stands beside one parameter of its module and not beside the module."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    return isinstance(layer, ParamWrapper)
+
+
+def adapter_tensors(part: SplitModel) -> dict[str, torch.Tensor]:
+    """Return the tensors of a part's adapters, under the names that PEFT gives them in the unsplit model."""
+    from peft import get_peft_model_state_dict
+
+    if not adapted_modules(part):
+        return {}
+    return {part.blueprint.global_name(name, part.part): each for name, each in get_peft_model_state_dict(part.model).items()}
+
+
+def load_adapter_tensors(part: SplitModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Fill a part's adapters with tensors that have the names of `adapter_tensors`; those of other parts are passed over.
+
+    Raises:
+        ValueError: a tensor of the part is missing or has another shape.
+    """
+    from peft import set_peft_model_state_dict
+
+    wanted = adapter_tensors(part)
+    for name, each in wanted.items():
+        if name not in tensors or tensors[name].shape != each.shape:
+            found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
+            raise ValueError(f"the adapter tensor {name} {found}; {part.part.name} needs shape {tuple(each.shape)}")
+    set_peft_model_state_dict(part.model, {part.blueprint.local_name(name, part.part): tensors[name] for name in wanted})
+
+
+def merge_adapters(part: SplitModel) -> None:
+    """Put a part's adapters into its weights, and the modules back into place that it had without them.
+
+    Raises:
+        ValueError: adapters of this kind cannot be merged.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for path, module in list(part.model.named_modules()):
+        if not isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)) or _BASE_LAYER in f"{path}.":
+            continue
+        owner, _, name = path.rpartition(".")
+        try:
+            if hasattr(module, "unload_and_optionally_merge_module"):
+                plain = module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+            else:
+                # Weights are mapped privately: merging writes to copies of the pages, never to the checkpoint.
+                module.merge()
+                plain = module.get_base_layer()
+        except (NotImplementedError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(module).__name__
+            raise ValueError(
+                f"these adapters cannot be merged into the weights ({reason}); export with adapters=keep"
+            ) from error
+        setattr(part.model.get_submodule(owner), name, plain)

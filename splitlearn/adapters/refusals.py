@@ -1,0 +1,69 @@
+"""Adapters that parts of a model cannot have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from splitlearn.adapters.layers import adapted_modules, adapts_one_parameter, ends_with_any, whole_name
+from splitlearn.adapters.settings import AdapterSettings
+from splitlearn.model import SplitModel
+
+# What PEFT raises for settings that do not fit a model.
+PEFT_ERRORS = (ValueError, TypeError, AttributeError, IndexError, KeyError)
+
+
+def refuse_tied(part: SplitModel) -> None:
+    """Refuse adapters at a tensor that two parts hold.
+
+    Raises:
+        ValueError: there are some.
+    """
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    ties = {*part.blueprint.ties, *part.blueprint.ties.values()}
+    copied = [whole_name(path, part) for path, each in part.model.named_modules() if isinstance(each, AuxiliaryTrainingWrapper)]
+    for setting, paths in {"target_modules": adapted_modules(part), "modules_to_save": copied}.items():
+        for path in paths:
+            if f"{path}.weight" in ties:
+                raise ValueError(
+                    f"{path} is tied to another part's weights, so what is trained there would belong to both; "
+                    f"leave it out of peft.settings.{setting}"
+                )
+
+
+def refuse_unknown_names(parts: Sequence[SplitModel], settings: AdapterSettings) -> None:
+    """Refuse a list of modules of which some are in no part: they would be left out without a word.
+
+    Raises:
+        ValueError: a name is in none.
+    """
+    paths = {path for part in parts for path in adapted_modules(part)}
+    for name in (part.part.name for part in parts if settings.adapts(part.part.name)):
+        names = settings.config_of(name).target_modules
+        if isinstance(names, str) or not paths:
+            continue
+        for each in names or ():
+            if not any(ends_with_any(path, [each]) for path in paths):
+                raise ValueError(f"the target_modules of peft for {name} name {each!r}, which no part with adapters has")
+
+
+def check_layers_run(parts: Sequence[SplitModel]) -> None:
+    """Run one layer of each kind with adapters: not all can stand beside weights of every form, such as quantized ones.
+
+    Raises:
+        ValueError: one cannot.
+    """
+    tried: set[type] = set()
+    for part in parts:
+        for path, layer in adapted_modules(part).items():
+            if type(layer) in tried or not hasattr(layer, "in_features") or adapts_one_parameter(layer):
+                continue
+            tried.add(type(layer))
+            try:
+                with torch.no_grad():
+                    layer(torch.zeros(1, layer.in_features, device=part.device, dtype=part.blueprint.dtype))
+            except (RuntimeError, *PEFT_ERRORS) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"these adapters cannot stand beside {path} as it is stored ({reason})") from error
