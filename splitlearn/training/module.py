@@ -16,8 +16,7 @@ from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
-from splitlearn.checkpoint import CheckpointError, CheckpointSource
-from splitlearn.checkpoint.errors import name_some
+from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES
 from splitlearn.data.examples import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
@@ -32,7 +31,7 @@ from splitlearn.model import (
     read_config,
 )
 from splitlearn.model.quantization import keep_trainable, quantization_config
-from splitlearn.training.base_identity import compare_bases, describe_base
+from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.compilation import checkpoint_layers, compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loss import SplitLoss
@@ -230,17 +229,6 @@ class SplitCausalLM(LightningModule):
                 "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"
             )
 
-    def _refuse_other_rates(self, saved: Mapping[str, Any] | None) -> None:
-        """Refuse rates that would be put back to the checkpoint's, with the optimizer's state."""
-        if saved is None:
-            return
-        before, now = Optimization.from_plain(saved).rates, Optimization.from_plain(self.hparams.optimizer or {}).rates
-        changed = [f"{name} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]]
-        if changed:
-            raise CheckpointError(
-                f"a run goes on with the rates that its checkpoint was written with, but {'; '.join(changed)}"
-            )
-
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
         return self.composed(input_ids, **kwargs)
@@ -371,18 +359,7 @@ class SplitCausalLM(LightningModule):
             CheckpointError: the checkpoint does not fit; the message shows the difference.
         """
         self.load_parts()
-        saved = checkpoint.get("hyper_parameters", {})
-        for name in ("split_point_1", "split_point_2"):
-            if name in saved and saved[name] != self.hparams[name]:
-                raise CheckpointError(f"the checkpoint was saved with {name}={saved[name]}, this run has {self.hparams[name]}")
-        stored, trained = set(checkpoint["state_dict"]), self._trained_names()
-        for names, what in ((trained - stored, "lacks trained tensors"), (stored - trained, "holds tensors not trained here")):
-            if names:
-                raise CheckpointError(f"the checkpoint {what}: {name_some(list(names))}")
-        differences = compare_bases(checkpoint.get("base", {}), self._base)
-        if differences:
-            raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
-        self._refuse_other_rates(saved.get("optimizer"))
+        check_checkpoint(checkpoint, self.hparams, self._base, self._trained_names())
         self._unfinished = checkpoint.get("unfinished_step")
 
 

@@ -1,4 +1,4 @@
-"""Which model a checkpoint of a run belongs to: only what was trained is in it."""
+"""Whether a checkpoint is one of a run: only what was trained is in it, and of which model it is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from splitlearn.adapters import AdapterSettings
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint.errors import name_some
 from splitlearn.model import ComposedCausalLM, compare_configs
 from splitlearn.model.digest import digest
+from splitlearn.training.optimization import Optimization
 
 _WEIGHTS = "frozen_weights"
 
@@ -37,7 +40,7 @@ def describe_base(composed: ComposedCausalLM, adapters: AdapterSettings, quantiz
     }
 
 
-def compare_bases(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+def _compare_bases(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     """Return how a checkpoint's base model differs from this run's; what an older checkpoint does not say is passed over."""
     known = [name for name in ("model", "commit", "dtype") if saved.get(name) is not None and base[name] is not None]
     # None says that nothing was quantized.
@@ -50,3 +53,36 @@ def compare_bases(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str
     if not differences and saved.get(_WEIGHTS, base[_WEIGHTS]) != base[_WEIGHTS]:
         differences.append("the configurations are equal, but the weights that are not trained have other values")
     return differences
+
+
+def check_checkpoint(
+    checkpoint: Mapping[str, Any], settings: Mapping[str, Any], base: Mapping[str, Any], trained: set[str]
+) -> None:
+    """Refuse a checkpoint that a run cannot go on from.
+
+    Args:
+        checkpoint: what Lightning keeps in it, with the module's settings and ``base``.
+        settings: the run's module's.
+        base: the run's model, from `describe_base`.
+        trained: the names of the tensors that the run trains.
+
+    Raises:
+        CheckpointError: cut, trained tensors, model, adapters or rates differ; the message shows how.
+    """
+    saved = checkpoint.get("hyper_parameters", {})
+    for name in ("split_point_1", "split_point_2"):
+        if name in saved and saved[name] != settings[name]:
+            raise CheckpointError(f"the checkpoint was saved with {name}={saved[name]}, this run has {settings[name]}")
+    stored = set(checkpoint["state_dict"])
+    for names, what in ((trained - stored, "lacks trained tensors"), (stored - trained, "holds tensors not trained here")):
+        if names:
+            raise CheckpointError(f"the checkpoint {what}: {name_some(list(names))}")
+    differences = _compare_bases(checkpoint.get("base", {}), base)
+    if differences:
+        raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
+    if saved.get("optimizer") is not None:
+        # Lightning puts them back with the optimizer's state, whatever the run's settings say.
+        before, now = (Optimization.from_plain(each["optimizer"] or {}).rates for each in (saved, settings))
+        changed = [f"{name} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]]
+        if changed:
+            raise CheckpointError(f"a run goes on with the rates of its checkpoint, but {'; '.join(changed)}")
