@@ -10,6 +10,8 @@ from torch import nn
 
 from splitlearn.model import SplitModel
 
+# What PEFT calls an adapter that was given no name.
+ADAPTER_NAME = "default"
 # Where PEFT puts the module that an adapter stands beside.
 _BASE_LAYER = ".base_layer"
 
@@ -39,6 +41,13 @@ def adapted_modules(part: SplitModel) -> dict[str, Any]:
         name = whole_name(path.replace(_BASE_LAYER, ""), part)
         found[f"{name}.{layer.parameter_name}" if adapts_one_parameter(layer) else name] = layer
     return found
+
+
+def copied_modules(part: SplitModel) -> list[str]:
+    """Return the paths in the unsplit model of the modules of which PEFT trains a copy (``modules_to_save``)."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return [whole_name(path, part) for path, each in part.model.named_modules() if isinstance(each, AuxiliaryTrainingWrapper)]
 
 
 def adapts_one_parameter(layer: nn.Module) -> bool:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from splitlearn.adapters.layers import ends_with_any, whole_name
+from splitlearn.adapters.layers import ADAPTER_NAME, ends_with_any, whole_name
 from splitlearn.adapters.refusals import PEFT_ERRORS, refuse_tied, refuse_unknown_names
 from splitlearn.adapters.settings import AdapterSettings
+from splitlearn.cut import PART_NAMES
 from splitlearn.model import SplitModel
 from splitlearn.model.passage import Neutral
 
@@ -20,7 +20,6 @@ _ALL_LINEAR = "all-linear"
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 _LAYER_CHOICES = ("layers_to_transform", "layers_pattern")
 _TARGETS = ("target_modules", "target_parameters")
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict[str, list[nn.Parameter]]:
@@ -39,6 +38,7 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
         ValueError: a part has none of the modules that the settings name, or a module is tied to another part's.
     """
     from peft import inject_adapter_in_model
+    from peft.tuners.tuners_utils import cast_adapter_dtype
 
     added = {}
     for part in parts:
@@ -57,13 +57,12 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
             reason = " ".join(str(error).split())
             raise ValueError(f"adapters cannot be put into {part.part.name}: {reason}") from error
         refuse_tied(part)
-        for parameter in part.model.parameters():
-            if parameter.requires_grad and parameter.dtype in _HALF:
-                parameter.data = parameter.data.float()
+        cast_adapter_dtype(part.model, ADAPTER_NAME)
         added[part.part.name] = [each for each in part.model.parameters() if each.requires_grad]
         if not added[part.part.name]:
             raise ValueError(f"the settings of peft leave nothing to be trained in {part.part.name}; is inference_mode true?")
-    refuse_unknown_names(parts, settings)
+    if len(parts) == len(PART_NAMES):
+        refuse_unknown_names(parts, settings)
     if settings.method is not None and not added:
         raise ValueError(
             f"peft.settings.target_modules is {settings.settings.get('target_modules')!r}, which no part has; "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from splitlearn.adapters.layers import adapted_modules, adapts_one_parameter, ends_with_any, whole_name
+from splitlearn.adapters.layers import adapted_modules, adapts_one_parameter, copied_modules, ends_with_any
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.model import SplitModel
 
@@ -20,11 +20,8 @@ def refuse_tied(part: SplitModel) -> None:
     Raises:
         ValueError: there are some.
     """
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
     ties = {*part.blueprint.ties, *part.blueprint.ties.values()}
-    copied = [whole_name(path, part) for path, each in part.model.named_modules() if isinstance(each, AuxiliaryTrainingWrapper)]
-    for setting, paths in {"target_modules": adapted_modules(part), "modules_to_save": copied}.items():
+    for setting, paths in {"target_modules": adapted_modules(part), "modules_to_save": copied_modules(part)}.items():
         for path in paths:
             if f"{path}.weight" in ties:
                 raise ValueError(

@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splitlearn.adapters.layers import adapted_modules, adapts_one_parameter
+from splitlearn.adapters.layers import ADAPTER_NAME, adapted_modules, adapts_one_parameter, copied_modules
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.model import SplitModel
 
-# What PEFT calls an adapter that was given no name.
-_NAME = "default"
 # Settings that PEFT takes for each layer apart, with the name of the pattern that says so.
 _PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern", "alpha": "alpha_pattern"}
 # What the names of all adapted modules say already.
@@ -38,6 +36,9 @@ def unsplit_config(parts: Sequence[SplitModel], settings: AdapterSettings) -> An
     merged.target_modules = {path for path, layer in layers.items() if not adapts_one_parameter(layer)}
     if any(map(adapts_one_parameter, layers.values())):
         merged.target_parameters = [path for path, layer in layers.items() if adapts_one_parameter(layer)]
+    if getattr(merged, "modules_to_save", None):
+        # Parts without adapters have no copies.
+        merged.modules_to_save = [path for part in parts for path in copied_modules(part)]
     if getattr(merged, "feedforward_modules", None):
         merged.feedforward_modules = {path for path, layer in layers.items() if layer.is_feedforward}
     merged.inference_mode = True
@@ -60,7 +61,7 @@ def _refuse_differences(merged: Any, configs: Mapping[str, Any]) -> None:
 def _tell_patterns(merged: Any, layers: Mapping[str, Any]) -> None:
     for setting, pattern in _PATTERNS.items():
         common = getattr(merged, setting, None)
-        told = {path: getattr(layer, setting, {}).get(_NAME, common) for path, layer in layers.items()}
+        told = {path: getattr(layer, setting, {}).get(ADAPTER_NAME, common) for path, layer in layers.items()}
         # Where a pattern is None it means something else.
         if isinstance(getattr(merged, pattern, None), dict) and set(told.values()) != {common}:
             # PEFT reads the keys as regular expressions on the end of a module's path.

@@ -14,12 +14,10 @@ METRICS = (
     "train_loss_step",
     "train_loss_epoch",
     "train_perplexity",
-    "train_router_loss",
     "val_loss",
     "val_perplexity",
     "tokens_per_s",
     "tflops_per_s",
-    "mfu",
 )
 _SWITCHES = (
     "gradient_checkpointing",
@@ -31,6 +29,8 @@ _SWITCHES = (
     "callbacks.throughput.counts_flops",
     "callbacks.memory_report.print_table",
     "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.deterministic",
 )
 _COUNTS = {
     "seed": 0,
@@ -38,6 +38,11 @@ _COUNTS = {
     "trainer.max_steps": -1,
     "trainer.accumulate_grad_batches": 1,
     "trainer.log_every_n_steps": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.num_sanity_val_steps": -1,
+    "data.num_workers": 0,
+    "data.seed": 0,
+    "callbacks.throughput.window": 2,
     "callbacks.early_stopping.patience": 0,
     "callbacks.learning_rate_finder.num_training_steps": 20,
     "callbacks.batch_size_finder.init_val": 1,
@@ -88,13 +93,15 @@ def check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
             raise ValueError(f"{name} is {value!r}; give a positive number, or null")
     _check_finders(cfg)
+    if cfg.trainer.get("val_check_interval") == 0:
+        raise ValueError("trainer.val_check_interval is 0; give batches between two validations, or a share of an epoch")
     if cfg.trainer.get("limit_val_batches") == 0:
         raise ValueError(
             "trainer.limit_val_batches is 0, but a run is judged by its held-out loss; leave it at least one batch"
         )
     for name, callback in cfg.callbacks.items():
-        monitor = callback.get("monitor") if callback is not None else None
-        if monitor is not None and monitor not in METRICS and not monitor.startswith("memory/"):
+        monitor = callback.get("monitor") if OmegaConf.is_dict(callback) else None
+        if monitor is not None and monitor not in METRICS:
             raise ValueError(f"callbacks.{name}.monitor is {monitor!r}; a run logs {', '.join(METRICS)}")
     check_positions(config, cfg.data.get("block_size"), "data.block_size")
     if cfg.data.get("streaming") and cfg.trainer.max_steps < 0 and not cfg.trainer.fast_dev_run:
@@ -119,13 +126,18 @@ def check_positions(config: PreTrainedConfig, num_tokens: Any, name: str) -> Non
 
 def _check_finders(cfg: DictConfig) -> None:
     rates = cfg.callbacks.get("learning_rate_finder")
-    if rates is not None and not 0 < rates.min_lr < rates.max_lr < math.inf:
+    if rates is not None and not _is_range(rates.min_lr, rates.max_lr):
         raise ValueError(
             f"callbacks.learning_rate_finder searches from min_lr={rates.min_lr} to max_lr={rates.max_lr}; give two positive "
             "numbers, the smaller first"
         )
     sizes = cfg.callbacks.get("batch_size_finder")
-    if sizes is not None and sizes.init_val > sizes.max_val:
+    if sizes is not None and sizes.max_val is not None and sizes.init_val > sizes.max_val:
         raise ValueError(
             f"callbacks.batch_size_finder begins with init_val={sizes.init_val}, more than max_val={sizes.max_val}"
         )
+
+
+def _is_range(low: Any, high: Any) -> bool:
+    are_numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (low, high))
+    return are_numbers and 0 < low < high < math.inf

@@ -26,7 +26,7 @@ def find_checkpoint(ckpt_path: str | None, run_folder: Path) -> str | None:
     """
     if ckpt_path is None:
         return None
-    path = Path(ckpt_path).expanduser()
+    path = Path(str(ckpt_path)).expanduser()
     folder = run_folder / "checkpoints"
     if ckpt_path in ("last", "best") and not path.is_file():
         path = folder / LAST if ckpt_path == "last" else _best(folder) or folder / "best"

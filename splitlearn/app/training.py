@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import platform
+import shutil
 import time
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +29,7 @@ from splitlearn.app.configuration import make, plain
 from splitlearn.app.models import open_model
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
-from splitlearn.data import BlockDataModule, InstructionDataModule
+from splitlearn.data import TEMPLATE_FILE, BlockDataModule, InstructionDataModule
 from splitlearn.memory import GIB
 from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
@@ -120,11 +123,15 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     datamodule.setup("fit")
     _check_data(datamodule, config, cfg.verbose)
     run_folder.mkdir(parents=True, exist_ok=True)
-    summary[_HAS_BEGUN] = True
-    _keep_metrics(run_folder)
-    OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
-    metrics = _run(trainer, module, datamodule, ckpt_path=ckpt_path)
+    with _keeping_metrics(run_folder, summary), _with_less_advice(), module.tracker:
+        # What a resumed run begins with is the checkpoint's model and not the base model.
+        before = trainer.validate(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[0]
+        # Whatever could be refused has been by now.
+        summary[_HAS_BEGUN] = True
+        OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
+        metrics = _fit(trainer, module, datamodule, before, ckpt_path)
     saved = _save(cfg, module, run_folder)
+    (run_folder / TEMPLATE_FILE).unlink(missing_ok=True)
     if isinstance(datamodule, InstructionDataModule):
         datamodule.save_chat_template(run_folder)
     summary.pop(_HAS_BEGUN)
@@ -172,12 +179,32 @@ def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbo
         print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
 
 
-def _keep_metrics(run_folder: Path) -> None:
-    """Put what an earlier run in the same folder logged aside; Lightning's logger would delete it."""
-    folder = run_folder / "metrics"
+@contextmanager
+def _keeping_metrics(run_folder: Path, summary: Mapping[str, Any]) -> Iterator[None]:
+    """Put what an earlier run in the same folder logged aside, and back if this one does not begin.
+
+    Lightning's logger deletes it as soon as anything is run.
+    """
+    folder, aside = run_folder / "metrics", None
     if folder.is_dir():
-        number = 1 + sum(1 for _ in run_folder.glob("metrics_until_resume_*"))
-        folder.rename(run_folder / f"metrics_until_resume_{number}")
+        aside = run_folder / f"metrics_until_resume_{1 + sum(1 for _ in run_folder.glob('metrics_until_resume_*'))}"
+        folder.rename(aside)
+    try:
+        yield
+    finally:
+        if aside is not None and not summary.get(_HAS_BEGUN):
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+
+
+@contextmanager
+def _with_less_advice() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # Advice on worker processes: the packed blocks are in memory, so workers would only cost.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning's own use of torch, which no user can change.
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+        yield
 
 
 def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str, str]:
@@ -246,21 +273,17 @@ def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
     )
 
 
-def _run(trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule, ckpt_path: str | None) -> dict[str, float]:
-    with warnings.catch_warnings(), module.tracker:
-        # Advice on worker processes: the packed blocks are in memory, so workers would only cost.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # Lightning's own use of torch, which no user can change.
-        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
-        # What a resumed run begins with is the checkpoint's model and not the base model.
-        before = trainer.validate(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[0]
-        began_s = time.perf_counter()
-        trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-        train_s = time.perf_counter() - began_s
-        after = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
+def _fit(
+    trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule, before: Mapping[str, float], ckpt_path: str | None
+) -> dict[str, Any]:
+    """Train, evaluate, and return the figures of the run."""
+    began_s = time.perf_counter()
+    trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    train_s = time.perf_counter() - began_s
+    after = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
     throughput = next((each for each in trainer.callbacks if isinstance(each, TokenThroughput)), None)
     tracker = module.tracker
-    metrics = {f"{name}_before": before[name] for name in ("val_loss", "val_perplexity")}
+    metrics: dict[str, Any] = {f"{name}_before": before[name] for name in ("val_loss", "val_perplexity")}
     metrics |= {f"{name}_after": after[name] for name in ("val_loss", "val_perplexity")}
     metrics |= {
         "train_s": train_s,

@@ -7,9 +7,10 @@ from splitlearn.data.instructions import InstructionDataModule
 from splitlearn.data.packing import isolate, join, pack
 from splitlearn.data.reading import Source
 from splitlearn.data.text import TextDataModule
-from splitlearn.data.tokenizer import read_tokenizer
+from splitlearn.data.tokenizer import TEMPLATE_FILE, read_tokenizer
 
 __all__ = [
+    "TEMPLATE_FILE",
     "BlockDataModule",
     "InstructionDataModule",
     "Source",

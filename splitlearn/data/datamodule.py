@@ -22,7 +22,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 from splitlearn.data.bad_rows import Column
 from splitlearn.data.examples import show_example
 from splitlearn.data.packing import check_block_size, isolate, join
-from splitlearn.data.reading import Source, read_rows, stream_rows
+from splitlearn.data.reading import Source, check_values, read_rows, stream_rows
 from splitlearn.data.resumable import ResumableLoader, StreamedBlocks
 from splitlearn.data.tokenizer import read_tokenizer
 
@@ -137,7 +137,7 @@ class BlockDataModule(LightningDataModule, ABC):
         check_block_size(self.block_size)
         if self.streaming:
             stream = stream_rows(self.source, self.columns)
-            held_out = self.prepare(Dataset.from_list(list(stream.take(self.val_rows))))
+            held_out = self._prepare_streamed(Dataset.from_list(list(stream.take(self.val_rows))))
             self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
             rest = stream.skip(self.val_rows)
             if next(iter(rest), None) is None:
@@ -162,7 +162,11 @@ class BlockDataModule(LightningDataModule, ABC):
 
     def _stream_blocks(self, rows: Dataset) -> Dataset:
         with _without_bars():
-            return self._pack(self.prepare(rows), f"{self.rows_at_once} rows (data.rows_at_once)")
+            return self._pack(self._prepare_streamed(rows), f"{self.rows_at_once} rows (data.rows_at_once)")
+
+    def _prepare_streamed(self, rows: Dataset) -> Dataset:
+        check_values(rows, self.columns, str(self.source))
+        return self.prepare(rows)
 
     def _limited(self, blocks: Dataset, name: str) -> Dataset:
         limit = self.max_blocks[name]

@@ -129,6 +129,8 @@ class InstructionDataModule(BlockDataModule):
 
     def _begun(self, messages: list[Message]) -> list[Message]:
         for message in messages:
+            if not isinstance(message, dict):
+                raise ValueError(f"a message is {message!r}; give its role and content")
             if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
                 raise ValueError(f"a message of {message.get('role')} has no text as content but {message.get('content')!r}")
         # Where messages differ in their fields, `datasets` fills up with None, which templates would take for content.

@@ -97,18 +97,40 @@ def stream_rows(source: Source, columns: Sequence[Column]) -> IterableDataset:
         raise ValueError(f"{source} is small and in memory already; data.streaming is for files and hub data sets")
     paths = source.paths
     _check_files(paths, columns)
+    # Files of many rows are looked through before training, so that it does not end at one of them.
+    bad = first_bad_line(paths, columns)
+    if bad is not None:
+        raise ValueError(bad)
     rows = _load(source, paths, columns, cache_dir=None, streaming=True)
-    first = next(iter(rows), None)
+    try:
+        first = next(iter(rows), None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{source} cannot be read: {_innermost(error)}") from error
     if first is None:
         raise ValueError(f"{source}: no text in there")
     for each in columns:
         if each.name not in first:
             raise ValueError(_lacks(source, each, sorted(first)))
-    # Files of many rows are looked through before training, so that it does not end at one of them.
-    bad = first_bad_line(paths, columns)
-    if bad is not None:
-        raise ValueError(bad)
     return rows.select_columns([each.name for each in columns])
+
+
+def check_values(rows: Dataset, columns: Sequence[Column], name: str) -> None:
+    """Refuse rows in which a column holds another kind of value than it must.
+
+    Args:
+        rows: rows as they were read.
+        columns: their columns.
+        name: what to call the source in messages.
+
+    Raises:
+        ValueError: one does.
+    """
+    for each in columns:
+        for value in rows[each.name]:
+            if not isinstance(value, each.kinds):
+                raise ValueError(
+                    f"{name}: a row has {value!r:.40} as {each.name!r}, which is no {each.kind.removesuffix(' field')}"
+                )
 
 
 def _load(source: Source, paths: list[Path], columns: Sequence[Column], cache_dir: str | None, streaming: bool = False) -> Any:

@@ -83,7 +83,11 @@ class Optimization:
             for value in given if isinstance(given, tuple) else (given,):
                 if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
                     raise ValueError(f"{name} is {value!r}; it must be a number that is not negative")
-        if not 0 <= self.warmup_fraction <= 1:
+        if (
+            isinstance(self.warmup_fraction, bool)
+            or not isinstance(self.warmup_fraction, (int, float))
+            or not (0 <= self.warmup_fraction <= 1)
+        ):
             raise ValueError(f"optimizer.warmup_fraction is {self.warmup_fraction!r}; it must lie between 0 and 1")
         for name, settings in self.parts.items():
             if not isinstance(settings.train, bool) and settings.train not in TRAINABLE:

@@ -75,6 +75,8 @@ def test_peft_reads_them_for_the_unsplit_model(
         {**LORA, "settings": {**LORA["settings"], "modules_to_save": ["lm_head", "norm"]}},
         {**LORA, "settings": {**LORA["settings"], "modules_to_save": ["layers.3.input_layernorm"]}},
         {"method": "ia3", "settings": {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}},
+        {**LORA, "settings": {**LORA["settings"], "modules_to_save": ["norm"]}, "parts": {"trunk": False}},
+        {"method": "lora", "settings": {"r": 2, "target_modules": ["embed_tokens", "q_proj", "lm_head"]}},
     ],
     ids=[
         "ia3",
@@ -89,6 +91,8 @@ def test_peft_reads_them_for_the_unsplit_model(
         "modules to save",
         "a layer's module to save",
         "feed-forward modules",
+        "modules to save in some parts",
+        "modules of some parts",
     ],
 )
 def test_other_methods_and_choices(plain: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
@@ -156,6 +160,15 @@ def test_adapters_of_half_precision_weights_are_float32(tiny_checkpoint: Callabl
     parts = adapted(tiny_checkpoint("llama"), LORA, dtype=torch.bfloat16)
     dtypes = {(each.requires_grad, each.dtype) for part in parts for each in part.parameters()}
     assert dtypes == {(False, torch.bfloat16), (True, torch.float32)}
+    assert logits_of(parts).dtype == torch.bfloat16
+
+
+def test_what_is_trained_beside_adapters_keeps_the_dtype_of_the_weights(tiny_checkpoint: Callable[..., Path]) -> None:
+    """As with PEFT: the modules beside it compute in that."""
+    plain = {**LORA, "settings": {**LORA["settings"], "modules_to_save": ["norm"]}}
+    parts = adapted(tiny_checkpoint("llama"), plain, dtype=torch.bfloat16)
+    kept = [each for part in parts for name, each in part.named_parameters() if "modules_to_save" in name]
+    assert kept and {each.dtype for each in kept} == {torch.bfloat16}
     assert logits_of(parts).dtype == torch.bfloat16
 
 

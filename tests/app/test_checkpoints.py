@@ -67,6 +67,8 @@ def test_a_run_that_did_not_begin_leaves_the_earlier_one_alone(tmp_path: Path) -
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="precision"):
         train(compose(*SHORT, "ckpt_path=last", "trainer.precision=bf16"), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate was"):
+        train(compose(*SHORT, "ckpt_path=last", "optimizer.learning_rate=1"), folder=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

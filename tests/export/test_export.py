@@ -45,6 +45,7 @@ CHOICES = {
     "adapters and a full trunk": ["peft=lora", "peft.parts.trunk=false", "optimizer.parts.trunk.train=full"],
     "adapters and norms": ["peft=lora", "+peft.settings.modules_to_save=[norm]"],
     "frozen beside adapters": ["peft=lora", "optimizer.parts.trunk.train=false", "+peft.settings.init_lora_weights=false"],
+    "adapters in the bottom": ["peft=lora", "peft.settings.target_modules=[layers.0.mlp.up_proj, layers.1.mlp.up_proj]"],
     "norms": [f"optimizer.parts.{name}.train=norms" for name in ("bottom", "trunk", "top")],
     "bfloat16": ["model.dtype=bfloat16", "peft=lora"],
     "full, bf16-true": ["trainer.precision=bf16-true"],

@@ -70,7 +70,7 @@ def test_it_is_as_near_in_bfloat16_and_without_torchs_own(
         found.append((float(loss.detach()), head.weight.grad.float().clone()))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
     # Sums over chunks of gradients that have few digits.
-    tolerance = 2 * torch.finfo(dtype).eps * float(found[0][1].abs().max())
+    tolerance = 4 * torch.finfo(dtype).eps * float(found[0][1].abs().max())
     assert (found[1][1] - found[0][1]).abs().max() <= tolerance
 
 

@@ -244,6 +244,23 @@ def test_a_run_that_ended_by_its_steps_goes_on_with_the_next_batch(
     assert all(torch.equal(each, expected[name]) for name, each in module.named_parameters())
 
 
+@pytest.mark.parametrize("every_n_steps", [None, BATCHES, 4])
+@pytest.mark.parametrize("signal_at", [BATCHES - 1, BATCHES, 2 * BATCHES])
+def test_a_run_whose_length_is_given_in_steps_counts_each_epoch_once(
+    signal_at: int, every_n_steps: int | None, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    model, steps = tiny_checkpoint("llama"), 3 * BATCHES
+    whole = run(model, tmp_path / "whole", max_steps=steps)
+    with pytest.raises(SystemExit):
+        run(model, tmp_path / "stopped", signal_at=signal_at, max_steps=steps, every_n_steps=every_n_steps)
+    module, resumed = run(model, tmp_path / "stopped", max_steps=steps, ckpt_path=tmp_path / "stopped" / "last.ckpt")
+    assert resumed.losses == {key: value for key, value in whole[1].losses.items() if key[0] * BATCHES + key[1] > signal_at}
+    assert module.trainer.global_step == steps
+    assert module.trainer.fit_loop.epoch_loop._batches_that_stepped == steps, "figures are logged at their steps"
+    expected = dict(whole[0].named_parameters())
+    assert all(torch.equal(each, expected[name]) for name, each in module.named_parameters())
+
+
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.ckpt"
     WholeFileCheckpointIO().save_checkpoint({"step": 1}, path)

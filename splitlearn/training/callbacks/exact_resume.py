@@ -56,13 +56,14 @@ class ExactResume(Callback):
         if not progress or not epochs or not epochs["current"]["started"]:
             return
         is_over = progress["is_last_batch"]
-        if not is_over:
-            # An epoch that ends by the run's number of steps is not over, though Lightning counts it.
-            for counts in epochs.values():
-                counts["processed"] = counts["started"] - 1
+        # An epoch that ends by the run's number of steps is not over, though Lightning counts it.
+        for counts in epochs.values():
+            counts["processed"] = counts["started"] - (not is_over)
         for place in loops.get("state_dict", {}).get("combined_loader", []):
             place["num_batches"] = 0 if is_over else progress["current"]["processed"]
-            place["epoch"] = epochs["current"]["started"] - (not is_over)
+            place["epoch"] = epochs["current"]["processed"]
+        if is_over:
+            _end_epoch(loops)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the data loaders' places in the epoch for the beginning of training.
@@ -107,8 +108,22 @@ class ExactResume(Callback):
         Raises:
             SystemExit: a signal came.
         """
-        is_last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if self._received is not None and not is_last and not trainer.fit_loop._should_accumulate():
+        epoch_loop = trainer.fit_loop.epoch_loop
+        waits = epoch_loop.batch_progress.is_last_batch or trainer.fit_loop._should_accumulate()
+        if self._received is not None and not waits and not epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            # What this step logged would otherwise come after the hook that ends the run.
+            trainer._logger_connector.update_train_step_metrics()
+            for logger in trainer.loggers:
+                logger.save()
+            self._end(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the run, with a checkpoint, if it was asked to and this validation came in the middle of an epoch.
+
+        Raises:
+            SystemExit: a signal came.
+        """
+        if self._received is not None and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._end(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,6 +153,21 @@ class ExactResume(Callback):
             with contextlib.suppress(ValueError):
                 signal.signal(number, handler)
         self._handlers = {}
+
+
+def _end_epoch(loops: dict[str, Any]) -> None:
+    """Write loops' counts as they will be once the epoch under way is over, which nothing but its end is missing of.
+
+    Lightning would otherwise end that epoch again, and count it twice, where the run's length is given in steps.
+    """
+    for counts in loops["epoch_progress"].values():
+        counts["completed"] = counts["processed"]
+    progress = loops["epoch_loop.batch_progress"]
+    if progress["total"]["completed"] < progress["total"]["processed"]:
+        progress["total"]["completed"] = progress["total"]["processed"]
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    progress["current"] = dict.fromkeys(progress["current"], 0)
+    progress["is_last_batch"] = False
 
 
 def read_generators() -> dict[str, Any]:
