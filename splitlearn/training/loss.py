@@ -45,15 +45,21 @@ class SplitLoss:
         self._max_logits_mib = max_logits_mib
         self._is_isolating = False
         self._has_linear_head: bool | None = None
-        self._flops: dict[tuple[int, ...], tuple[int, int] | None] = {}
+        self._counted: tuple[tuple[int, int] | None, int] | None = None
 
     def flops_of(self, ids_BT: torch.Tensor) -> int | None:
-        """Return the operations of a training step on the last batch, of token ids (B, T); None if they are not known."""
-        shape = tuple(ids_BT.shape)
-        if shape not in self._flops:
-            self._flops[shape] = count_flops(self._composed, self._frozen_parts.number, *shape)
-        counted = self._flops[shape]
-        return None if counted is None else round(counted[0] * self._frozen_parts.share_run) + counted[1]
+        """Return the operations of a training step on the last batch, of token ids (B, T); None if they are not known.
+
+        They are counted for the first batch that is asked for. Others are taken to have as many for each token, though attention
+        has more in longer rows: counting takes a second or two.
+        """
+        if self._counted is None:
+            self._counted = count_flops(self._composed, self._frozen_parts.number, *ids_BT.shape), ids_BT.numel()
+        flops, num_tokens = self._counted
+        if flops is None:
+            return None
+        frozen, rest = flops
+        return round((frozen * self._frozen_parts.share_run + rest) * ids_BT.numel() / num_tokens)
 
     def __call__(self, batch: Batch, divisor: int, name: str, data: object) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the loss of the text divided by ``divisor``, and the weighted router loss of a mixture of experts, if any.
