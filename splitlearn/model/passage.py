@@ -108,10 +108,13 @@ class Passage:
             self._pending = self._left = None
             self._records = {}
 
+    @property
+    def waits(self) -> bool:
+        """Whether smashed data wait for the first module."""
+        return self._pending is not None
+
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Put waiting smashed data in place of a module's first argument; leave the arguments alone if none wait."""
-        if self._pending is None:
-            return args, kwargs
+        """Put the waiting smashed data in place of a module's first argument."""
         hidden_BTD, self._pending = self._pending, None
         if args:
             return (hidden_BTD, *args[1:]), kwargs
@@ -150,9 +153,11 @@ def _guarded_class(cls: Any) -> Any:
     # A subclass and not a hook: gradient checkpointing re-runs a layer's hooks in the backward pass, when the smashed data
     # are gone, but saves the arguments that __call__ was given.
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = self._passage.enter(args, kwargs)
+        passage = self._passage
+        if passage.waits:
+            args, kwargs = passage.enter(args, kwargs)
         output = super(guarded, self).__call__(*args, **kwargs)
-        self._passage.leave(self, output)
+        passage.leave(self, output)
         return output
 
     guarded: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})

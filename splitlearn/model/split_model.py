@@ -125,13 +125,15 @@ class SplitModel(nn.Module):
             return inputs
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments[self._cache_name] = past_key_values
-        arguments = {name: self._moved(value) for name, value in arguments.items() if value is not None}
+        # Asked for once: it is looked up in the part's tensors.
+        device = self.device
+        arguments = {name: _moved(value, device) for name, value in arguments.items() if value is not None}
         fills_cache = past_key_values is not None if use_cache is None else use_cache
         arguments["use_cache"] = fills_cache
         for name in ("attention_mask", "position_ids", self._cache_name, "use_cache"):
             if name not in self._accepted and not self._accepts_any:
                 arguments.pop(name, None)
-        output = self._run(self._moved(inputs), arguments, {} if records is None else records, skips_head)
+        output = self._run(_moved(inputs, device), arguments, {} if records is None else records, skips_head)
         if fills_cache and isinstance(past_key_values, PartCache):
             past_key_values.num_cached_tokens += inputs.shape[1]
         return output
@@ -148,15 +150,6 @@ class SplitModel(nn.Module):
         if not is_right or inputs.is_floating_point() == takes_ids:
             wanted = "token ids of shape (B, T)" if takes_ids else "smashed data of shape (B, T, D)"
             raise ValueError(f"{self.part.name} takes {wanted}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
-
-    def _moved(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: self._moved(each) for name, each in value.items()}
-        if not isinstance(value, torch.Tensor):
-            return value
-        device = self.device
-        # Only towards a GPU: a copy from a GPU into ordinary memory that nobody waits for may be read before it is there.
-        return value.to(device, non_blocking=device.type == "cuda")
 
     def _run(self, inputs: torch.Tensor, arguments: dict[str, Any], records: Records, skips_head: bool) -> Any:
         base = self.blueprint.anatomy.base(self.model)
@@ -268,3 +261,13 @@ class SplitModel(nn.Module):
             put_tensor(model, name, tensor)
         model.eval()
         return cls(blueprint, part, model, passage)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Return an argument of a part with its tensors on the part's device."""
+    if isinstance(value, dict):
+        return {name: _moved(each, device) for name, each in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    # Only towards a GPU: a copy from a GPU into ordinary memory that nobody waits for may be read before it is there.
+    return value.to(device, non_blocking=device.type == "cuda")

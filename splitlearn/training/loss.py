@@ -50,8 +50,8 @@ class SplitLoss:
     def flops_of(self, ids_BT: torch.Tensor) -> int | None:
         """Return the operations of a training step on the last batch, of token ids (B, T); None if they are not known.
 
-        They are counted for the first batch that is asked for. Others are taken to have as many for each token, though attention
-        has more in longer rows: counting takes a second or two.
+        They are counted for the first batch that is asked for, which takes a second or two. Others are taken to have as many
+        for each token, though attention has more in longer rows.
         """
         if self._counted is None:
             self._counted = count_flops(self._composed, self._frozen_parts.number, *ids_BT.shape), ids_BT.numel()
