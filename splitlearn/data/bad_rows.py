@@ -26,8 +26,13 @@ class Column:
 
     @property
     def kind(self) -> str:
+        """What it is, in words."""
+        return f"{self.held} field"
+
+    @property
+    def held(self) -> str:
         """What it may hold, in words."""
-        return f"{' or '.join(_KINDS[each] for each in self.kinds)} field"
+        return " or ".join(_KINDS[each] for each in self.kinds)
 
 
 def is_json(path: Path) -> bool:
@@ -82,5 +87,5 @@ def _problem(line: str, columns: Sequence[Column]) -> str | None:
         if not isinstance(row, dict) or each.name not in row:
             return f"has no {each.kind} {each.name!r}; data.{each.setting} names the field to use"
         if not isinstance(row[each.name], each.kinds):
-            return f"has {json.dumps(row[each.name])[:40]} as {each.name!r}, which is no {each.kind.removesuffix(' field')}"
+            return f"has {json.dumps(row[each.name])[:40]} as {each.name!r}, which is no {each.held}"
     return None

@@ -128,9 +128,7 @@ def check_values(rows: Dataset, columns: Sequence[Column], name: str) -> None:
     for each in columns:
         for value in rows[each.name]:
             if not isinstance(value, each.kinds):
-                raise ValueError(
-                    f"{name}: a row has {value!r:.40} as {each.name!r}, which is no {each.kind.removesuffix(' field')}"
-                )
+                raise ValueError(f"{name}: a row has {value!r:.40} as {each.name!r}, which is no {each.held}")
 
 
 def _load(source: Source, paths: list[Path], columns: Sequence[Column], cache_dir: str | None, streaming: bool = False) -> Any:

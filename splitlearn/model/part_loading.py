@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -263,11 +264,15 @@ class PartLoader:
 
         transformers leaves out what a model ends with, and a part ends elsewhere.
         """
-        names = quantized_names(self.blueprint.meta_model, quantization)
         linear = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
         return leave_out(
-            quantization, [path for path in linear if self.blueprint.global_name(f"{path}.weight", part) not in names]
+            quantization, [path for path in linear if self.blueprint.global_name(f"{path}.weight", part) not in self._quantized]
         )
+
+    @cached_property
+    def _quantized(self) -> frozenset[str]:
+        # The same for all parts, and the whole model is looked through for it.
+        return quantized_names(self.blueprint.meta_model, self.quantization)
 
     def _prefetch(self, names: set[str], shards: dict[str, Shard]) -> None:
         """Read ahead what is to be mapped from a network file system, where page faults one by one are slow."""
