@@ -19,7 +19,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from splitlearn.checkpoint import hub
+from splitlearn.checkpoint import hub_download
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _CHUNK_BYTES = 4096
@@ -106,9 +106,9 @@ def serving_this_process(repositories: dict[str, Path], cache: Path, monkeypatch
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(huggingface_hub.utils._cache_assets, "HF_ASSETS_CACHE", str(cache / "assets"))
-        hub._commit.cache_clear()
+        hub_download.commit_of.cache_clear()
         yield running
-    hub._commit.cache_clear()
+    hub_download.commit_of.cache_clear()
 
 
 class _Server(ThreadingHTTPServer):

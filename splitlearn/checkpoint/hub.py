@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import (
+    _CACHED_NO_EXIST,
     cached_assets_path,
     get_hf_file_metadata,
-    hf_hub_download,
     hf_hub_url,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
 from huggingface_hub.utils import tqdm
 
-from splitlearn.checkpoint.errors import AbsentFileError, CheckpointError, UnreachableFileError
+from splitlearn.checkpoint.errors import AbsentFileError, CheckpointError
 from splitlearn.checkpoint.header import LENGTH_BYTES, FileHeader, header_length, read_header
-from splitlearn.checkpoint.hub_ranges import MAX_RETRIES, TRANSPORT_ERRORS, RangesRefusedError, RemoteFile
+from splitlearn.checkpoint.hub_download import HUB_ERRORS, commit_of, download, explained
+from splitlearn.checkpoint.hub_ranges import RangesRefusedError, RemoteFile
 from splitlearn.checkpoint.partial_file import PartialFile, Range, merge_ranges
 from splitlearn.checkpoint.shard import Shard, open_partial_shard, open_shard
 
-_RETRY_AFTER_S = (1.0, 2.0, 4.0)
 # Most headers fit; a longer one costs a second request.
 _FIRST_READ_BYTES = 128 * 2**10
 # From this share of a file on it is fetched whole, into the cache that other programs use too.
@@ -47,9 +37,6 @@ _GAP_BYTES = 16 * 2**10
 _PIECE_BYTES = 32 * 2**20
 _CONNECTIONS = 4
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-_CONNECTION_ERRORS: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *TRANSPORT_ERRORS)
-_HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, *_CONNECTION_ERRORS)
 
 T = TypeVar("T")
 
@@ -80,7 +67,7 @@ class HubRepository:
         Raises:
             FileNotFoundError: there is no such repository or revision, or it cannot be had.
         """
-        return _commit(self.name, self._revision)
+        return commit_of(self.name, self._revision)
 
     def fetch(self, file: str) -> Path:
         """Return the local path of a whole file; a downloaded one is checked against its sha256 if the hub gives that.
@@ -92,11 +79,30 @@ class HubRepository:
         cached = self._cached(file)
         if cached is not None:
             return cached
-        path = _download(self.name, file, self.commit)
+        path = download(self.name, file, self.commit)
         self._verify(file, path)
         if _holds_weights(file):
             self.downloaded_bytes += path.stat().st_size
         return path
+
+    def exists(self, file: str) -> bool:
+        """Whether the repository has a file, which is not downloaded.
+
+        Raises:
+            FileNotFoundError: the file is not in the cache and the hub cannot be asked.
+        """
+        try:
+            if self._cached(file) is not None or self._partial(file).header() is not None:
+                return True
+            url = hf_hub_url(self.name, file, revision=self.commit)
+            self._asking(file, lambda: get_hf_file_metadata(url, retry_on_errors=True))
+        except AbsentFileError:
+            return False
+        return True
+
+    def list_weights(self) -> Sequence[str]:
+        """Return nothing: whatever else a repository holds is not asked for."""
+        return ()
 
     def header(self, file: str) -> FileHeader:
         """Return what a safetensors file holds; of a file that is not in the cache just its first bytes are downloaded.
@@ -164,6 +170,9 @@ class HubRepository:
 
     def _cached(self, file: str) -> Path | None:
         found = try_to_load_from_cache(self.name, file, revision=self.commit)
+        if found is _CACHED_NO_EXIST:
+            # The hub has said so of this very commit.
+            raise AbsentFileError(f"{self.name} on the hub has no file {file}")
         return Path(found) if isinstance(found, str) else None
 
     def _partial(self, file: str) -> PartialFile:
@@ -178,8 +187,8 @@ class HubRepository:
     def _asking(self, file: str, work: Callable[[], T]) -> T:
         try:
             return work()
-        except _HUB_ERRORS as error:
-            raise _explained(error, self.name, file) from error
+        except HUB_ERRORS as error:
+            raise explained(error, self.name, file) from error
 
     def _download_header(self, file: str, partial: PartialFile) -> FileHeader:
         remote, content = self._remote(file), bytearray()
@@ -234,52 +243,6 @@ class HubRepository:
             raise CheckpointError(
                 f"{file} of {self.name} arrived damaged (its sha256 is not the hub's) and was deleted; try again"
             )
-
-
-@functools.cache
-def _commit(name: str, revision: str | None) -> str:
-    # Every model has a configuration; the folder it comes to lie in is named after the commit.
-    return _download(name, "config.json", revision).parent.name
-
-
-def _download(name: str, file: str, revision: str | None) -> Path:
-    # huggingface_hub itself waits and tries again when the hub cannot be reached or says "too many requests"; what it
-    # gives up on at once are server errors in the middle of a download.
-    waits_s = list(_RETRY_AFTER_S)
-    while True:
-        try:
-            return Path(hf_hub_download(name, file, revision=revision))
-        except (EntryNotFoundError, HFValidationError, HfHubHTTPError) as error:
-            if not waits_s or not _is_transient(error):
-                raise _explained(error, name, file) from error
-            time.sleep(waits_s.pop(0))
-
-
-def _explained(error: Exception, name: str, file: str) -> FileNotFoundError:
-    if isinstance(error, (LocalEntryNotFoundError, *_CONNECTION_ERRORS)):
-        return UnreachableFileError(
-            f"{name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
-        )
-    if isinstance(error, EntryNotFoundError):
-        return AbsentFileError(f"{name} on the hub has no file {file}")
-    if isinstance(error, GatedRepoError) or _status(error) in (401, 403):
-        return FileNotFoundError(
-            f"the hub does not give out {name} without leave: accept its licence there and log in with `hf auth login`"
-        )
-    if _is_transient(error):
-        return FileNotFoundError(f"the hub failed to send {file} of {name} after {MAX_RETRIES} retries")
-    reason = str(error).strip().splitlines()[0]
-    return FileNotFoundError(f"{name} is no local folder and cannot be had from the hub: {reason}")
-
-
-def _status(error: Exception) -> int | None:
-    response = getattr(error, "response", None)
-    return getattr(response, "status_code", None)
-
-
-def _is_transient(error: Exception) -> bool:
-    status = _status(error)
-    return status is not None and (status >= 500 or status in (408, 429))
 
 
 def _holds_weights(file: str) -> bool:

@@ -12,8 +12,9 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 
 from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.checkpoint.main_file import SINGLE_FILE
 from splitlearn.checkpoint.shard import open_shard
-from splitlearn.checkpoint.source import SINGLE_FILE
+from splitlearn.checkpoint.source import CheckpointSource
 
 _MAX_SHARD_SIZE = "100MB"
 
@@ -32,12 +33,14 @@ def prepare_checkpoint(
 
     Raises:
         FileNotFoundError: the source or its ``config.json`` is not there.
-        CheckpointError: the source is not one of these, or ``out`` is not empty.
+        CheckpointError: the source is not one of these, has a PEFT adapter beside it, or ``out`` is not empty.
         ImportError: a GGUF file is given and the packages that read it are not installed.
     """
     file, target = _find_file(Path(source)), Path(out)
     if not target.is_dir() or any(target.iterdir()):
         raise CheckpointError(f"{target} must be an empty folder")
+    # It would be copied, or applied to the dequantised weights.
+    CheckpointSource(file.parent).refuse_adapter()
     if file.suffix == ".gguf":
         _prepare_gguf(file, target, dtype, max_shard_size)
     else:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from splitlearn.checkpoint.errors import AbsentFileError, CheckpointError, UnreachableFileError
+from splitlearn.checkpoint.adapter_beside import refuse_adapter
+from splitlearn.checkpoint.errors import AbsentFileError, CheckpointError
 from splitlearn.checkpoint.header import DTYPES, FileHeader, read_header
 from splitlearn.checkpoint.hub import HubRepository
+from splitlearn.checkpoint.main_file import Files, check_inside, describe_absence, find_main_file, parse_index
 from splitlearn.checkpoint.shard import Shard, open_shard
 
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
-# Safetensors first. An index before a single file, since asking a hub for the latter would download all of it.
-_MAIN_FILES = (INDEX_FILE, SINGLE_FILE, "pytorch_model.bin.index.json", "pytorch_model.bin")
 _HEADERS_AT_ONCE = 8
 
 
-class _Files(Protocol):
+class _Files(Files, Protocol):
     """A place that checkpoints are kept in."""
 
     is_local: bool
@@ -31,8 +28,6 @@ class _Files(Protocol):
 
     @property
     def commit(self) -> str | None: ...
-
-    def fetch(self, file: str) -> Path: ...
 
     def header(self, file: str) -> FileHeader: ...
 
@@ -48,6 +43,13 @@ class _LocalFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.name = str(folder)
+
+    def exists(self, file: str) -> bool:
+        return (self._folder / file).is_file()
+
+    def list_weights(self) -> Sequence[str]:
+        return sorted(path.name for path in self._folder.iterdir() if path.suffix in (".safetensors", ".bin"))
 
     def fetch(self, file: str) -> Path:
         path = self._folder / file
@@ -134,28 +136,21 @@ class CheckpointSource:
         return self._files.header(self._inside(file))
 
     def _inside(self, file: str) -> str:
-        relative = PurePosixPath(file)
-        if relative.is_absolute() or ".." in relative.parts or "\\" in file:
-            raise CheckpointError(f"{self.name}: the index names {file!r}, which is outside the checkpoint's folder")
-        return file
+        return check_inside(file, self.name)
+
+    def refuse_adapter(self) -> None:
+        """Refuse a checkpoint that is a PEFT adapter, or has one beside its weights.
+
+        Raises:
+            CheckpointError: it is, or has.
+            FileNotFoundError: the hub has no such repository, or does not give it out.
+        """
+        refuse_adapter(self._files)
 
     @cached_property
     def _main_file(self) -> str | None:
-        """The name of the index, or of the single file of weights; None if the checkpoint has neither."""
-        unreachable = None
-        for file in _MAIN_FILES:
-            try:
-                # A single file is large, and its header tells that it is there.
-                self.header(file) if file == SINGLE_FILE else self.fetch(file)
-                return file
-            except AbsentFileError:
-                continue
-            except UnreachableFileError as error:
-                # Without the hub, what the cache lacks may not exist at all: a later candidate may be there.
-                unreachable = unreachable or error
-        if unreachable is not None:
-            raise unreachable
-        return None
+        """The name of the index, or of the single file of weights; None if there are no weights."""
+        return find_main_file(self._files)
 
     @cached_property
     def index(self) -> dict[str, Any]:
@@ -167,10 +162,10 @@ class CheckpointSource:
         """
         file = self._main_file
         if file is None:
-            raise FileNotFoundError(f"{self.name} holds none of {', '.join(_MAIN_FILES)}; is it a model?")
+            raise FileNotFoundError(describe_absence(self._files))
         if file.endswith(".json"):
-            return _parse_index(self.fetch(file))
-        names = self.header(file).tensors if file == SINGLE_FILE else open_shard(self.fetch(file)).names
+            return parse_index(self.fetch(file))
+        names = self.header(file).tensors if file.endswith(".safetensors") else open_shard(self.fetch(file)).names
         return {"metadata": {}, "weight_map": dict.fromkeys(sorted(names), file)}
 
     @property
@@ -293,14 +288,3 @@ class CheckpointSource:
 def _dtype_name(stored: str) -> str:
     dtype = DTYPES.get(stored)
     return stored if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _parse_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); fetch it again") from error
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError(f"{path} has no 'weight_map' from tensor names to file names")
-    return {"metadata": index.get("metadata", {}), "weight_map": weight_map}

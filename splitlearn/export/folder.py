@@ -12,7 +12,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 
 from splitlearn.adapters import copy_adapter
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.checkpoint.source import INDEX_FILE
+from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.checkpoint.tensor_file import write_tensor_file
 from splitlearn.data import read_tokenizer
 from splitlearn.export.card import model_card

@@ -41,9 +41,11 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None, r
 
     Raises:
         FileNotFoundError: there is no configuration to be had.
+        CheckpointError: there is a PEFT adapter beside the weights, or in their place.
         UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
     """
     source = CheckpointSource(model_name_or_path, revision)
+    source.refuse_adapter()
     if source.is_local and not (Path(source.name) / "config.json").is_file():
         raise FileNotFoundError(f"{model_name_or_path} has no config.json; is it a model folder?")
     try:

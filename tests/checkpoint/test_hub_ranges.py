@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, hub_ranges
-from splitlearn.checkpoint import hub as hub_module
+from splitlearn.checkpoint import hub_download as hub_module
 from splitlearn.checkpoint.errors import AbsentFileError, UnreachableFileError
 from splitlearn.checkpoint.header import read_header
 from splitlearn.checkpoint.shard import Shard, open_shard
@@ -89,7 +89,7 @@ def test_what_is_there_is_not_sent_again(hub: HubServer, folder: Path) -> None:
 def test_kept_tensors_need_no_hub(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_wanted()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    hub_module._commit.cache_clear()
+    hub_module.commit_of.cache_clear()
     asked = sum(hub.requests.values())
     check(open_wanted(), folder, WANTED)
     with pytest.raises(UnreachableFileError, match="the hub cannot be reached"):

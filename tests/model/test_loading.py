@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, Shard
-from splitlearn.checkpoint.source import INDEX_FILE
+from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.cut import CutError, DeviceMapError
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, ModelFactory, UnsupportedModelError

@@ -1,0 +1,118 @@
+"""Whole files of a repository on a model hub, the commit that a branch stands for, and what can go wrong."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.file_download import repo_folder_name
+
+from splitlearn.checkpoint.adapter_beside import ADAPTER_FILE, only_adapter
+from splitlearn.checkpoint.errors import AbsentFileError, CheckpointError, UnreachableFileError
+from splitlearn.checkpoint.hub_ranges import MAX_RETRIES, TRANSPORT_ERRORS
+from splitlearn.checkpoint.main_file import CONFIG_FILE
+
+_RETRY_AFTER_S = (1.0, 2.0, 4.0)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_CONNECTION_ERRORS: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *TRANSPORT_ERRORS)
+HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, *_CONNECTION_ERRORS)
+
+
+@functools.cache
+def commit_of(name: str, revision: str | None) -> str:
+    """Return the commit that a revision of a repository stands for, the same for the whole process.
+
+    Args:
+        name: the repository's id.
+        revision: a branch, tag or commit; None is the main branch.
+
+    Raises:
+        FileNotFoundError: there is no such repository or revision, or it cannot be had.
+        CheckpointError: the repository holds a PEFT adapter and no model.
+    """
+    # Every model has a configuration; the folder it comes to lie in is named after the commit.
+    try:
+        return download(name, CONFIG_FILE, revision).parent.name
+    except AbsentFileError:
+        _refuse_bare_adapter(name, revision)
+        raise
+    except UnreachableFileError:
+        commit = _cached_reference(name, revision)
+        if commit is None:
+            raise
+        return download(name, CONFIG_FILE, commit).parent.name
+
+
+def _refuse_bare_adapter(name: str, revision: str | None) -> None:
+    """Refuse a repository that holds an adapter instead of a model."""
+    try:
+        path = download(name, ADAPTER_FILE, revision)
+    except FileNotFoundError:
+        return
+    raise CheckpointError(only_adapter(name, path))
+
+
+def _cached_reference(name: str, revision: str | None) -> str | None:
+    """Return the commit that the cache notes for a branch or tag, without the white space that editors and copies add."""
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    path = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def download(name: str, file: str, revision: str | None) -> Path:
+    """Return the path of a whole file in the hub's cache, downloading it if need be.
+
+    Raises:
+        FileNotFoundError: the repository has no such file, or it cannot be had.
+    """
+    # huggingface_hub itself waits and tries again when the hub cannot be reached or says "too many requests"; what it
+    # gives up on at once are server errors in the middle of a download.
+    waits_s = list(_RETRY_AFTER_S)
+    while True:
+        try:
+            return Path(hf_hub_download(name, file, revision=revision))
+        except (EntryNotFoundError, HFValidationError, HfHubHTTPError) as error:
+            if not waits_s or not _is_transient(error):
+                raise explained(error, name, file) from error
+            time.sleep(waits_s.pop(0))
+
+
+def explained(error: Exception, name: str, file: str) -> FileNotFoundError:
+    """Return in one sentence why a file of a repository cannot be had."""
+    if isinstance(error, (LocalEntryNotFoundError, *_CONNECTION_ERRORS)):
+        return UnreachableFileError(
+            f"{name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
+        )
+    if isinstance(error, EntryNotFoundError):
+        return AbsentFileError(f"{name} on the hub has no file {file}")
+    if isinstance(error, GatedRepoError) or _status(error) in (401, 403):
+        return FileNotFoundError(
+            f"the hub does not give out {name} without leave: accept its licence there and log in with `hf auth login`"
+        )
+    if _is_transient(error):
+        return FileNotFoundError(f"the hub failed to send {file} of {name} after {MAX_RETRIES} retries")
+    reason = str(error).strip().splitlines()[0]
+    return FileNotFoundError(f"{name} is no local folder and cannot be had from the hub: {reason}")
+
+
+def _status(error: Exception) -> int | None:
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", None)
+
+
+def _is_transient(error: Exception) -> bool:
+    status = _status(error)
+    return status is not None and (status >= 500 or status in (408, 429))

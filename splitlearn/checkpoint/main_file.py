@@ -1,0 +1,118 @@
+"""Which of a checkpoint's files say where its weights are: the one that transformers' ``from_pretrained`` takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from splitlearn.checkpoint.errors import CheckpointError, UnreachableFileError, name_some
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+# transformers' own order. A single file wins over an index beside it, even one that is newer.
+MAIN_FILES = (SINGLE_FILE, INDEX_FILE, "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Files of torch's distributed checkpoints, which transformers prefers to all others.
+_DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+
+
+class Files(Protocol):
+    """The files of one checkpoint."""
+
+    name: str
+
+    def exists(self, file: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
+    def fetch(self, file: str) -> Path:
+        """Return the local path of a file."""
+        ...
+
+    def list_weights(self) -> Sequence[str]:
+        """Return the names of all files of weights, of a local folder alone."""
+        ...
+
+
+def find_main_file(files: Files) -> str | None:
+    """Return the name of the file of weights, or of the index of several, that transformers takes; None if there is none.
+
+    Raises:
+        FileNotFoundError: the hub that may have one cannot be reached.
+        CheckpointError: the configuration names one that is not usable, or the files are a distributed checkpoint's.
+    """
+    distributed = [file for file in files.list_weights() if _DISTRIBUTED.fullmatch(file)]
+    if distributed:
+        raise CheckpointError(
+            f"{files.name} holds a distributed checkpoint ({distributed[0]}), which transformers would read first: load it "
+            "with transformers and save it with save_pretrained in another folder"
+        )
+    named = _named_in_configuration(files)
+    if named is not None:
+        return named
+    unreachable = None
+    for file in MAIN_FILES:
+        try:
+            if files.exists(file):
+                return file
+        except UnreachableFileError as error:
+            # Without the hub, what the cache lacks may not exist at all: a later candidate may be there.
+            unreachable = unreachable or error
+    if unreachable is not None:
+        raise unreachable
+    return None
+
+
+def describe_absence(files: Files) -> str:
+    """Return what is to be said of a checkpoint without weights."""
+    others = list(files.list_weights())
+    hint = f"rename {name_some(others)} if that is what you mean" if others else "is it a model?"
+    return f"{files.name} holds none of {', '.join(MAIN_FILES)}; {hint}"
+
+
+def _named_in_configuration(files: Files) -> str | None:
+    """Return the file that ``transformers_weights`` in the configuration names, or None if it names none."""
+    try:
+        settings = json.loads(files.fetch(CONFIG_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        # Only weights are looked for here; the configuration is judged where it is read.
+        return None
+    named = settings.get("transformers_weights") if isinstance(settings, dict) else None
+    if named is None:
+        return None
+    if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors.index.json")):
+        raise CheckpointError(
+            f"transformers_weights in the configuration of {files.name} is {named!r}; name a .safetensors file or its index"
+        )
+    return named
+
+
+def check_inside(file: str, checkpoint: str) -> str:
+    """Return ``file`` if it lies inside the checkpoint.
+
+    Raises:
+        CheckpointError: its path leaves the checkpoint's folder.
+    """
+    relative = PurePosixPath(file)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in file:
+        raise CheckpointError(f"{checkpoint}: the index names {file!r}, which is outside the checkpoint's folder")
+    return file
+
+
+def parse_index(path: Path) -> dict[str, Any]:
+    """Read an index: ``weight_map`` from tensor name to file name, and ``metadata``.
+
+    Raises:
+        CheckpointError: the file is not JSON or has no usable ``weight_map``.
+    """
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); fetch it again") from error
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{path} has no 'weight_map' from tensor names to file names")
+    return {"metadata": index.get("metadata", {}), "weight_map": weight_map}
