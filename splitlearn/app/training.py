@@ -27,6 +27,7 @@ from splitlearn.app.checking import check_count, check_settings
 from splitlearn.app.checkpoints import find_checkpoint
 from splitlearn.app.configuration import make, plain
 from splitlearn.app.models import open_model
+from splitlearn.app.process import leaving_no_trace
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
 from splitlearn.data import TEMPLATE_FILE, BlockDataModule, InstructionDataModule
@@ -35,6 +36,7 @@ from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import DivergedError, TokenThroughput
+from splitlearn.training.callbacks.last_checkpoint import LAST
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.strategy import root_device_arguments
 from splitlearn.training.summary import SUMMARY_FILE, print_summary, write_summary
@@ -62,6 +64,7 @@ class TrainResult:
 _HAS_BEGUN = "has_begun"
 
 
+@leaving_no_trace
 def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     """Cut, load, train, evaluate and save one model.
 
@@ -99,12 +102,18 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
         elif isinstance(error, DivergedError):
             status = "diverged"
         elif not isinstance(error, Exception):
-            status, reason = "interrupted", "the run was stopped before it was done; ckpt_path=last goes on from its checkpoint"
+            status, reason = "interrupted", _how_it_was_stopped(run_folder)
         has_begun = summary.pop(_HAS_BEGUN, False)
         if has_begun or not (run_folder / SUMMARY_FILE).is_file():
             # What an earlier run in this folder left is as good as it was if this one did not begin.
             write_summary(run_folder, summary | {"status": status, "reason": reason})
         raise
+
+
+def _how_it_was_stopped(run_folder: Path) -> str:
+    if (run_folder / "checkpoints" / LAST).is_file():
+        return "the run was stopped before it was done; ckpt_path=last goes on from its checkpoint"
+    return "the run was stopped before there was a checkpoint; start it again"
 
 
 def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import signal
-import threading
+import shlex
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from splitlearn.training.callbacks.last_checkpoint import LAST
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from splitlearn.training.stop_signals import StopSignals
 
 
 class ExactResume(Callback):
     """Keeps the state of all random number generators in checkpoints, and writes one when a signal asks the run to stop.
 
     A resumed run draws the random numbers that the interrupted one would have drawn. On SIGTERM or SIGINT (Ctrl-C) the step
-    under way is finished, ``last.ckpt`` written, and the process ends with 128 plus the signal's number. A second signal is
-    answered as if nobody had waited for the first.
+    under way is finished, ``last.ckpt`` written, and the process ends with 128 plus the signal's number; a line on stderr says
+    so at once. A second signal is answered as if nobody had waited for the first.
     """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
         self._places: list[dict[str, Any]] = []
-        self._received: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self._signals = StopSignals()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note whom signals belong to, before Lightning registers handlers of its own."""
+        self._signals.note_handlers()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let signals end a validation at once that is none of training: Lightning's handler would pass SIGTERM over."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            self._signals.give_back()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the generators as plain values and tensors."""
@@ -83,22 +88,14 @@ class ExactResume(Callback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the data loader to its place, and wait for signals in front of Lightning, which registers its handlers before."""
+        """Put the data loader to its place, and wait for signals."""
         loader = trainer.train_dataloader
         # Lightning itself does this only if nobody has asked for the number of steps before, which schedules do of data whose
         # length is known. Of others it holds the first batch already.
         if self._places and hasattr(loader, "load_state_dict") and sized_len(loader) is not None:
             loader.load_state_dict(self._places[0])
         self._places = []
-        self._received = None
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._handlers[number] = signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-        # A second one is answered as if nobody waited for any.
-        self._stop_waiting()
+        self._signals.wait(lambda: _how_to_go_on(self._last_checkpoint(trainer), Path(trainer.default_root_dir)))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -110,7 +107,11 @@ class ExactResume(Callback):
         """
         epoch_loop = trainer.fit_loop.epoch_loop
         waits = epoch_loop.batch_progress.is_last_batch or trainer.fit_loop._should_accumulate()
-        if self._received is not None and not waits and not epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        if (
+            self._signals.received is not None
+            and not waits
+            and not epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        ):
             # What this step logged would otherwise come after the hook that ends the run.
             trainer._logger_connector.update_train_step_metrics()
             for logger in trainer.loggers:
@@ -123,7 +124,7 @@ class ExactResume(Callback):
         Raises:
             SystemExit: a signal came.
         """
-        if self._received is not None and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if self._signals.received is not None and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._end(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,27 +133,30 @@ class ExactResume(Callback):
         Raises:
             SystemExit: a signal came.
         """
-        if self._received is not None:
+        if self._signals.received is not None:
             self._end(trainer)
 
     def _end(self, trainer: Trainer) -> None:
-        folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
-        trainer.save_checkpoint(Path(folder) / LAST)
-        raise SystemExit(128 + (self._received or 0))
+        trainer.save_checkpoint(self._last_checkpoint(trainer))
+        raise SystemExit(128 + (self._signals.received or 0))
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    @staticmethod
+    def _last_checkpoint(trainer: Trainer) -> Path:
+        return Path(getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir) / LAST
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give signals back to whom they belonged."""
-        self._stop_waiting()
+        self._signals.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give signals back; Lightning does not tear callbacks down after an error."""
-        self._stop_waiting()
+        """Give signals back; training does not come to its end after an error."""
+        self._signals.give_back()
 
-    def _stop_waiting(self) -> None:
-        for number, handler in self._handlers.items():
-            with contextlib.suppress(ValueError):
-                signal.signal(number, handler)
-        self._handlers = {}
+
+def _how_to_go_on(checkpoint: Path, run_folder: Path) -> str:
+    is_of_run = checkpoint == run_folder / "checkpoints" / LAST
+    settings = f"ckpt_path=last hydra.run.dir={shlex.quote(str(run_folder))}" if is_of_run else f"ckpt_path={checkpoint}"
+    return f"stopping after this step (again to stop at once); go on with {settings}"
 
 
 def _end_epoch(loops: dict[str, Any]) -> None:
