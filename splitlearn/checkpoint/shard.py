@@ -23,10 +23,12 @@ class Shard(ABC):
     Attributes:
         path: the file.
         names: the tensors it holds.
+        in_order: the same as the file lists them.
     """
 
     path: Path
     names: frozenset[str]
+    in_order: tuple[str, ...]
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
@@ -68,6 +70,7 @@ class _SafetensorsShard(Shard):
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from error
         self.names = frozenset(self._header.tensors)
+        self.in_order = tuple(sorted(self.names))
 
     def _entry(self, name: str) -> TensorHeader:
         self._check(name)
@@ -113,6 +116,7 @@ class _TorchShard(Shard):
             raise CheckpointError(f"{path} holds no table of tensors; is it a checkpoint's weights?")
         self._tensors: dict[str, torch.Tensor] = content
         self.names = frozenset(content)
+        self.in_order = tuple(content)
 
     @staticmethod
     def _load(path: Path) -> Any:

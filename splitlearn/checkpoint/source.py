@@ -18,6 +18,7 @@ from splitlearn.checkpoint.main_file import Files, check_inside, describe_absenc
 from splitlearn.checkpoint.shard import Shard, open_shard
 
 _HEADERS_AT_ONCE = 8
+_MODEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class _Files(Files, Protocol):
@@ -184,23 +185,32 @@ class CheckpointSource:
         return weight_map
 
     def stored_dtype(self) -> torch.dtype:
-        """Return the dtype of the first floating-point tensor, from the header alone.
+        """Return the dtype that a model without one in its configuration is loaded in, from the headers alone.
+
+        As transformers does: what the index notes, else that of the first floating-point tensor, which float8 is not.
 
         Raises:
-            CheckpointError: there is no floating-point tensor.
+            CheckpointError: there is no such tensor.
             FileNotFoundError: a shard is missing.
         """
-        for name, file in self.weight_map.items():
-            dtype = self._dtype(name, file)
-            if dtype is not None and dtype.is_floating_point:
-                return dtype
-        raise CheckpointError(f"{self.name} holds no floating-point weights")
+        noted = getattr(torch, str(self.index["metadata"].get("dtype")), None)
+        if isinstance(noted, torch.dtype) and noted in _MODEL_DTYPES:
+            return noted
+        for file in sorted(set(self.weight_map.values())):
+            for dtype in self._dtypes(file):
+                if dtype in _MODEL_DTYPES:
+                    return dtype
+        raise CheckpointError(
+            f"{self.name} holds no weights in float32, bfloat16 or float16 that would say in which dtype to load it; "
+            "set model.dtype (in Python dtype)"
+        )
 
-    def _dtype(self, name: str, file: str) -> torch.dtype | None:
-        if not file.endswith(".safetensors"):
-            return open_shard(self.fetch(file)).dtype(name)
-        entry = self.header(file).tensors.get(name)
-        return DTYPES.get(entry.dtype_name) if entry is not None else None
+    def _dtypes(self, file: str) -> list[torch.dtype | None]:
+        """Return the dtypes of a file's tensors in transformers' order: safetensors by name, torch files as they were saved."""
+        if file.endswith(".safetensors"):
+            return [DTYPES.get(entry.dtype_name) for _, entry in sorted(self.header(file).tensors.items())]
+        shard = open_shard(self.fetch(file))
+        return [shard.dtype(name) for name in shard.in_order]
 
     def stored(self, names: Collection[str]) -> dict[str, tuple[str, int]]:
         """Say how tensors are stored, from the headers of their files alone.

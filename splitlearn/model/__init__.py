@@ -3,8 +3,9 @@
 from splitlearn.model.anatomy import count_layers
 from splitlearn.model.blueprint import Blueprint, compare_configs, draw_blueprint, plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
+from splitlearn.model.dtypes import loaded_dtype
 from splitlearn.model.factory import LoadedParts, ModelFactory, save_parts
-from splitlearn.model.part_loading import loaded_dtype, open_checkpoint
+from splitlearn.model.opening import open_checkpoint
 from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import Tie, find_ties, tie_parts

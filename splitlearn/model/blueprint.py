@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from transformers.initialization import no_init_weights
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.cut import CutError, PartSpec, SplitPlan
 from splitlearn.model.anatomy import Anatomy, count_layers, examine
-from splitlearn.model.refusals import UnsupportedModelError
+from splitlearn.model.dtypes import check_dtype_words
+from splitlearn.model.refusals import UnsupportedModelError, refuse_quantized
 
 # Of a configuration, what says nothing of the model itself.
 _NOTES = ("_name_or_path", "architectures", "dtype", "transformers_version")
@@ -41,13 +43,15 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None, r
 
     Raises:
         FileNotFoundError: there is no configuration to be had.
-        CheckpointError: there is a PEFT adapter beside the weights, or in their place.
+        CheckpointError: there is a PEFT adapter beside the weights or in their place, the weights are quantized, or the
+            configuration's dtype is none.
         UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
     """
     source = CheckpointSource(model_name_or_path, revision)
     source.refuse_adapter()
     if source.is_local and not (Path(source.name) / "config.json").is_file():
         raise FileNotFoundError(f"{model_name_or_path} has no config.json; is it a model folder?")
+    check_dtype_words(source)
     try:
         commit = {} if source.is_local else {"revision": source.commit}
         config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **commit)
@@ -57,6 +61,7 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None, r
     except (ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise UnsupportedModelError(f"the configuration of {model_name_or_path} cannot be used: {reason}") from error
+    refuse_quantized(config, source.name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(
             f"{model_name_or_path} is a {config.model_type} model, of which transformers has no causal LM"
@@ -174,11 +179,24 @@ class Blueprint:
 def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
     """Return how two blueprints differ, one phrase for each difference; empty if parts of both can make one model."""
     differences = []
-    if one.origin is not None and other.origin is not None and one.origin != other.origin:
+    is_one_checkpoint = one.origin is not None and one.origin == other.origin
+    if one.origin is not None and other.origin is not None and not is_one_checkpoint:
         differences.append(f"they are from {one.origin} and {other.origin}")
     if one.dtype != other.dtype:
         differences.append(f"their dtypes are {_short(one.dtype)} and {_short(other.dtype)}")
-    return differences + compare_configs(one.config.to_dict(), other.config.to_dict())
+    configs = [one.config, other.config]
+    if is_one_checkpoint:
+        # A part without either end of a tie does not look whether the checkpoint contradicts it.
+        configs = [untie(config) for config in configs]
+    return differences + compare_configs(configs[0].to_dict(), configs[1].to_dict())
+
+
+def untie(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return a copy of a configuration that ties no head to an embedding."""
+    untied = copy.deepcopy(config)
+    untied.get_text_config(decoder=True).tie_word_embeddings = False
+    untied.tie_word_embeddings = False
+    return untied
 
 
 def compare_configs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,8 @@ from splitlearn.memory import MemoryTracker
 from splitlearn.model.blueprint import plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.load_model import Narrator, Parts, load_incrementally, load_whole
-from splitlearn.model.part_loading import PartLoader, open_checkpoint
+from splitlearn.model.opening import open_checkpoint
+from splitlearn.model.part_loading import PartLoader
 from splitlearn.model.quantization import quantization_config
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import tie_parts

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor, Shard
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.checkpoint.prefetch import is_on_network, prefetch
 from splitlearn.checkpoint.reading import TensorRead, read_tensors
 from splitlearn.cut import CutError, PartSpec
-from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_generation_config
+from splitlearn.model.blueprint import Blueprint
 from splitlearn.model.filling import fill
 from splitlearn.model.matching import match_tensors, sources_for
 from splitlearn.model.quantization import leave_out, quantized_names
@@ -80,23 +78,9 @@ class PartLoader:
             None if parts is None else frozenset(name for part in parts for name in self.reading(part).sources.values())
         )
 
-    def contradicts_ties(self, parts: Sequence[PartSpec] | None = None) -> bool:
-        """Whether the checkpoint stores both ends of a tie with different values.
-
-        Args:
-            parts: the parts to be loaded; a tie that none of them has an end of is not looked at. None means all.
-        """
-        for pair in self.blueprint.ties.items():
-            if parts is not None and not any(self.blueprint.belongs_to(end, part) for end in pair for part in parts):
-                continue
-            names = [self._source_of[end] for end in pair if end in self._source_of]
-            if len(names) == 2:
-                files = [self.source.weight_map[name] for name in names]
-                shards = self.source.open_shards(set(files), set(names))
-                stored = [shards[file].read(name) for file, name in zip(files, names, strict=True)]
-                if not torch.equal(stored[0], stored[1]):
-                    return True
-        return False
+    def stored_names(self, pair: tuple[str, str]) -> list[str]:
+        """Return under which names the checkpoint stores the ends of a tie: one of them or both."""
+        return [self._source_of[end] for end in pair if end in self._source_of]
 
     def reading(self, part: PartSpec) -> PartReading:
         """Say what loading ``part`` will read; nothing is opened."""
@@ -301,48 +285,6 @@ class PartLoader:
             if names:
                 what = kind.split("_")[0]
                 raise CheckpointError(f"{self.source.name}: {part.name} was loaded with {what} tensors: {name_some(names)}")
-
-
-def loaded_dtype(config: PreTrainedConfig, source: CheckpointSource, dtype: torch.dtype | None) -> torch.dtype:
-    """Return what floating-point weights become: ``dtype``, else the configuration's, else that of the stored weights.
-
-    Raises:
-        CheckpointError: there are no floating-point weights.
-        FileNotFoundError: there is no checkpoint.
-    """
-    configured = config.get_text_config(decoder=True).dtype
-    return dtype or (configured if isinstance(configured, torch.dtype) else source.stored_dtype())
-
-
-def open_checkpoint(
-    config: PreTrainedConfig,
-    source: CheckpointSource,
-    dtype: torch.dtype | None = None,
-    parts: Sequence[PartSpec] | None = None,
-) -> PartLoader:
-    """Draw a checkpoint's model and compare the two; a tie that the checkpoint contradicts is given up.
-
-    Args:
-        config: the model's configuration.
-        source: the checkpoint.
-        dtype: what floating-point weights become; None keeps the configuration's, or else what is stored.
-        parts: the parts to be loaded; None means all.
-
-    Raises:
-        UnsupportedModelError: the model cannot be cut.
-        CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
-        FileNotFoundError: there is no checkpoint.
-    """
-    wanted = loaded_dtype(config, source, dtype)
-    generation_config = read_generation_config(source)
-    origin = Origin(str(Path(source.name).resolve()) if source.is_local else source.name, source.commit)
-    loader = PartLoader(draw_blueprint(config, wanted, generation_config, origin), source, parts)
-    if loader.contradicts_ties(parts):
-        untied = copy.deepcopy(config)
-        untied.get_text_config(decoder=True).tie_word_embeddings = False
-        untied.tie_word_embeddings = False
-        return PartLoader(draw_blueprint(untied, wanted, generation_config, origin), source, parts)
-    return loader
 
 
 def _class_that_makes(model: PreTrainedModel) -> Any:

@@ -252,9 +252,13 @@ def tiny_model(architecture: str, **changes: Any) -> Any:
         raise ValueError(f"the tiny {architecture} has {num_parameters} parameters: a size is missing in this catalogue")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.is_floating_point():
-                    parameter += 0.05 * torch.randn_like(parameter)
+        return randomized(AutoModelForCausalLM.from_config(config))
+
+
+def randomized(model: Any) -> Any:
+    """Return a model in evaluation mode after moving each of its parameters by chance."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter += 0.05 * torch.randn_like(parameter)
     return model.eval()

@@ -14,7 +14,7 @@ import pytest
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.part_loading import open_checkpoint
+from splitlearn.model.opening import open_checkpoint
 from tests.hub_server import HubServer
 
 LOAD_TRUNK = """

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, ShardLoader
 from splitlearn.cut import ParamMapper
 from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.part_loading import open_checkpoint
+from splitlearn.model.opening import open_checkpoint
 from tests.tiny_models import CONFIGS
 
 

@@ -6,7 +6,7 @@ import pytest
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import ParamMapper
 from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.part_loading import open_checkpoint
+from splitlearn.model.opening import open_checkpoint
 from tests.tiny_models import CONFIGS
 
 

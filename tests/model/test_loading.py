@@ -22,7 +22,7 @@ from splitlearn.cut import CutError, DeviceMapError
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, ModelFactory, UnsupportedModelError
 from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.part_loading import open_checkpoint
+from splitlearn.model.opening import open_checkpoint
 from tests.tiny_models import token_ids
 
 

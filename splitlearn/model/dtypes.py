@@ -1,0 +1,85 @@
+"""What dtype floating-point weights are loaded in, settled as transformers settles it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
+from transformers.models.auto.auto_factory import _get_model_class
+
+from splitlearn.checkpoint import CheckpointError, CheckpointSource
+from splitlearn.checkpoint.main_file import CONFIG_FILE
+
+# A model is built in one of these; float8 and the like are for storage alone.
+_MODEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_REMEDY = "write bfloat16, float16 or float32 there, or delete it to keep the dtype of the stored weights"
+
+
+def check_dtype_words(source: CheckpointSource) -> None:
+    """Refuse a configuration whose ``dtype`` names none of torch's, before transformers looks it up.
+
+    Args:
+        source: the checkpoint.
+
+    Raises:
+        CheckpointError: it does, or a model within it does.
+        FileNotFoundError: there is no configuration.
+    """
+    try:
+        settings = json.loads(source.fetch(CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        # transformers says so in its own words.
+        return
+    if not isinstance(settings, dict):
+        return
+    inner = {name: value for name, value in settings.items() if name.endswith("config") and isinstance(value, dict)}
+    for path, each in (("", settings), *((f"{name}.", value) for name, value in inner.items())):
+        key, word = _dtype_entry(each)
+        if word is not None and not isinstance(_named(word), torch.dtype):
+            raise CheckpointError(
+                f"{path}{key} in {CONFIG_FILE} of {source.name} is {word!r}, which is no dtype of torch; {_REMEDY}"
+            )
+
+
+def _dtype_entry(settings: Mapping[str, Any]) -> tuple[str, Any]:
+    # torch_dtype is the older spelling, which counts where the newer one is absent.
+    key = "dtype" if settings.get("dtype") is not None else "torch_dtype"
+    return key, settings.get(key)
+
+
+def _named(word: Any) -> Any:
+    if isinstance(word, dict):
+        # transformers once took one dtype for each sub-model; the one under "" is that of all now.
+        word = word.get("", "float32")
+    return getattr(torch, word, None) if isinstance(word, str) else word
+
+
+def loaded_dtype(config: PreTrainedConfig, source: CheckpointSource, dtype: torch.dtype | None) -> torch.dtype:
+    """Return what floating-point weights become: ``dtype``, else the configuration's, else that of the stored weights.
+
+    Raises:
+        CheckpointError: there are no floating-point weights, or the configuration's dtype is none that models are built in.
+        FileNotFoundError: there is no checkpoint.
+    """
+    if dtype is not None:
+        return dtype
+    configured = _named(_configuration_of_model(config).dtype)
+    if configured is None:
+        return source.stored_dtype()
+    if configured not in _MODEL_DTYPES:
+        raise CheckpointError(
+            f"dtype in {CONFIG_FILE} of {source.name} is {configured}, in which no model can be built; set model.dtype, or "
+            f"{_REMEDY}"
+        )
+    wanted: torch.dtype = configured
+    return wanted
+
+
+def _configuration_of_model(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration that transformers builds the causal LM from: of a composite one, often that of the text."""
+    model_class = _get_model_class(config, MODEL_FOR_CAUSAL_LM_MAPPING)
+    is_text = model_class.config_class == config.sub_configs.get("text_config")
+    return config.get_text_config() if is_text else config
