@@ -99,7 +99,7 @@ def check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
         raise ValueError(
             "trainer.limit_val_batches is 0, but a run is judged by its held-out loss; leave it at least one batch"
         )
-    for name, callback in cfg.callbacks.items():
+    for name, callback in (cfg.get("callbacks") or {}).items():
         monitor = callback.get("monitor") if OmegaConf.is_dict(callback) else None
         if monitor is not None and monitor not in METRICS:
             raise ValueError(f"callbacks.{name}.monitor is {monitor!r}; a run logs {', '.join(METRICS)}")
@@ -125,13 +125,14 @@ def check_positions(config: PreTrainedConfig, num_tokens: Any, name: str) -> Non
 
 
 def _check_finders(cfg: DictConfig) -> None:
-    rates = cfg.callbacks.get("learning_rate_finder")
+    callbacks = cfg.get("callbacks") or {}
+    rates = callbacks.get("learning_rate_finder")
     if rates is not None and not _is_range(rates.min_lr, rates.max_lr):
         raise ValueError(
             f"callbacks.learning_rate_finder searches from min_lr={rates.min_lr} to max_lr={rates.max_lr}; give two positive "
             "numbers, the smaller first"
         )
-    sizes = cfg.callbacks.get("batch_size_finder")
+    sizes = callbacks.get("batch_size_finder")
     if sizes is not None and sizes.max_val is not None and sizes.init_val > sizes.max_val:
         raise ValueError(
             f"callbacks.batch_size_finder begins with init_val={sizes.init_val}, more than max_val={sizes.max_val}"

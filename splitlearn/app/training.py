@@ -34,6 +34,7 @@ from splitlearn.data import TEMPLATE_FILE, BlockDataModule, InstructionDataModul
 from splitlearn.memory import GIB
 from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
+from splitlearn.run_folder import open_run_folder
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import DivergedError, TokenThroughput
 from splitlearn.training.callbacks.last_checkpoint import LAST
@@ -91,6 +92,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
         cfg.run_folder = str(folder)
     run_folder = Path(cfg.run_folder)
     split = {f"split_{point}": plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
+    open_run_folder(run_folder)
     summary = {"status": "completed", "model": cfg.model.name_or_path, "folder": str(run_folder.resolve()), **split}
     summary["tags"] = plain(cfg.tags)
     try:
@@ -131,7 +133,6 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
     # Bad data is found here, before weights are read.
     datamodule.setup("fit")
     _check_data(datamodule, config, cfg.verbose)
-    run_folder.mkdir(parents=True, exist_ok=True)
     with _keeping_metrics(run_folder, summary), _with_less_advice(), module.tracker:
         # What a resumed run begins with is the checkpoint's model and not the base model.
         before = trainer.validate(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[0]
@@ -264,11 +265,16 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
     )
 
 
+def _chosen(cfg: DictConfig, group: str) -> list[Any]:
+    """Return the settings of what a group names; none if it was left out, as with ``~logger``."""
+    return [settings for settings in (cfg.get(group) or {}).values() if settings is not None]
+
+
 def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
     devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     settings = dict(cfg.trainer)
     precision = SplitPrecision(settings.pop("precision"), devices)
-    callbacks: list[Callback] = [make(each) for each in cfg.callbacks.values() if each is not None]
+    callbacks: list[Callback] = [make(each) for each in _chosen(cfg, "callbacks")]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
     return make(
@@ -276,7 +282,7 @@ def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
         **root_device_arguments(devices),
         strategy=SplitStrategy(devices, precision_plugin=precision, checkpoint_io=WholeFileCheckpointIO()),
         callbacks=callbacks,
-        logger=[make(each) for each in cfg.logger.values() if each is not None],
+        logger=[make(each) for each in _chosen(cfg, "logger")],
         default_root_dir=str(run_folder),
         _convert_="partial",
     )

@@ -6,6 +6,8 @@ import logging
 import sys
 from importlib import import_module
 
+from splitlearn.cli.signals import end_at_once
+
 COMMANDS = {
     "train": "cut a model, load it part by part, fine-tune it (add -m to sweep)",
     "plan": "say what a cut will read, need and send, without touching weights",
@@ -27,6 +29,7 @@ def main() -> None:
     Raises:
         SystemExit: always, with 0 on success and not 0 otherwise.
     """
+    end_at_once()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print("usage: python -m splitlearn COMMAND [key=value ...]\n")

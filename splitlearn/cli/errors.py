@@ -12,11 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import MissingMandatoryValue
 
+from splitlearn.cli.signals import raise_errors
 from splitlearn.cut import CutError
 
 # What shells report for a program that SIGINT ended.
 _INTERRUPTED = 130
-_USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, ImportError, MissingMandatoryValue)
+# OSError: files that are not there or may not be read, full disks.
+_USER_ERRORS = (ValueError, OSError, ImportError, MissingMandatoryValue)
 
 
 def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -28,6 +30,7 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @functools.wraps(task)
     def run(cfg: Any) -> Any:
+        raise_errors()
         try:
             return task(cfg)
         except KeyboardInterrupt:

@@ -132,6 +132,21 @@ def test_a_resumed_run_begins_where_the_checkpoint_ended(result: splitlearn.app.
     assert resumed.metrics["train_steps"] == 2
 
 
+@pytest.mark.parametrize("left_out", ["~logger", "logger=none", "~callbacks"])
+def test_a_run_without_loggers_or_callbacks(left_out: str, tmp_path: Path) -> None:
+    result = train(compose(*SHORT, "trainer.max_steps=2", left_out), folder=tmp_path)
+    assert result.trainer.global_step == 2
+    assert (tmp_path / "metrics").exists() == (left_out == "~callbacks")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=f"the run's folder {folder} cannot be written .*hydra.run.dir"):
+            train(compose(*SHORT), folder=folder)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
 def test_outside_the_command_line_a_folder_is_needed() -> None:
     with pytest.raises(ValueError, match="folder="):
         train(compose(*SHORT))
