@@ -109,7 +109,5 @@ def test_quantized_weights_are_refused_by_name(method: str, place: str, folder: 
     inner["quantization_config"] = {"quant_method": method}
     (folder / "config.json").write_text(json.dumps(config))
     for low_memory in (True, False):
-        with pytest.raises(
-            CheckpointError, match=rf"is quantized already \(quantization_config in config\.json: {method}\)"
-        ):
+        with pytest.raises(CheckpointError, match=rf"is quantized already \(quantization_config in config\.json: {method}\)"):
             ModelFactory.create_split_models(None, folder, 2, 4, low_memory=low_memory)
