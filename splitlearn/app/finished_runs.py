@@ -43,7 +43,9 @@ def _open_run(folder: str) -> tuple[RunRecord, PartLoader]:
     # The commit that the run began from, also if the branch has moved since.
     source = CheckpointSource(name, record.summary.get("commit"))
     config = read_config(name, model["type"], source.commit)
-    return record, open_checkpoint(config, source, parse_dtype(model["dtype"]))
+    # Runs of older releases do not say; what they left out was known to transformers.
+    unexpected = model.get("unexpected_tensors", "auto")
+    return record, open_checkpoint(config, source, parse_dtype(model["dtype"]), unexpected_tensors=unexpected)
 
 
 def generate(cfg: DictConfig, stream: bool = False) -> list[str]:

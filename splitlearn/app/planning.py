@@ -35,7 +35,8 @@ def plan(cfg: DictConfig) -> CutCost:
     devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     _, config, source, split_plan = open_model(cfg)
     # Nothing is loaded: no part's ties have to be settled by looking at weights.
-    loader = open_checkpoint(config, source, parse_dtype(cfg.model.dtype), parts=())
+    dtype, unexpected = parse_dtype(cfg.model.dtype), cfg.model.unexpected_tensors
+    loader = open_checkpoint(config, source, dtype, parts=(), unexpected_tensors=unexpected)
     loader.blueprint.check(split_plan)
     cost = cost_of(loader, split_plan, devices, cfg.rows, cfg.tokens, cfg.lora_rank, quantization=plain(cfg.model.quantization))
     return replace(cost, model=cfg.model.name_or_path)

@@ -166,7 +166,7 @@ def _check_memory(
 ) -> None:
     """Refuse a run whose weights, gradients and optimizer state alone are more than this machine's memory."""
     devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
-    loader = open_checkpoint(config, source, module.load_dtype, parts=())
+    loader = open_checkpoint(config, source, module.load_dtype, parts=(), unexpected_tensors=cfg.model.unexpected_tensors)
     loader.blueprint.check(plan)
     size: dict[str, Any] = {"num_rows": 1, "num_tokens": 1, "lora_rank": 1, "with_activations": False}
     cost = cost_of(loader, plan, devices, **size, quantization=plain(cfg.model.quantization))
@@ -261,6 +261,7 @@ def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
         activation_cache=plain(cfg.activation_cache),
         max_logits_mib=cfg.max_logits_mib,
         quantization=plain(cfg.model.quantization),
+        unexpected_tensors=cfg.model.unexpected_tensors,
         compile_layers=plain(cfg.compile),
     )
 

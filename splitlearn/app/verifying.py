@@ -36,6 +36,7 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     common: dict[str, Any] = {"num_rows": cfg.rows, "num_tokens": cfg.tokens, "seed": cfg.seed}
     common["revision"] = cfg.model.revision
     common["dtype"] = parse_dtype(cfg.model.dtype)
+    common["unexpected_tensors"] = cfg.model.unexpected_tensors
     if cfg.streamed:
         return plan, verify_streamed(name, config, plan, **common)
     more = {"device": cfg.device, "num_new_tokens": cfg.new_tokens, "gradients": cfg.gradients}

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from splitlearn.checkpoint.errors import name_some
 from splitlearn.memory import GIB
 from splitlearn.terminal import make_console
 
@@ -68,6 +69,7 @@ class LoadReceipt:
         split_point_2: first layer of the top.
         dtype: what floating-point weights became.
         parts: one receipt for each loaded part.
+        left_out: tensors of the checkpoint that the model does not have.
     """
 
     model: str
@@ -76,6 +78,7 @@ class LoadReceipt:
     split_point_2: int
     dtype: str
     parts: tuple[PartReceipt, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain values, for JSON."""
@@ -100,6 +103,10 @@ class LoadReceipt:
             counts = f"{len(each.shards)}", f"{each.num_tensors}"
             table.add_row(each.part, each.holds, each.device, *counts, *shown, f"{each.seconds:.2f}")
         notes = [note for each in self.parts for note in _notes(each)]
+        if self.left_out:
+            notes.append(
+                f"left out: {len(self.left_out)} tensors that the model does not have ({name_some([*self.left_out], 3)})"
+            )
         table.caption, table.caption_justify = "\n".join(["sizes in GiB", *notes]), "left"
         return table
 

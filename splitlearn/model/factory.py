@@ -60,6 +60,7 @@ class ModelFactory:
         trained: Collection[str] = (),
         revision: str | None = None,
         quantization: str | Mapping[str, Any] | None = None,
+        unexpected_tensors: str = "auto",
     ) -> Parts:
         """Load a causal LM as three parts.
 
@@ -85,6 +86,8 @@ class ModelFactory:
             revision: of a hub's repository the branch, tag or commit; None is its main branch.
             quantization: how the linear layers of parts that are not ``trained`` are quantized while they are loaded; see
                 `quantization_config`. None leaves them as they are.
+            unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they
+                speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -102,7 +105,9 @@ class ModelFactory:
             raise ValueError("auto_save=True needs storage_path, the folder to save the parts in")
         narrator = Narrator(verbose, tracker or MemoryTracker())
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
-        plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, PART_NAMES, revision)
+        plan, loader = _open(
+            model_name_or_path, model_type, split_point_1, split_point_2, dtype, PART_NAMES, revision, unexpected_tensors
+        )
         if quantization is not None and not low_memory:
             raise ValueError("a model is quantized while its parts are loaded one by one: quantization needs low_memory=True")
         loader.quantization = quantization_config(quantization)
@@ -133,6 +138,7 @@ class ModelFactory:
         tracker: MemoryTracker | None = None,
         revision: str | None = None,
         quantization: str | Mapping[str, Any] | None = None,
+        unexpected_tensors: str = "auto",
     ) -> LoadedParts:
         """Load some parts of a causal LM, or all, incrementally; of the others nothing is read or downloaded.
 
@@ -151,6 +157,8 @@ class ModelFactory:
             revision: of a hub's repository the branch, tag or commit; None is its main branch.
             quantization: how the linear layers of parts that are not ``trained`` are quantized while they are loaded; see
                 `quantization_config`. None leaves them as they are.
+            unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they
+                speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
 
         Returns:
             The parts, in evaluation mode, and the receipt.
@@ -163,7 +171,9 @@ class ModelFactory:
         wanted = _check_names(parts, "parts")
         narrator = Narrator(verbose, tracker or MemoryTracker())
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
-        plan, loader = _open(model_name_or_path, model_type, split_point_1, split_point_2, dtype, wanted, revision)
+        plan, loader = _open(
+            model_name_or_path, model_type, split_point_1, split_point_2, dtype, wanted, revision, unexpected_tensors
+        )
         loader.quantization = quantization_config(quantization)
         specs = [spec for spec in plan.parts if spec.name in wanted]
         loaded = load_incrementally(loader, specs, devices, narrator, _check_names(trained, "trained"))
@@ -213,12 +223,13 @@ def _open(
     dtype: torch.dtype | None,
     wanted: Collection[str],
     revision: str | None,
+    unexpected_tensors: str,
 ) -> tuple[SplitPlan, PartLoader]:
     """Check everything that can be checked without weights."""
     config = read_config(model_name_or_path, model_type, revision)
     plan = plan_cut(config, split_point_1, split_point_2)
     specs = [spec for spec in plan.parts if spec.name in wanted]
-    loader = open_checkpoint(config, CheckpointSource(model_name_or_path, revision), dtype, specs)
+    loader = open_checkpoint(config, CheckpointSource(model_name_or_path, revision), dtype, specs, unexpected_tensors)
     loader.blueprint.check(plan)
     if loader.source.is_local:
         for spec in specs:
@@ -235,6 +246,7 @@ def _receipt(loader: PartLoader, plan: SplitPlan, parts: Sequence[SplitModel]) -
         split_point_2=plan.split_point_2,
         dtype=str(loader.blueprint.dtype).removeprefix("torch."),
         parts=tuple(part.receipt for part in parts if part.receipt is not None),
+        left_out=tuple(loader.left_out),
     )
 
 

@@ -17,6 +17,7 @@ from splitlearn.model.receipts import ReadLog, write_receipt
 from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import tie_parts
+from splitlearn.model.unexpected import describe_left_out
 
 Parts = tuple[SplitModel, SplitModel, SplitModel]
 # Loading a part may take only a few milliseconds.
@@ -49,6 +50,11 @@ class Narrator:
         """Print what loading cost."""
         if self._verbose:
             receipt.print()
+
+    def mention_left_out(self, names: Sequence[str]) -> None:
+        """Print which of the checkpoint's tensors the model does not have; a receipt says it of parts loaded one by one."""
+        if self._verbose and names:
+            print(describe_left_out(names), flush=True)
 
     def end(self, label: str) -> None:
         """Record the memory under ``label`` and print how it changed."""
@@ -130,6 +136,7 @@ def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], nar
             loader.source.name, dtype=loader.blueprint.dtype, trust_remote_code=False, revision=loader.source.commit or "main"
         )
     narrator.end("whole model loaded")
+    narrator.mention_left_out(loader.left_out)
     tensors = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers(remove_duplicate=False))
     detached = {name: tensor.detach() for name, tensor in tensors.items()}
     del whole, tensors

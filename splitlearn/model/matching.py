@@ -19,8 +19,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, Wei
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import PartSpec
-from splitlearn.model.anatomy import count_layers
 from splitlearn.model.blueprint import Blueprint
+from splitlearn.model.unexpected import check_unexpected_setting, describe_refusal, hint_at_quantization, refused_names
 
 # What transformers itself leaves out of old checkpoints without a word: buffers that are computed nowadays.
 _COMPUTED_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.(attn|attention)\.(masked_)?bias$")
@@ -46,20 +46,27 @@ class Match:
         return self.pattern is not None
 
 
-def match_tensors(blueprint: Blueprint, names: Iterable[str], checkpoint: str) -> list[Match]:
+def match_tensors(
+    blueprint: Blueprint, names: Iterable[str], checkpoint: str, unexpected_tensors: str = "auto"
+) -> tuple[list[Match], list[str]]:
     """Assign every tensor of a checkpoint to the tensor of the model that it feeds.
 
     Args:
         blueprint: the model.
         names: the checkpoint's tensor names.
         checkpoint: what to call the checkpoint in messages.
+        unexpected_tensors: what is done with tensors that the model does not have, one of `UNEXPECTED`.
 
     Returns:
-        One match for each tensor that the model takes.
+        One match for each tensor that the model takes, and the names that are left out. What transformers itself leaves out
+        without a word is in neither.
 
     Raises:
-        CheckpointError: the model needs tensors that are not there, or the checkpoint holds tensors that the model lacks.
+        CheckpointError: the model needs tensors that are not there, or the checkpoint holds tensors that the model lacks and
+            that speak for another model.
+        ValueError: ``unexpected_tensors`` is none of its words.
     """
+    check_unexpected_setting(unexpected_tensors)
     model = blueprint.meta_model
     expected = model.state_dict()
     conversions = get_model_conversion_mapping(model)
@@ -70,15 +77,16 @@ def match_tensors(blueprint: Blueprint, names: Iterable[str], checkpoint: str) -
             matches.append(match)
         elif not _is_ignorable(name, model):
             unexpected.append(name)
-    if unexpected:
-        raise CheckpointError(
-            f"{checkpoint} holds tensors that a {blueprint.config.model_type} model of "
-            f"{count_layers(blueprint.config)} layers does not have: {name_some(unexpected)}"
-        )
     missing = _missing(blueprint, matches, set(expected)) or _missing_members(matches)
     if missing:
-        raise CheckpointError(f"{checkpoint} lacks tensors that the model needs: {name_some(missing)}")
-    return matches
+        others = f"; it holds others that the model does not have: {name_some(unexpected)}" if unexpected else ""
+        hint = hint_at_quantization(unexpected)
+        raise CheckpointError(f"{checkpoint} lacks tensors that the model needs: {name_some(missing)}{others}{hint}")
+    feedings = [(match.source, match.targets) for match in matches]
+    refused = refused_names(blueprint, feedings, unexpected, unexpected_tensors)
+    if refused:
+        raise CheckpointError(describe_refusal(blueprint, refused, checkpoint))
+    return matches, unexpected
 
 
 def _match(

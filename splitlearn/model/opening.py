@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Origin, draw_blueprint, read_generation_config, untie
 from splitlearn.model.dtypes import loaded_dtype
 from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.unexpected import describe_left_out
 
 # Two tensors are compared piece by piece, so that neither is cast as a whole.
 _PIECE = 2**22
@@ -24,6 +26,7 @@ def open_checkpoint(
     source: CheckpointSource,
     dtype: torch.dtype | None = None,
     parts: Sequence[PartSpec] | None = None,
+    unexpected_tensors: str = "auto",
 ) -> PartLoader:
     """Draw a checkpoint's model and compare the two; a tie that the checkpoint contradicts is given up, as transformers does.
 
@@ -32,23 +35,34 @@ def open_checkpoint(
         source: the checkpoint.
         dtype: what floating-point weights become; None keeps the configuration's, or else what is stored.
         parts: the parts to be loaded; None means all.
+        unexpected_tensors: what is done with tensors that the model does not have. ``"auto"`` leaves them out, with a warning,
+            unless they speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
 
     Raises:
         UnsupportedModelError: the model cannot be cut.
-        CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
+        CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that are refused.
+        ValueError: ``unexpected_tensors`` is none of its words.
         FileNotFoundError: there is no checkpoint.
     """
     wanted = loaded_dtype(config, source, dtype)
     generation_config = read_generation_config(source)
     origin = Origin(str(Path(source.name).resolve()) if source.is_local else source.name, source.commit)
     blueprint = draw_blueprint(config, wanted, generation_config, origin)
-    loader = PartLoader(blueprint, source, parts)
+    loader = PartLoader(blueprint, source, parts, unexpected_tensors)
+    if loader.left_out and not _is_composite(config):
+        # Of this very line, so that a command that opens a checkpoint several times warns once.
+        warnings.warn(f"{source.name}: {describe_left_out(loader.left_out)}", stacklevel=1)
     contradicted = contradicted_ties(loader, parts)
     if not contradicted:
         return loader
     untied = draw_blueprint(untie(config), wanted, generation_config, origin)
     others = {target: owner for target, owner in blueprint.ties.items() if target not in contradicted}
-    return PartLoader(replace(untied, ties=others), source, parts)
+    return PartLoader(replace(untied, ties=others), source, parts, unexpected_tensors)
+
+
+def _is_composite(config: PreTrainedConfig) -> bool:
+    """Whether a configuration describes models beside that of the text, whose tensors are left out as a matter of course."""
+    return any(name != "text_config" for name in config.sub_configs)
 
 
 def contradicted_ties(loader: PartLoader, parts: Sequence[PartSpec] | None = None) -> list[str]:

@@ -53,8 +53,10 @@ class PartLoader:
         blueprint: the unsplit model's structure.
         source: the checkpoint.
         parts: the parts to be loaded, for which a hub's files are downloaded; None means all.
+        unexpected_tensors: what is done with tensors that the model does not have: ``"auto"``, ``"refuse"`` or ``"leave_out"``.
 
     Attributes:
+        left_out: the checkpoint's tensors that the model does not have and that are not read.
         quantization: transformers' configuration of what parts that are not written are quantized by; None leaves them alone.
 
     Raises:
@@ -62,11 +64,17 @@ class PartLoader:
         FileNotFoundError: there is no checkpoint.
     """
 
-    def __init__(self, blueprint: Blueprint, source: CheckpointSource, parts: Sequence[PartSpec] | None = None) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        source: CheckpointSource,
+        parts: Sequence[PartSpec] | None = None,
+        unexpected_tensors: str = "auto",
+    ) -> None:
         self.blueprint = blueprint
         self.source = source
         self.quantization: Any = None
-        self.matches = match_tensors(blueprint, source.weight_map, source.name)
+        self.matches, self.left_out = match_tensors(blueprint, source.weight_map, source.name, unexpected_tensors)
         self._opened: dict[PartSpec, dict[str, Shard]] = {}
         self._readings: dict[PartSpec, PartReading] = {}
         self._converted = {match.source for match in self.matches if match.is_converted}

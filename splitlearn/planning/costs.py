@@ -85,6 +85,7 @@ class CutCost:
         lora_rank: rank of the adapters that ``lora`` is reckoned with.
         parts: one for each part.
         smashed_bytes: what crosses each of the two cuts in a forward pass over one batch; gradients are as much, backward.
+        left_out: tensors of the checkpoint that the model does not have and that are not read.
     """
 
     model: str
@@ -98,6 +99,7 @@ class CutCost:
     lora_rank: int
     parts: tuple[PartCost, ...]
     smashed_bytes: int
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values, for JSON."""
@@ -155,6 +157,7 @@ def cost_of(
         lora_rank=lora_rank,
         parts=tuple(_part_cost(loader, part, devices, kept, lora_rank, sizes) for part in plan.parts),
         smashed_bytes=num_rows * num_tokens * hidden_size * blueprint.dtype.itemsize,
+        left_out=tuple(loader.left_out),
     )
 
 

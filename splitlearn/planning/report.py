@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from splitlearn.memory import format_bytes
+from splitlearn.model.unexpected import describe_left_out
 from splitlearn.planning.costs import METHODS, CutCost, Need
 from splitlearn.planning.fit import device_memory, needed_by_device
 from splitlearn.terminal import make_console
@@ -15,7 +16,8 @@ _HEADINGS = {"load": "loaded, frozen", "lora": "LoRA", "full": "full fine-tuning
 
 def print_plan(cost: CutCost) -> None:
     """Print what the parts hold and read, the memory they need, and what crosses the cuts; 1 GiB is 2**30 bytes."""
-    make_console().print(Group(_parts_table(cost), _memory_table(cost), _traffic(cost)))
+    left_out = [describe_left_out(cost.left_out)] if cost.left_out else []
+    make_console().print(Group(_parts_table(cost), _memory_table(cost), _traffic(cost), *left_out))
 
 
 def _parts_table(cost: CutCost) -> Table:

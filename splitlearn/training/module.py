@@ -70,6 +70,8 @@ class SplitCausalLM(LightningModule):
             the head is a plain linear one. None has no limit.
         quantization: how the linear layers of parts that are frozen or have adapters are quantized while they are loaded.
         compile_layers: have ``torch.compile`` compile the decoder layers: True, or its arguments.
+        unexpected_tensors: what is done with tensors of the checkpoint that the model does not have: ``"auto"`` leaves them out
+            unless they speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
 
     Attributes:
         trained: what of each part is trained, one of `TRAINABLE`; empty until the parts are loaded.
@@ -97,6 +99,7 @@ class SplitCausalLM(LightningModule):
         max_logits_mib: float | None = 32.0,
         quantization: str | Mapping[str, Any] | None = None,
         compile_layers: bool | Mapping[str, Any] | None = None,
+        unexpected_tensors: str = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -177,6 +180,7 @@ class SplitCausalLM(LightningModule):
             trained=[name for name in PART_NAMES if self.trains(name) == "full"],
             revision=hparams.revision,
             quantization=hparams.quantization,
+            unexpected_tensors=hparams.unexpected_tensors,
         )
         added = add_adapters(parts, self.adapters)
         if added:
@@ -223,7 +227,8 @@ class SplitCausalLM(LightningModule):
                 "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32"
             )
         sides = [trained[name] == "full" for name in ("bottom", "top")]
-        if sides[0] != sides[1] and open_checkpoint(config, source, self.load_dtype).blueprint.ties:
+        unexpected = self.hparams.unexpected_tensors
+        if sides[0] != sides[1] and open_checkpoint(config, source, self.load_dtype, None, unexpected).blueprint.ties:
             raise ValueError(
                 "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: "
                 "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"

@@ -32,6 +32,7 @@ def verify_streamed(
     num_tokens: int = 32,
     seed: int = 0,
     revision: str | None = None,
+    unexpected_tensors: str = "auto",
 ) -> list[Outcome]:
     """Compare the smashed data at both cuts and the logits, on the CPU, with left padding.
 
@@ -44,6 +45,7 @@ def verify_streamed(
         num_tokens: tokens of each row.
         seed: seeds the token ids.
         revision: of a hub's repository the branch, tag or commit; None is its main branch.
+        unexpected_tensors: what is done with tensors that the model does not have, as for `ModelFactory.load_parts`.
 
     Returns:
         One outcome for each comparison.
@@ -53,7 +55,9 @@ def verify_streamed(
         FileNotFoundError: the checkpoint is not there.
     """
     ids_BT = draw_ids(config, num_rows, num_tokens, seed)
-    loader = open_checkpoint(config, CheckpointSource(model_name_or_path, revision), dtype)
+    loader = open_checkpoint(
+        config, CheckpointSource(model_name_or_path, revision), dtype, unexpected_tensors=unexpected_tensors
+    )
     loader.blueprint.check(plan)
     mask_BT = padded(ids_BT, "left")
     with torch.no_grad():

@@ -36,6 +36,7 @@ def verify_whole(
     gradients: bool = True,
     seed: int = 0,
     revision: str | None = None,
+    unexpected_tensors: str = "auto",
 ) -> list[Outcome]:
     """Compare logits, loss, gradients and generation of the unsplit model and its parts.
 
@@ -51,6 +52,7 @@ def verify_whole(
         gradients: whether to compare the loss and all gradients in training mode.
         seed: seeds the token ids and dropout.
         revision: of a hub's repository the branch, tag or commit; None is its main branch.
+        unexpected_tensors: what is done with tensors that the model does not have, as for `ModelFactory.load_parts`.
 
     Returns:
         One outcome for each comparison.
@@ -71,6 +73,7 @@ def verify_whole(
         low_memory=True,
         dtype=wanted,
         revision=revision,
+        unexpected_tensors=unexpected_tensors,
     )
     split = ComposedCausalLM(*parts)
     with silent_transformers():
