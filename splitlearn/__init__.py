@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from splitlearn.app import compose, train
+    from splitlearn.app import train
     from splitlearn.cut import CutError, SplitPlan
     from splitlearn.memory import MemoryTracker
     from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
+    from splitlearn.settings import compose
     from splitlearn.training import SplitCausalLM
 
 _HOMES = {
@@ -20,7 +21,7 @@ _HOMES = {
     "SplitCausalLM": "splitlearn.training",
     "SplitModel": "splitlearn.model",
     "SplitPlan": "splitlearn.cut",
-    "compose": "splitlearn.app",
+    "compose": "splitlearn.settings",
     "train": "splitlearn.app",
 }
 

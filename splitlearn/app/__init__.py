@@ -3,11 +3,11 @@
 Notebooks and tests call them; the command line does the same.
 """
 
-from splitlearn.app.configuration import compose, conf_folder
 from splitlearn.app.finished_runs import export, generate
 from splitlearn.app.models import plan_split
 from splitlearn.app.planning import plan
 from splitlearn.app.training import TrainResult, train
 from splitlearn.app.verifying import verify
+from splitlearn.settings import compose, conf_folder
 
 __all__ = ["TrainResult", "compose", "conf_folder", "export", "generate", "plan", "plan_split", "train", "verify"]

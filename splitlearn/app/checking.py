@@ -1,4 +1,4 @@
-"""Settings that can be seen to be wrong before anything is done."""
+"""Settings that cannot be meant together, or with a model; what each may be by itself is in `splitlearn.settings`."""
 
 from __future__ import annotations
 
@@ -19,60 +19,6 @@ METRICS = (
     "tokens_per_s",
     "tflops_per_s",
 )
-_SWITCHES = (
-    "gradient_checkpointing",
-    "save_parts",
-    "verbose",
-    "model.low_memory",
-    "data.streaming",
-    "data.completion_only",
-    "callbacks.throughput.counts_flops",
-    "callbacks.memory_report.print_table",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.deterministic",
-)
-_COUNTS = {
-    "seed": 0,
-    "trainer.max_epochs": -1,
-    "trainer.max_steps": -1,
-    "trainer.accumulate_grad_batches": 1,
-    "trainer.log_every_n_steps": 1,
-    "trainer.check_val_every_n_epoch": 1,
-    "trainer.num_sanity_val_steps": -1,
-    "data.num_workers": 0,
-    "data.seed": 0,
-    "callbacks.throughput.window": 2,
-    "callbacks.early_stopping.patience": 0,
-    "callbacks.learning_rate_finder.num_training_steps": 20,
-    "callbacks.batch_size_finder.init_val": 1,
-    "callbacks.batch_size_finder.max_val": 1,
-    "callbacks.batch_size_finder.steps_per_trial": 1,
-}
-_AMOUNTS = ("max_logits_mib", "trainer.gradient_clip_val")
-
-
-def check_switches(cfg: DictConfig, names: tuple[str, ...]) -> None:
-    """Refuse what is neither true nor false: any other word would count as true.
-
-    Raises:
-        ValueError: one is.
-    """
-    for name in names:
-        value = OmegaConf.select(cfg, name, default=None)
-        if value is not None and not isinstance(value, bool):
-            raise ValueError(f"{name} is {value}; give true or false")
-
-
-def check_count(cfg: DictConfig, name: str, least: int) -> None:
-    """Refuse what is no whole number of at least ``least``; None and what is not there pass.
-
-    Raises:
-        ValueError: it is not.
-    """
-    value = OmegaConf.select(cfg, name, default=None)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}")
 
 
 def check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
@@ -85,13 +31,6 @@ def check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
     Raises:
         ValueError: one cannot.
     """
-    check_switches(cfg, _SWITCHES)
-    for name, least in _COUNTS.items():
-        check_count(cfg, name, least)
-    for name in _AMOUNTS:
-        value: Any = OmegaConf.select(cfg, name, default=None)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
-            raise ValueError(f"{name} is {value!r}; give a positive number, or null")
     _check_finders(cfg)
     if cfg.trainer.get("val_check_interval") == 0:
         raise ValueError("trainer.val_check_interval is 0; give batches between two validations, or a share of an epoch")

@@ -1,33 +1,12 @@
-"""Configurations: where they are, composing them, and making the objects that they name."""
+"""Plain values of configurations, and making the objects that they name."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-
-
-def conf_folder() -> Path:
-    """Return the folder of the configuration files, in a checkout as in an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
-
-
-def compose(*overrides: str, config_name: str = "train") -> DictConfig:
-    """Compose a configuration as the command line does, for notebooks and tests.
-
-    Args:
-        *overrides: as on the command line, for example ``"split.point_1=2"``.
-        config_name: the file in ``conf/`` to start from.
-    """
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return hydra_compose(config_name, overrides=list(overrides))
+from omegaconf import OmegaConf
 
 
 def plain(value: Any) -> Any:

@@ -8,13 +8,14 @@ from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
 from transformers import TextStreamer
 
-from splitlearn.app.checking import check_count, check_positions, check_switches
+from splitlearn.app.checking import check_positions
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.data import read_tokenizer
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, export_run, restore
 from splitlearn.model import open_checkpoint, plan_cut, read_config
 from splitlearn.model.part_loading import PartLoader
+from splitlearn.settings import check
 from splitlearn.training.module import parse_dtype
 
 
@@ -31,6 +32,7 @@ def export(cfg: DictConfig) -> Path:
         ValueError: the folder exists already, or a setting or the checkpoint cannot be used.
         FileNotFoundError: the run's folder is none, or lacks what was trained.
     """
+    check(cfg, "export")
     record, loader = _open_run(cfg.run)
     return export_run(record, loader, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters)
 
@@ -62,9 +64,8 @@ def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
         ValueError: a setting or the checkpoint cannot be used.
         FileNotFoundError: the run's folder is none, or lacks what was trained.
     """
+    check(cfg, "generate")
     record, loader = _open_run(cfg.run)
-    check_switches(cfg, ("compare", "do_sample"))
-    check_count(cfg, "max_new_tokens", least=1)
     tokenizer = read_tokenizer(loader.source.name, loader.source.commit, record.folder)
     if cfg.chat and tokenizer.chat_template is None:
         raise ValueError(f"chat is true, but the tokenizer of {loader.source.name} has no chat template; leave chat=null")

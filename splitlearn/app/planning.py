@@ -11,7 +11,8 @@ from splitlearn.app.configuration import plain
 from splitlearn.app.models import open_model
 from splitlearn.cut import resolve_device_map
 from splitlearn.model import open_checkpoint
-from splitlearn.planning import METHODS, CutCost, cost_of
+from splitlearn.planning import CutCost, cost_of
+from splitlearn.settings import check
 from splitlearn.training.module import parse_dtype
 
 
@@ -26,12 +27,7 @@ def plan(cfg: DictConfig) -> CutCost:
         ValueError: a setting or the checkpoint cannot be used.
         FileNotFoundError: a file or folder does not exist.
     """
-    for setting in ("rows", "tokens", "lora_rank"):
-        value = cfg[setting]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{setting} is {value!r}; give a whole number from 1 up")
-    if cfg.must_fit is not None and cfg.must_fit not in METHODS:
-        raise ValueError(f"must_fit is {cfg.must_fit!r}; choose one of {', '.join(METHODS)}, or null")
+    check(cfg, "plan")
     devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     _, config, source, split_plan = open_model(cfg)
     # Nothing is loaded: no part's ties have to be settled by looking at weights.

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
 from splitlearn.adapters import save_adapters
-from splitlearn.app.checking import check_count, check_settings
+from splitlearn.app.checking import check_settings
 from splitlearn.app.checkpoints import find_checkpoint
 from splitlearn.app.configuration import make, plain
 from splitlearn.app.models import open_model
@@ -35,6 +35,7 @@ from splitlearn.memory import GIB
 from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.run_folder import open_run_folder
+from splitlearn.settings import check
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
 from splitlearn.training.callbacks import DivergedError, TokenThroughput
 from splitlearn.training.callbacks.last_checkpoint import LAST
@@ -87,6 +88,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     """
     if folder is None and not HydraConfig.initialized():
         raise ValueError("outside the command line train() needs to know the run's folder: train(cfg, folder=...)")
+    check(cfg, "train")
     cfg = copy.deepcopy(cfg)
     if folder is not None:
         cfg.run_folder = str(folder)
@@ -119,7 +121,6 @@ def _how_it_was_stopped(run_folder: Path) -> str:
 
 
 def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
-    check_count(cfg, "seed", least=0)
     seed_everything(cfg.seed, workers=True, verbose=False)
     cfg.model.dtype = _dtype(cfg)
     name, config, source, plan = open_model(cfg)

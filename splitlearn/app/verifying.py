@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from splitlearn.app.checking import check_switches
 from splitlearn.app.models import open_model
 from splitlearn.cut import SplitPlan
+from splitlearn.settings import check
 from splitlearn.training.module import parse_dtype
 from splitlearn.verification import Outcome, verify_streamed, verify_whole
 
@@ -27,9 +27,7 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
         ValueError: a setting or the checkpoint cannot be used.
         FileNotFoundError: a file or folder does not exist.
     """
-    if isinstance(cfg.tolerance, bool) or not isinstance(cfg.tolerance, (int, float)) or not cfg.tolerance >= 0:
-        raise ValueError(f"tolerance is {cfg.tolerance}; give a number from 0 up")
-    check_switches(cfg, ("streamed", "gradients"))
+    check(cfg, "verify")
     if cfg.streamed and cfg.device != "cpu":
         raise ValueError(f"device is {cfg.device}, but streamed layers are compared on the CPU; leave device=cpu")
     name, config, _, plan = open_model(cfg)

@@ -38,7 +38,7 @@ from splitlearn.app import compose, train
         ),
         (["optimizer.parts.trunk.learning_rate=abc"], "optimizer.parts.trunk.learning_rate is 'abc'"),
         (["data.num_workers=lots"], "data.num_workers is 'lots'; give a whole number of at least 0"),
-        (["optimizer.warmup_fraction=lots"], "optimizer.warmup_fraction is 'lots'; it must lie between 0 and 1"),
+        (["optimizer.warmup_fraction=lots"], "optimizer.warmup_fraction is 'lots'; give a number"),
         (["callbacks.throughput.window=0"], "callbacks.throughput.window is 0; give a whole number of at least 2"),
         (["ckpt_path=3"], "ckpt_path is 3, which does not exist"),
         (["peft=custom"], "Missing mandatory value"),
@@ -49,4 +49,4 @@ def test_what_cannot_be_meant_is_told_before_anything_is_done(settings: list[str
     with pytest.raises(Exception) as error:
         train(compose(*settings, "verbose=false"), folder=tmp_path)
     assert message in str(error.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"summary.json"}

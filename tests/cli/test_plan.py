@@ -41,7 +41,7 @@ def test_what_does_not_fit_ends_with_2(monkeypatch: pytest.MonkeyPatch, capsys: 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("rows=0", "rows is 0; give a whole number from 1 up"),
+        ("rows=0", "rows is 0; give a whole number of at least 1"),
         ("tokens=1.5", "tokens is 1.5"),
         ("must_fit=everything", "must_fit is 'everything'; choose one of load, lora, full, or null"),
         ("split.point_1=9", "split_point_1 is 9"),

@@ -222,7 +222,7 @@ def test_verify_shows_that_the_parts_are_the_model_and_leaves_nothing_behind(tmp
     ("setting", "sentence"),
     [
         ("split.point_1=9", "refused: split_point_1 is 9, but the model has 8 decoder layers: choose 0 to 8\n"),
-        ("tolerance=-1", "error: tolerance is -1; give a number from 0 up\n"),
+        ("tolerance=-1", "error: tolerance is -1; give a number of at least 0\n"),
         ("gradients=maybe", "error: gradients is maybe; give true or false\n"),
         ("tokens=1017", "error: 1017 tokens and 8 new ones exceed the model's 1024 positions; give fewer\n"),
     ],

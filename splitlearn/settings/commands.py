@@ -1,0 +1,117 @@
+"""Schemas of the commands' settings: one dataclass for each YAML file in ``conf/`` itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from splitlearn.settings.fields import Rule
+from splitlearn.settings.groups import (
+    ActivationCacheSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PeftSettings,
+    SplitSettings,
+)
+
+
+@dataclass
+class TrainSettings:
+    """``conf/train.yaml``. What is suggested for a name that several groups have is the first group's."""
+
+    optimizer: OptimizerSettings
+    trainer: Annotated[Any, Rule(holds="object")]
+    data: Annotated[Any, Rule(holds="object")]
+    model: ModelSettings
+    split: SplitSettings
+    peft: PeftSettings
+    activation_cache: ActivationCacheSettings
+    callbacks: Annotated[Any, Rule(holds="objects")]
+    logger: Annotated[Any, Rule(holds="objects")]
+    device: str
+    device_map: Any
+    seed: Annotated[int, Rule(least=0)]
+    gradient_checkpointing: bool
+    compile: Any
+    max_logits_mib: Annotated[float | None, Rule(above=0)]
+    ckpt_path: str | None
+    save_parts: bool
+    tags: Any
+    verbose: bool
+    run_folder: str
+
+
+@dataclass
+class PlanSettings:
+    """``conf/plan.yaml``."""
+
+    model: ModelSettings
+    split: SplitSettings
+    device: str
+    device_map: Any
+    rows: Annotated[int, Rule(least=1)]
+    tokens: Annotated[int, Rule(least=1)]
+    lora_rank: Annotated[int, Rule(least=1)]
+    must_fit: Annotated[str | None, Rule(choices=("load", "lora", "full", None))]
+    json: bool
+
+
+@dataclass
+class VerifySettings:
+    """``conf/verify.yaml``."""
+
+    model: ModelSettings
+    split: SplitSettings
+    device: str
+    rows: int
+    tokens: int
+    new_tokens: int
+    gradients: bool
+    streamed: bool
+    tolerance: Annotated[float, Rule(least=0)]
+    seed: Annotated[int, Rule(least=0)]
+
+
+@dataclass
+class GenerateSettings:
+    """``conf/generate.yaml``."""
+
+    run: str
+    prompt: Annotated[Any, Rule(literal=True)]
+    chat: bool | None
+    compare: bool
+    max_new_tokens: Annotated[int, Rule(least=1)]
+    do_sample: bool
+    temperature: float
+    top_p: float
+    seed: Annotated[int, Rule(least=0)]
+
+
+@dataclass
+class ExportSettings:
+    """``conf/export.yaml``."""
+
+    run: str
+    out: str
+    adapters: str
+    max_shard_size: str
+
+
+@dataclass
+class PrepareSettings:
+    """``conf/prepare.yaml``."""
+
+    source: str
+    out: str
+    dtype: str
+    max_shard_size: str
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainSettings,
+    "plan": PlanSettings,
+    "verify": VerifySettings,
+    "generate": GenerateSettings,
+    "export": ExportSettings,
+    "prepare": PrepareSettings,
+}

@@ -1,0 +1,146 @@
+"""Schemas of the groups in ``conf/``: one dataclass each, one field for each setting, commented in the YAML files.
+
+Values are in the YAML files alone, so the fields have none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from splitlearn.settings.fields import Rule
+
+
+@dataclass
+class ModelSettings:
+    """``conf/model``."""
+
+    name_or_path: str
+    revision: str | None
+    type: str | None
+    low_memory: bool
+    dtype: str | None
+    quantization: Any
+    unexpected_tensors: str
+    learning_rate: float | None
+
+
+@dataclass
+class PartLimits:
+    """``split.max_gib``."""
+
+    bottom: float | None
+    trunk: float | None
+    top: float | None
+
+
+@dataclass
+class SplitSettings:
+    """``conf/split``."""
+
+    # Points are checked against the model's layers, whatever they are.
+    fractions: Any
+    point_1: Any
+    point_2: Any
+    balance: str | None
+    max_gib: PartLimits
+
+
+@dataclass
+class PartOptimizerSettings:
+    """``optimizer.parts.NAME``."""
+
+    train: Any
+    learning_rate: float | None
+    weight_decay: float | None
+
+
+@dataclass
+class OptimizerParts:
+    """``optimizer.parts``."""
+
+    bottom: PartOptimizerSettings
+    trunk: PartOptimizerSettings
+    top: PartOptimizerSettings
+
+
+@dataclass
+class OptimizerSettings:
+    """``conf/optimizer``."""
+
+    learning_rate: float
+    weight_decay: float
+    betas: Any
+    schedule: str
+    warmup_fraction: float
+    parts: OptimizerParts
+
+
+@dataclass
+class PeftParts:
+    """``peft.parts``: each part's are settings of PEFT's, false or null."""
+
+    bottom: Any
+    trunk: Any
+    top: Any
+
+
+@dataclass
+class PeftSettings:
+    """``conf/peft``; ``settings`` are checked by PEFT's own class."""
+
+    method: str | None
+    settings: Any
+    parts: PeftParts
+
+
+@dataclass
+class ActivationCacheSettings:
+    """``conf/activation_cache``."""
+
+    keep: str
+    max_gib: float
+    codec: str
+
+
+@dataclass
+class BlockSettings:
+    """What all data have; what lies beyond a type is checked by the data modules themselves."""
+
+    _target_: str
+    source: Any
+    subset: str | None
+    split: str
+    revision: str | None
+    packing: str
+    block_size: int
+    batch_size: int
+    val_fraction: float
+    max_train_blocks: int | None
+    max_val_blocks: int | None
+    num_workers: Annotated[int, Rule(least=0)]
+    seed: Annotated[int, Rule(least=0)]
+    streaming: bool
+    val_rows: int
+    rows_at_once: int
+
+
+@dataclass
+class TextSettings(BlockSettings):
+    """Data of plain text."""
+
+    text_field: str
+    sample_by: str
+
+
+@dataclass
+class InstructionSettings(BlockSettings):
+    """Data of prompts with completions, or of conversations."""
+
+    prompt_field: str
+    completion_field: str
+    messages_field: str | None
+    too_long: str
+    completion_only: bool
+    chat_template: str | None
+    system: str | None
