@@ -76,7 +76,8 @@ def _write_weights(parts: Iterable[Tensors], ties: Mapping[str, str], folder: Pa
     total_bytes, files = 0, []
     for number, tensors in enumerate(parts):
         # A tied tensor is stored once, by the first part that holds it.
-        new = {name: each for name, each in tensors.items() if name not in weight_map and ties.get(name) not in weight_map}
+        written = weight_map.keys() | tensors.keys()
+        new = {name: each for name, each in tensors.items() if name not in weight_map and ties.get(name) not in written}
         shards = split_torch_state_dict_into_shards(
             new, filename_pattern=f"part-{number}{{suffix}}.safetensors", max_shard_size=max_shard_size
         )

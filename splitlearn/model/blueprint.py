@@ -142,6 +142,11 @@ class Blueprint:
         named = (self.meta_model.named_parameters(remove_duplicate=False), self.meta_model.named_buffers())
         return {name for each in named for name, _ in each}
 
+    def aliases(self, name: str) -> list[str]:
+        """Return the other names of the parameter ``name``, which the model ties to it."""
+        owner = self.ties.get(name, name)
+        return [alias for alias in (owner, *(tied for tied, other in self.ties.items() if other == owner)) if alias != name]
+
     @property
     def _layer_prefix(self) -> str:
         return f"{self.anatomy.layers_path}."
@@ -203,7 +208,12 @@ def compare_configs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
     """Return how two configurations, as plain values, describe different models, one phrase for each difference."""
     # What transformers notes down beside the model says nothing of it.
     names = sorted((one.keys() | other.keys()) - set(_NOTES))
-    return [f"{name} is {one.get(name)} and {other.get(name)}" for name in names if one.get(name) != other.get(name)]
+    return [f"{name} is {one.get(name)} and {other.get(name)}" for name in names if _differ(one.get(name), other.get(name))]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    # A NaN equals nothing, itself included, but is written alike.
+    return bool(one != other) and repr(one) != repr(other)
 
 
 def _short(dtype: torch.dtype) -> str:

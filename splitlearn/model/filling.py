@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from splitlearn.cut import PartSpec
+from splitlearn.model.blueprint import Blueprint
 
 
 def put_tensor(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
@@ -17,6 +21,16 @@ def put_tensor(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
     else:
         module._buffers[leaf] = tensor
+
+
+def share_parameters(model: nn.Module) -> None:
+    """Make parameters that lie in the same memory one parameter, as they are in a model that ties them."""
+    shared: dict[object, nn.Parameter] = {}
+    for module in model.modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None and parameter.numel() and not parameter.is_meta:
+                place = (parameter.data_ptr(), parameter.dtype, parameter.shape, parameter.stride())
+                module._parameters[leaf] = shared.setdefault(place, parameter)
 
 
 def fill(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -31,11 +45,31 @@ def fill(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
     for each in model.state_dict(keep_vars=True).values():
         # So transformers knows what it is not to initialise.
         each._is_hf_initialized = True
-    to_compute = {name: buffer for name, buffer in model.named_buffers() if buffer.is_meta}
-    for name, buffer in to_compute.items():
-        put_tensor(model, name, torch.empty_like(buffer, device="cpu"))
-    for path, module in model.named_modules():
-        # Whole layers are passed over at once, if nothing in them is to be computed.
-        module._is_hf_initialized = not any(name.startswith(f"{path}." if path else "") for name in to_compute)
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_meta:
+            put_tensor(model, name, torch.empty_like(buffer, device="cpu"))
+    # Every module is visited, as in transformers' loader: most leave alone what was loaded, a few do not (Youtu clears the
+    # padding row of its embedding).
     model.initialize_weights()
     model.eval()
+
+
+@torch.no_grad()
+def change_as_owners_do(blueprint: Blueprint, part: PartSpec, model: PreTrainedModel) -> None:
+    """Do to a borrowed tensor what transformers does after loading to the module that owns it, if that is in another part.
+
+    Args:
+        blueprint: the unsplit model's structure.
+        part: the part.
+        model: the part, filled.
+    """
+    for borrowed, owned in blueprint.ties.items():
+        if not blueprint.belongs_to(borrowed, part) or blueprint.belongs_to(owned, part):
+            continue
+        parameter = model.get_parameter(blueprint.local_name(borrowed, part))
+        parameter._is_hf_initialized = True
+        path, _, leaf = owned.rpartition(".")
+        # A copy without its tensors' memory, which holds nothing but the borrowed tensor.
+        owner = copy.copy(blueprint.meta_model.get_submodule(path))
+        owner._parameters = {**owner._parameters, leaf: parameter}
+        blueprint.meta_model._init_weights(owner)

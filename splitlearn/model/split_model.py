@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from splitlearn.checkpoint import CheckpointError, PartReceipt, read_part_file, write_part_file
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
-from splitlearn.model.filling import put_tensor
+from splitlearn.model.filling import put_tensor, share_parameters
 from splitlearn.model.passage import Passage, Records
 from splitlearn.model.quantization import count_values, stored_bytes
 from splitlearn.model.surgery import cut_out
@@ -185,7 +185,8 @@ class SplitModel(nn.Module):
 
     def named_tensors(self) -> dict[str, torch.Tensor]:
         """Return the part's parameters and all its buffers under the unsplit model's names."""
-        tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        # A parameter under two names is there under both.
+        tensors = dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
         return {self.blueprint.global_name(name, self.part): tensor.detach() for name, tensor in tensors.items()}
 
     def save(self, path: str | Path) -> None:
@@ -224,7 +225,8 @@ class SplitModel(nn.Module):
         """
         description, tensors = read_part_file(Path(path))
         try:
-            config = AutoConfig.for_model(**json.loads(description["config"]))
+            # JSON has no infinities: transformers writes them as objects.
+            config = AutoConfig.for_model(**PreTrainedConfig._decode_special_floats(json.loads(description["config"])))
             config._attn_implementation = description["attn_implementation"]
             generation = description.get("generation_config")
             generation_config = GenerationConfig(**json.loads(generation)) if generation else None
@@ -251,14 +253,17 @@ class SplitModel(nn.Module):
         """
         model, passage = cut_out(blueprint.meta_model, part, blueprint.anatomy)
         for name, place in [*model.named_parameters(), *model.named_buffers()]:
-            tensor = tensors.get(blueprint.global_name(name, part))
+            whole_name = blueprint.global_name(name, part)
+            # Earlier versions saved a parameter with two names under one of them.
+            tensor = next((tensors[alias] for alias in (whole_name, *blueprint.aliases(whole_name)) if alias in tensors), None)
             if tensor is None:
-                raise CheckpointError(f"{source} lacks the tensor {blueprint.global_name(name, part)}")
+                raise CheckpointError(f"{source} lacks the tensor {whole_name}")
             if tensor.shape != place.shape:
                 raise CheckpointError(
                     f"{source}: {name} has shape {tuple(tensor.shape)}, but the model needs {tuple(place.shape)}"
                 )
             put_tensor(model, name, tensor)
+        share_parameters(model)
         model.eval()
         return cls(blueprint, part, model, passage)
 

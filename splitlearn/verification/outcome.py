@@ -19,15 +19,17 @@ class Outcome:
         what: what was compared.
         compared: how many numbers.
         difference: the largest absolute difference; infinite if shapes or what is there differ.
+        is_remark: whether it says how the unsplit model differs from its checkpoint, and is no comparison with the parts.
     """
 
     what: str
     compared: int
     difference: float
+    is_remark: bool = False
 
     def is_equal(self, tolerance: float) -> bool:
         """Whether the difference is within the tolerance and anything was compared."""
-        return self.compared > 0 and self.difference <= tolerance
+        return self.is_remark or (self.compared > 0 and self.difference <= tolerance)
 
 
 def compare_tensors(what: str, expected: torch.Tensor, found: torch.Tensor) -> Outcome:
@@ -54,6 +56,6 @@ def print_outcomes(title: str, outcomes: Sequence[Outcome], tolerance: float) ->
     for heading in ("numbers", "largest difference", "verdict"):
         table.add_column(heading, justify="right")
     for each in outcomes:
-        verdict = "equal" if each.is_equal(tolerance) else "DIFFERENT"
+        verdict = "remark" if each.is_remark else "equal" if each.is_equal(tolerance) else "DIFFERENT"
         table.add_row(each.what, f"{each.compared:,}", f"{each.difference:.3g}", verdict)
     make_console().print(table)

@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import SplitPlan
-from splitlearn.model import ComposedCausalLM, ModelFactory, loaded_dtype
+from splitlearn.model import ComposedCausalLM, ModelFactory, loaded_dtype, open_checkpoint
+from splitlearn.model.part_loading import PartLoader
 from splitlearn.model.silence import silent_transformers
+from splitlearn.verification.after_loading import changed_after_loading
 from splitlearn.verification.inputs import draw_ids, padded
 from splitlearn.verification.outcome import Outcome, compare_tensors, largest_difference
 
@@ -55,7 +57,7 @@ def verify_whole(
         unexpected_tensors: what is done with tensors that the model does not have, as for `ModelFactory.load_parts`.
 
     Returns:
-        One outcome for each comparison.
+        One outcome for each comparison, after a remark for each tensor that transformers changes after loading it.
 
     Raises:
         ValueError: the model, the cut or the checkpoint cannot be used.
@@ -81,12 +83,21 @@ def verify_whole(
             model_name_or_path, dtype=wanted, trust_remote_code=False, revision=source.commit or "main"
         )
     whole, ids_BT = whole.to(device).eval(), ids_BT.to(device)
-    outcomes = [_compare_logits(whole, split, ids_BT, side) for side in ("no", "left", "right")]
+    outcomes = _remark_changes(whole, open_checkpoint(config, source, wanted))
+    outcomes += [_compare_logits(whole, split, ids_BT, side) for side in ("no", "left", "right")]
     if gradients:
         outcomes += _compare_gradients(whole, split, ids_BT, seed)
     if num_new_tokens:
         outcomes.append(_compare_generation(whole, split, ids_BT, num_new_tokens))
     return outcomes
+
+
+def _remark_changes(whole: Any, loader: PartLoader) -> list[Outcome]:
+    tensors = whole.state_dict()
+    return [
+        Outcome(f"{name}: file and loaded, for transformers changes it after loading", tensors[name].numel(), difference, True)
+        for name, difference in changed_after_loading(whole, loader).items()
+    ]
 
 
 def _compare_logits(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor, side: str) -> Outcome:

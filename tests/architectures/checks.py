@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.model import ComposedCausalLM, ModelFactory, open_checkpoint, read_config, save_parts
+from splitlearn.verification import changed_after_loading
 from tests.architectures.catalogue import VOCAB_SIZE
 
 MAIN_CUT = (2, 4)
@@ -223,6 +225,36 @@ def router_loss(pair: Comparison) -> float:
     return max(difference(expected.loss, found.loss), difference(expected.aux_loss, found.aux_loss))
 
 
+def _placed_alike(model: ComposedCausalLM) -> ComposedCausalLM:
+    """Copy a model's tensors: some products round by where a mapped tensor begins in memory."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
+
+
+def saved_parts(pair: Comparison) -> float:
+    """Every tensor and the logits of the parts after they were saved and read again; as many parameters as before."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_parts(pair.split.parts, folder)
+        found = ModelFactory.load_saved_parts(folder)
+    expected = Comparison.load(pair.folder).split
+    if sum(each.numel() for each in expected.parameters()) != sum(each.numel() for each in found.parameters()):
+        return float("inf")
+    gaps = []
+    for one, other in zip(expected.parts, found.parts, strict=True):
+        tensors = one.named_tensors()
+        gaps += [difference(tensors.get(name), tensor) for name, tensor in other.named_tensors().items()]
+    ids = token_ids()
+    with torch.no_grad():
+        gaps.append(difference(_placed_alike(expected)(ids).logits, _placed_alike(found)(ids).logits))
+    return max(gaps)
+
+
+def changes_after_loading(pair: Comparison) -> list[str]:
+    """Return the tensors that transformers changes after it has loaded them from the checkpoint."""
+    return sorted(changed_after_loading(pair.whole, open_checkpoint(read_config(pair.folder), CheckpointSource(pair.folder))))
+
+
 Check = Callable[[Comparison], float]
 # The order of the table's columns.
 CHECKS: dict[str, Check] = {
@@ -238,5 +270,6 @@ CHECKS: dict[str, Check] = {
     "sampled": sampled,
     "bf16": bfloat16,
     "router loss": router_loss,
+    "saved parts": saved_parts,
 }
 AT_OTHER_CUTS = ("left padding", "gradients", "greedy")

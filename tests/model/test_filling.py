@@ -43,3 +43,22 @@ def test_without_conversions_transformers_loader_is_not_called(tmp_path: Path, m
     whole("mixtral", tmp_path / "moe", torch.bfloat16)
     ModelFactory.create_split_models(None, tmp_path / "moe", 2, 4, low_memory=True)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("low_memory", [True, False])
+def test_what_transformers_changes_after_loading_is_changed_in_the_parts_too(low_memory: bool, tmp_path: Path) -> None:
+    """Youtu clears the padding row of its embedding, and with it the row of the head that is tied to it."""
+    stored = tiny_model("youtu")
+    stored.save_pretrained(tmp_path)
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path).get_input_embeddings().weight
+    assert not torch.equal(expected, stored.get_input_embeddings().weight)
+    bottom, _, top = ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=low_memory)
+    assert torch.equal(bottom.named_tensors()["model.embed_tokens.weight"], expected)
+    assert torch.equal(top.named_tensors()["lm_head.weight"], expected)
+
+
+def test_a_head_loaded_by_itself_is_what_the_embedding_would_lend_it(tmp_path: Path) -> None:
+    tiny_model("youtu").save_pretrained(tmp_path)
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path).get_output_embeddings().weight
+    top = ModelFactory.load_parts(tmp_path, 2, 4, parts=["top"])["top"]
+    assert torch.equal(top.named_tensors()["lm_head.weight"], expected)

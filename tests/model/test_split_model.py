@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitlearn.checkpoint import CheckpointError, write_part_file
+from splitlearn.checkpoint import CheckpointError, read_part_file, write_part_file
 from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, save_parts
+from tests.architectures.catalogue import tiny_model
 from tests.tiny_models import CONFIGS, token_ids
 
 LOAD_AND_RUN = """
@@ -50,6 +51,31 @@ def test_saved_parts_are_complete_for_every_architecture(
     loaded = [SplitModel.load(path) for path in save_parts(parts, tmp_path)]
     with torch.no_grad():
         assert torch.equal(ComposedCausalLM(*parts)(token_ids()).logits, ComposedCausalLM(*loaded)(token_ids()).logits)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "mamba2"])
+def test_a_parameter_of_two_names_and_an_infinity_are_saved_and_read(architecture: str, tmp_path: Path) -> None:
+    """BERT's head has its bias twice; Mamba-2's configuration has an infinite time step."""
+    tiny_model(architecture).save_pretrained(tmp_path / "model")
+    parts = ModelFactory.create_split_models(None, tmp_path / "model", 2, 4, low_memory=True)
+    loaded = [SplitModel.load(path) for path in save_parts(parts, tmp_path / "parts")]
+    for part, again in zip(parts, loaded, strict=True):
+        assert part.blueprint.config.to_dict() == again.blueprint.config.to_dict()
+        assert part.named_tensors().keys() == again.named_tensors().keys()
+        assert len(list(part.parameters())) == len(list(again.parameters()))
+    with torch.no_grad():
+        assert torch.equal(ComposedCausalLM(*parts)(token_ids()).logits, ComposedCausalLM(*loaded)(token_ids()).logits)
+
+
+def test_a_file_that_holds_one_of_two_names_is_read(tmp_path: Path) -> None:
+    tiny_model("bert").save_pretrained(tmp_path / "model")
+    _, _, top = ModelFactory.create_split_models(None, tmp_path / "model", 2, 4, low_memory=True)
+    top.save(tmp_path / "top.pt")
+    description, tensors = read_part_file(tmp_path / "top.pt")
+    del tensors["cls.predictions.decoder.bias"]
+    write_part_file(tmp_path / "older.pt", description, tensors)
+    head = SplitModel.load(tmp_path / "older.pt").model.get_submodule("cls.predictions")
+    assert head.bias is head.decoder.bias
 
 
 def test_a_copied_part_is_a_part_of_its_own(tiny_checkpoint: Callable[..., Path]) -> None:

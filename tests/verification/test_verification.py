@@ -97,3 +97,12 @@ def test_a_cut_without_a_layer_on_top_is_refused_where_the_head_follows_directly
     tiny_model("nanochat").save_pretrained(tmp_path)
     with pytest.raises(CutError, match="the top needs a layer: choose at most 5"):
         ModelFactory.create_split_models(None, tmp_path, 2, 6, low_memory=True)
+
+
+def test_what_transformers_changes_after_loading_is_named(tmp_path: Path) -> None:
+    tiny_model("youtu").save_pretrained(tmp_path)
+    remarks, *outcomes = verify_whole(str(tmp_path), read_config(tmp_path), PLAN, num_new_tokens=0)
+    assert remarks.is_remark
+    assert remarks.what.startswith("model.embed_tokens.weight")
+    assert remarks.difference > 0.0
+    assert all(outcome.is_equal(0.0) and not outcome.is_remark for outcome in outcomes)
