@@ -6,11 +6,12 @@ from pathlib import Path
 
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
-from transformers import TextStreamer
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from splitlearn.app.checking import check_positions
+from splitlearn.app.prompts import ask
 from splitlearn.checkpoint import CheckpointSource
-from splitlearn.data import read_tokenizer
+from splitlearn.data import PromptFormat, read_tokenizer
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, export_run, restore
 from splitlearn.model import open_checkpoint, plan_cut, read_config
@@ -67,17 +68,15 @@ def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
     check(cfg, "generate")
     record, loader = _open_run(cfg.run)
     tokenizer = read_tokenizer(loader.source.name, loader.source.commit, record.folder)
-    if cfg.chat and tokenizer.chat_template is None:
-        raise ValueError(f"chat is true, but the tokenizer of {loader.source.name} has no chat template; leave chat=null")
-    is_chat = tokenizer.chat_template is not None if cfg.chat is None else cfg.chat
-    if is_chat:
-        message = [{"role": "user", "content": str(cfg.prompt)}]
-        inputs = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    else:
-        inputs = tokenizer(str(cfg.prompt), return_tensors="pt")
-    if not inputs["input_ids"].shape[1]:
-        raise ValueError("prompt is empty; give the model something to go on from")
-    check_positions(loader.blueprint.config, inputs["input_ids"].shape[1] + cfg.max_new_tokens, "prompt and max_new_tokens")
+    question = ask(
+        tokenizer,
+        str(cfg.prompt),
+        PromptFormat.read(record.folder),
+        chat=cfg.chat,
+        system=cfg.system,
+        base_config=loader.blueprint.generation_config,
+    )
+    check_positions(loader.blueprint.config, question.num_tokens + cfg.max_new_tokens, "prompt and max_new_tokens")
     sampling = {"temperature": cfg.temperature, "top_p": cfg.top_p} if cfg.do_sample else {}
     plan = plan_cut(loader.blueprint.config, *record.split_points)
     said = []
@@ -86,12 +85,20 @@ def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
             print(f"== {title}", flush=True)
         seed_everything(cfg.seed, verbose=False)
         ids_BT = restore(loader, plan, each).generate(
-            **{name: inputs[name] for name in ("input_ids", "attention_mask")},
+            question.ids,
+            attention_mask=question.mask,
             max_new_tokens=cfg.max_new_tokens,
             do_sample=cfg.do_sample,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            pad_token_id=_pad_token_id(tokenizer, loader.blueprint.config.get_text_config(decoder=True).vocab_size),
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
             **sampling,
+            **question.settings,
         )
-        said.append(tokenizer.decode(ids_BT[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        said.append(question.answer(tokenizer, ids_BT))
     return said
+
+
+def _pad_token_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> int | None:
+    """Return what fills up finished answers: one that the model has, which added padding tokens may not be."""
+    known = (token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None and token < vocab_size)
+    return next(known, None)

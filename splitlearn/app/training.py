@@ -30,7 +30,7 @@ from splitlearn.app.models import open_model
 from splitlearn.app.process import leaving_no_trace
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
-from splitlearn.data import TEMPLATE_FILE, BlockDataModule, InstructionDataModule
+from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule
 from splitlearn.memory import GIB
 from splitlearn.model import open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
@@ -142,9 +142,10 @@ def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainR
         OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
         metrics = _fit(trainer, module, datamodule, before, ckpt_path)
     saved = _save(cfg, module, run_folder)
-    (run_folder / TEMPLATE_FILE).unlink(missing_ok=True)
-    if isinstance(datamodule, InstructionDataModule):
-        datamodule.save_chat_template(run_folder)
+    for name in (TEMPLATE_FILE, PROMPT_FORMAT_FILE):
+        (run_folder / name).unlink(missing_ok=True)
+    if isinstance(datamodule, BlockDataModule):
+        datamodule.save_prompt_format(run_folder)
     summary.pop(_HAS_BEGUN)
     if not math.isfinite(metrics["val_loss_after"]):
         summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
@@ -179,13 +180,7 @@ def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbo
     """Refuse tokens that the model does not know, and show what it will be trained on."""
     if not isinstance(datamodule, BlockDataModule):
         return
-    vocab_size = config.get_text_config(decoder=True).vocab_size
-    largest = datamodule.largest_token_id()
-    if largest >= vocab_size:
-        raise ValueError(
-            f"the data hold the token id {largest}, but the model knows only {vocab_size} ids; the tokenizer "
-            f"{datamodule.tokenizer_name_or_path} is of another model"
-        )
+    datamodule.check_token_ids(config.get_text_config(decoder=True).vocab_size)
     if verbose:
         print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
 
@@ -306,6 +301,7 @@ def _fit(
         "train_s": train_s,
         "train_steps": throughput.num_steps if throughput else trainer.global_step,
         "train_tokens": throughput.num_tokens if throughput else 0,
+        "train_padding_tokens": throughput.num_padding_tokens if throughput else 0,
         "tokens_per_s": throughput.tokens_per_s if throughput else None,
         "peak_rss_gib": tracker.peak_rss_bytes / GIB,
         "peak_anonymous_gib": tracker.peak_anonymous_bytes / GIB,

@@ -1,18 +1,22 @@
 """Data for training: reading rows, writing them out as tokens with labels, packing them into blocks."""
 
+from splitlearn.data.conversations import mark_conversation
 from splitlearn.data.datamodule import BlockDataModule
 from splitlearn.data.documents import read_documents
-from splitlearn.data.examples import encode, mark_completion, mark_conversation, mark_document, show_example
+from splitlearn.data.examples import encode, mark_completion, mark_document, show_example
 from splitlearn.data.instructions import InstructionDataModule
 from splitlearn.data.packing import isolate, join, pack
+from splitlearn.data.prompt_format import PROMPT_FORMAT_FILE, PromptFormat, with_learned_ends
 from splitlearn.data.reading import Source
 from splitlearn.data.text import TextDataModule
 from splitlearn.data.tokenizer import TEMPLATE_FILE, read_tokenizer
 
 __all__ = [
+    "PROMPT_FORMAT_FILE",
     "TEMPLATE_FILE",
     "BlockDataModule",
     "InstructionDataModule",
+    "PromptFormat",
     "Source",
     "TextDataModule",
     "encode",
@@ -25,4 +29,5 @@ __all__ = [
     "read_documents",
     "read_tokenizer",
     "show_example",
+    "with_learned_ends",
 ]

@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from datasets.utils.logging import is_progress_bar_enabled
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from splitlearn.data.bad_rows import Column
 from splitlearn.data.examples import show_example
-from splitlearn.data.packing import check_block_size, isolate, join
+from splitlearn.data.packing import check_block_size, isolate, join, pad_batch
+from splitlearn.data.prompt_format import PromptFormat
 from splitlearn.data.reading import Source, check_values, read_rows, stream_rows
 from splitlearn.data.resumable import ResumableLoader, StreamedBlocks
 from splitlearn.data.tokenizer import read_tokenizer
@@ -108,6 +110,7 @@ class BlockDataModule(LightningDataModule, ABC):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.blocks: dict[str, Dataset] = {}
         self.stream: StreamedBlocks | None = None
+        self._vocab_size: int | None = None
 
     @property
     @abstractmethod
@@ -162,7 +165,9 @@ class BlockDataModule(LightningDataModule, ABC):
 
     def _stream_blocks(self, rows: Dataset) -> Dataset:
         with _without_bars():
-            return self._pack(self._prepare_streamed(rows), f"{self.rows_at_once} rows (data.rows_at_once)")
+            blocks = self._pack(self._prepare_streamed(rows), f"{self.rows_at_once} rows (data.rows_at_once)")
+        self._refuse_larger_ids(_largest_id(blocks))
+        return blocks
 
     def _prepare_streamed(self, rows: Dataset) -> Dataset:
         check_values(rows, self.columns, str(self.source))
@@ -182,7 +187,7 @@ class BlockDataModule(LightningDataModule, ABC):
             return tokenized
         if self.packing == "joined":
             return join(tokenized, self.block_size, name).with_format("torch")
-        return isolate(tokenized, self.block_size, _pad_token_id(tokenizer)).with_format("torch")
+        return isolate(tokenized, self.block_size).with_format("torch")
 
     @property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -214,14 +219,42 @@ class BlockDataModule(LightningDataModule, ABC):
         return told | ({"num_workers": self.num_workers} if self.streaming else {})
 
     def num_tokens(self, name: str) -> int:
-        """Return how many tokens the blocks of ``"train"`` or ``"val"`` hold, padding within blocks included."""
-        return sum(map(len, self.blocks[name]["input_ids"]))
+        """Return how many tokens the blocks of ``"train"`` or ``"val"`` hold, padding within blocks left out."""
+        blocks = self.blocks[name]
+        return sum(blocks["num_tokens"]) if "num_tokens" in blocks.column_names else sum(map(len, blocks["input_ids"]))
 
     def largest_token_id(self) -> int:
-        """Return the largest token id in the data; of data that are streamed, the largest that the tokenizer has."""
-        if self.streaming:
-            return len(self._tokenizer) - 1
-        return max(int(np.max(ids)) for rows in self.blocks.values() for ids in rows.with_format("numpy")["input_ids"])
+        """Return the largest token id in the data; of data that are streamed, the largest in what is held out."""
+        return max(_largest_id(rows) for rows in self.blocks.values())
+
+    def check_token_ids(self, vocab_size: int) -> None:
+        """Refuse data with token ids that a model does not have; streamed data are looked at as they come, too.
+
+        Args:
+            vocab_size: how many token ids the model has.
+
+        Raises:
+            ValueError: there is a larger one.
+        """
+        self._vocab_size = vocab_size
+        self._refuse_larger_ids(self.largest_token_id())
+
+    def _refuse_larger_ids(self, largest: int) -> None:
+        if self._vocab_size is not None and largest >= self._vocab_size:
+            raise ValueError(
+                f"the data hold the token id {largest}, but the model knows only {self._vocab_size} ids; the tokenizer "
+                f"{self.tokenizer_name_or_path} is of another model, or tokens were added to it that the model has not got"
+            )
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How rows were written out, once `setup` has run: documents are ended by the end-of-text token."""
+        end = self._tokenizer.eos_token_id
+        return PromptFormat(end_token_ids=() if end is None else (end,))
+
+    def save_prompt_format(self, folder: Path) -> None:
+        """Write into a run's folder how rows were written out, for asking the trained model in the same way."""
+        self.prompt_format.write(folder)
 
     def sample(self, max_tokens: int = 128) -> str:
         """Return the beginning of the first training block, decoded; what is supervised stands between » and «."""
@@ -241,13 +274,7 @@ class BlockDataModule(LightningDataModule, ABC):
         return DataLoader(self.blocks["val"], self.batch_size, **settings)
 
     def _collate(self) -> Callable[[list[Any]], dict[str, torch.Tensor]] | None:
-        if self.packing != "none":
-            return None
-        tokenizer = self._tokenizer
-        if tokenizer.pad_token_id is None:
-            # Padding is neither attended to nor supervised, so any token will do.
-            tokenizer.pad_token = tokenizer.eos_token
-        return DataCollatorForSeq2Seq(tokenizer, padding=True)
+        return pad_batch if self.packing == "none" else None
 
 
 def _check_count(name: str, number: Any, otherwise: str = "") -> None:
@@ -255,9 +282,8 @@ def _check_count(name: str, number: Any, otherwise: str = "") -> None:
         raise ValueError(f"data.{name} is {number!r}; it must be a whole number of at least 1{otherwise}")
 
 
-def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    # What fills a block up is isolated from all rows and not supervised, so any token will do.
-    return next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
+def _largest_id(rows: Dataset) -> int:
+    return max((int(np.max(ids)) for ids in rows.with_format("numpy")["input_ids"]), default=0)
 
 
 @contextmanager

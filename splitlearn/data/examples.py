@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 IGNORED_LABEL = -100
-Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,84 +36,74 @@ def mark_document(text: str) -> MarkedText:
 
 
 def mark_completion(prompt: str, completion: str, completion_only: bool = True) -> MarkedText:
-    """Return a prompt with its completion, of which only the latter is supervised unless ``completion_only`` is false."""
+    """Return a prompt with its completion, of which only the latter is supervised unless ``completion_only`` is false.
+
+    A space at the prompt's end counts as the completion's: most tokenizers put it into the token of the completion's first
+    word, and where it stands alone it is learned too, so that one way of asking fits both.
+    """
     text = prompt + completion
-    return MarkedText(text, ((len(prompt) if completion_only else 0, len(text)),))
+    start = len(prompt.removesuffix(" ")) if completion_only else 0
+    return MarkedText(text, ((start, len(text)),))
 
 
-def mark_conversation(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], completion_only: bool = True
-) -> MarkedText:
-    """Write out a conversation by the tokenizer's chat template.
+def encode(tokenizer: PreTrainedTokenizerBase, marked: MarkedText) -> dict[str, list[int]]:
+    """Return the token ids of a marked text, and its labels: the ids where it is supervised, `IGNORED_LABEL` elsewhere.
+
+    A text that is not whole begins with the special tokens that the tokenizer puts before texts, which are not supervised. It
+    ends with the end-of-text token, which is supervised if the text's last stretch reaches its end.
 
     Args:
         tokenizer: the model's tokenizer.
-        messages: each with ``role`` and ``content``, as `apply_chat_template` takes them.
-        completion_only: supervise only what the assistant says and the mark that ends it; otherwise everything.
-
-    Raises:
-        ValueError: the tokenizer has no chat template, the template refuses the messages, no message is the assistant's, or the
-            template writes a conversation's beginning in another way once it goes on, so that turns cannot be told apart.
-    """
-
-    def render(number: int, begins_answer: bool) -> str:
-        if number == 0:
-            return ""
-        begun: Any = tokenizer.apply_chat_template(list(messages[:number]), tokenize=False, add_generation_prompt=begins_answer)
-        return str(begun)
-
-    if tokenizer.chat_template is None:
-        raise ValueError("the tokenizer has no chat template; give data.chat_template, or rows of prompt and completion")
-    try:
-        text = render(len(messages), begins_answer=False)
-        if not completion_only:
-            return MarkedText(text, ((0, len(text)),), is_whole=True)
-        answers = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
-        turns = [(render(index, begins_answer=True), render(index + 1, begins_answer=False)) for index in answers]
-    except Exception as error:
-        # A template is a program of the model's authors and raises what it likes.
-        raise ValueError(f"the chat template refuses the messages: {error}") from error
-    if not turns:
-        raise ValueError("no message has the role 'assistant', so there is nothing to learn")
-    for before, after in turns:
-        if not (after.startswith(before) and text.startswith(after)):
-            raise ValueError(
-                "the chat template writes earlier turns anew as a conversation goes on, so answers cannot be told from it; "
-                "end rows at the first answer, or set data.completion_only=false"
-            )
-    return MarkedText(text, tuple((len(before), len(after)) for before, after in turns), is_whole=True)
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, marked: MarkedText, begin: bool = True) -> dict[str, list[int]]:
-    """Return the token ids of a marked text, and its labels: the ids where it is supervised, `IGNORED_LABEL` elsewhere.
-
-    A text that is not whole gets the special tokens that the tokenizer begins with, and ends with the end-of-text token, which
-    is supervised if the text's last stretch reaches its end.
-
-    Args:
-        tokenizer: the model's tokenizer, one that tells where in the text a token is.
         marked: the text.
-        begin: whether a text that is not whole gets the special tokens that texts begin with.
+
+    Returns:
+        ``input_ids`` and ``labels``, lists of T integers.
 
     Raises:
-        ValueError: the tokenizer has no end-of-text token, and the text needs one.
+        ValueError: the tokenizer has no end-of-text token, and the text needs one; or only part of the text is supervised,
+            and the tokenizer does not tell where in the text a token is.
     """
+    is_all_supervised = marked.supervised == ((0, len(marked.text)),)
+    if not tokenizer.is_fast and not is_all_supervised:
+        raise ValueError(
+            f"this tokenizer ({type(tokenizer).__name__}, written in Python) does not tell where in a text a token is, so "
+            "answers cannot be told from prompts; take a model with a tokenizer.json, or learn everything with "
+            "data.completion_only=false"
+        )
     # The length warning is about feeding whole texts to the model, which is checked later.
-    found = tokenizer(marked.text, add_special_tokens=begin and not marked.is_whole, return_offsets_mapping=True, verbose=False)
-    ids, offsets = list(found["input_ids"]), found["offset_mapping"]
-    labels = [
-        token if any(_lies_in(offset, stretch) for stretch in marked.supervised) else IGNORED_LABEL
-        for token, offset in zip(ids, offsets, strict=True)
-    ]
+    encoded = tokenizer(
+        marked.text,
+        add_special_tokens=not marked.is_whole,
+        return_offsets_mapping=tokenizer.is_fast,
+        return_special_tokens_mask=not tokenizer.is_fast,
+        verbose=False,
+    )
+    ids = list(encoded["input_ids"])
+    if tokenizer.is_fast:
+        offsets = encoded["offset_mapping"]
+        are_added = [offset == (0, 0) for offset in offsets]
+        are_supervised = [any(_lies_in(offset, stretch) for stretch in marked.supervised) for offset in offsets]
+    else:
+        are_added = [bool(added) for added in encoded["special_tokens_mask"]]
+        are_supervised = [not added for added in are_added]
+    labels = [token if supervised else IGNORED_LABEL for token, supervised in zip(ids, are_supervised, strict=True)]
     if not marked.is_whole:
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-text token to put between documents")
-        is_supervised = bool(marked.supervised) and marked.supervised[-1][1] == len(marked.text)
-        if begin and ids and ids[-1] == tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
+        # What the tokenizer itself puts behind a text gives way to one end-of-text token.
+        while len(ids) > 1 and are_added[len(ids) - 1]:
             del ids[-1], labels[-1]
+        is_supervised = bool(marked.supervised) and marked.supervised[-1][1] == len(marked.text)
         ids.append(tokenizer.eos_token_id)
         labels.append(tokenizer.eos_token_id if is_supervised else IGNORED_LABEL)
     return {"input_ids": ids, "labels": labels}
+
+
+def merges_at_border(tokenizer: PreTrainedTokenizerBase, marked: MarkedText) -> bool:
+    """Return whether a token lies on both sides of where a text's first supervised stretch begins."""
+    border = marked.supervised[0][0]
+    offsets = tokenizer(marked.text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    return any(start < border < end for start, end in offsets)
 
 
 def _lies_in(offset: tuple[int, int], stretch: tuple[int, int]) -> bool:

@@ -10,17 +10,23 @@ from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from splitlearn.data.bad_rows import Column
+from splitlearn.data.conversations import Message, end_of_answers, mark_conversation, text_of
 from splitlearn.data.datamodule import BlockDataModule
-from splitlearn.data.examples import MarkedText, Message, encode, mark_completion, mark_conversation, num_supervised
+from splitlearn.data.examples import MarkedText, encode, mark_completion, merges_at_border, num_supervised
 from splitlearn.data.packing import TOKENS, fit_rows
+from splitlearn.data.prompt_format import PromptFormat
 from splitlearn.data.tokenizer import TEMPLATE_FILE
+
+# Enough to see whether prompts and completions have tokens in common.
+_ROWS_LOOKED_AT = 100
 
 
 class InstructionDataModule(BlockDataModule):
     """Rows with a prompt and its completion, or with the messages of a conversation; by default only answers are supervised.
 
     With a chat template a prompt becomes the user's message and its completion the assistant's; without one they are put one
-    after the other, ended by the end-of-text token. Prompts and completions may themselves be lists of messages.
+    after the other, ended by the end-of-text token. Prompts and completions may themselves be lists of messages. Answers in a
+    prompt are examples: only the completion is supervised.
 
     Args:
         tokenizer_name_or_path: the model's tokenizer, a local folder or a hub id.
@@ -57,6 +63,7 @@ class InstructionDataModule(BlockDataModule):
         self.chat_template = chat_template
         self.completion_only = completion_only
         self.too_long = too_long
+        self._prompt_format: PromptFormat | None = None
 
     @property
     def columns(self) -> list[Column]:
@@ -78,6 +85,8 @@ class InstructionDataModule(BlockDataModule):
             FileNotFoundError: the chat template does not exist.
         """
         self._choose_template(tokenizer)
+        if self._prompt_format is None:
+            self._prompt_format = self._learn_format(rows, tokenizer)
 
         def encode_row(row: dict[str, Any]) -> dict[str, list[int]]:
             try:
@@ -88,8 +97,6 @@ class InstructionDataModule(BlockDataModule):
         features = Features({"number": Value("int64"), "input_ids": TOKENS, "labels": TOKENS})
         kept = [name for name in rows.column_names if name != "number"]
         encoded = rows.map(encode_row, remove_columns=kept, features=features)
-        if not tokenizer.is_fast:
-            raise ValueError("this tokenizer does not tell where in a text a token is; it cannot be used for instructions")
         fitting = fit_rows(encoded, self.block_size, self.too_long)
         if len(fitting) == 0:
             raise ValueError(f"{self.source}: every row is longer than data.block_size={self.block_size} tokens")
@@ -101,10 +108,36 @@ class InstructionDataModule(BlockDataModule):
                 )
         return fitting.remove_columns("number")
 
-    def save_chat_template(self, folder: Path) -> None:
-        """Write the template that stood in for the tokenizer's own, if any, as `read_tokenizer` finds it."""
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How rows were written out, once `setup` has run."""
+        return self._prompt_format or PromptFormat()
+
+    def save_prompt_format(self, folder: Path) -> None:
+        """Write how rows were written out, and the template that stood in for the tokenizer's own, if any."""
+        super().save_prompt_format(folder)
         if self.tokenizer is not None and self.chat_template is not None:
             (folder / TEMPLATE_FILE).write_text(str(self.tokenizer.chat_template or ""), encoding="utf-8")
+
+    def _learn_format(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
+        """Return how rows are written out, as the first ones show."""
+        row = rows[0]
+        messages, num_asked = self._conversation(row, tokenizer)
+        if messages is None:
+            ends = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+            looked_at = rows.select(range(min(len(rows), _ROWS_LOOKED_AT)))
+            merges = tokenizer.is_fast and any(merges_at_border(tokenizer, self._mark(row, tokenizer)) for row in looked_at)
+            return PromptFormat(end_token_ids=ends, merges_at_border=merges)
+        answers = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
+        if not answers or not text_of(messages[answers[-1]]).strip():
+            return PromptFormat(self.system)
+        until_answer = messages[: answers[-1] + 1]
+        try:
+            marked = mark_conversation(tokenizer, until_answer, self.completion_only, min(num_asked, answers[-1]))
+        except ValueError as error:
+            raise ValueError(f"{self.source} row {row['number']}: {error}") from error
+        end_token_ids, end_text = end_of_answers(tokenizer, marked, text_of(until_answer[-1]))
+        return PromptFormat(self.system, end_token_ids=tuple(end_token_ids), end_text=end_text)
 
     def _choose_template(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if self.chat_template == "none":
@@ -116,16 +149,24 @@ class InstructionDataModule(BlockDataModule):
             tokenizer.chat_template = path.read_text(encoding="utf-8")
 
     def _mark(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> MarkedText:
+        messages, num_asked = self._conversation(row, tokenizer)
+        if messages is None:
+            return mark_completion(row[self.prompt_field], row[self.completion_field], self.completion_only)
+        return mark_conversation(tokenizer, messages, self.completion_only, num_asked)
+
+    def _conversation(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Message] | None, int]:
+        """Return a row's messages and how many of them are its prompt; None for texts that no template is put around."""
         if self.system is not None and tokenizer.chat_template is None:
             raise ValueError("data.system is set, but there is no chat template to write it out with; leave it out")
         if self.messages_field is not None:
-            return mark_conversation(tokenizer, self._begun(row[self.messages_field]), self.completion_only)
+            return self._begun(row[self.messages_field]), 0
         prompt, completion = row[self.prompt_field], row[self.completion_field]
         if isinstance(prompt, str) and isinstance(completion, str) and tokenizer.chat_template is None:
-            return mark_completion(prompt, completion, self.completion_only)
+            return None, 0
         asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         answered = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        return mark_conversation(tokenizer, self._begun([*asked, *answered]), self.completion_only)
+        messages = self._begun([*asked, *answered])
+        return messages, len(messages) - len(answered)
 
     def _begun(self, messages: list[Message]) -> list[Message]:
         for message in messages:

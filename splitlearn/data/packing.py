@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from datasets import Dataset, Features, List, Value
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from splitlearn.data.examples import IGNORED_LABEL, encode, mark_document
@@ -52,7 +54,7 @@ def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, block_size: int
 def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Return documents, a data set with the column ``text``, as the columns ``input_ids`` and ``labels``."""
     return documents.map(
-        lambda text: encode(tokenizer, mark_document(text), begin=False),
+        lambda text: encode(tokenizer, mark_document(text)),
         input_columns="text",
         remove_columns=documents.column_names,
         features=Features({"input_ids": TOKENS, "labels": TOKENS}),
@@ -86,7 +88,7 @@ def join(rows: Dataset, block_size: int, name: str = "the text") -> Dataset:
     return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, TOKENS)))
 
 
-def isolate(rows: Dataset, block_size: int, pad_token_id: int) -> Dataset:
+def isolate(rows: Dataset, block_size: int, pad_token_id: int = 0) -> Dataset:
     """Put whole rows side by side into blocks, so that none sees another and hardly any position is padding.
 
     Positions begin at 0 with each row, by which transformers' attention masks tell rows apart. Rows go, longest first, where
@@ -95,10 +97,11 @@ def isolate(rows: Dataset, block_size: int, pad_token_id: int) -> Dataset:
     Args:
         rows: a data set with the columns ``input_ids`` and ``labels``, no row longer than ``block_size``.
         block_size: tokens in each block.
-        pad_token_id: what to fill up with.
+        pad_token_id: what to fill up with. It is isolated from all rows and not supervised, so any id of the model will do.
 
     Returns:
-        A data set with the columns ``input_ids``, ``labels`` and ``position_ids``, each row ``block_size`` long.
+        A data set with the columns ``input_ids``, ``labels`` and ``position_ids``, each row ``block_size`` long, and
+        ``num_tokens``, how many of a block's tokens are not padding.
     """
     check_block_size(block_size)
     all_ids, all_labels = rows["input_ids"][:], rows["labels"][:]
@@ -107,6 +110,7 @@ def isolate(rows: Dataset, block_size: int, pad_token_id: int) -> Dataset:
     ids_NT = np.full(shape_NT, pad_token_id, dtype=np.int64)
     labels_NT = np.full(shape_NT, IGNORED_LABEL, dtype=np.int64)
     positions_NT = np.zeros(shape_NT, dtype=np.int64)
+    num_tokens_N = np.zeros(len(groups), dtype=np.int64)
     for number, group in enumerate(groups):
         start = 0
         for row in group:
@@ -117,8 +121,10 @@ def isolate(rows: Dataset, block_size: int, pad_token_id: int) -> Dataset:
             positions_NT[number, start:end] = np.arange(end - start)
             start = end
         positions_NT[number, start:] = np.arange(block_size - start)
+        num_tokens_N[number] = start
     columns = {"input_ids": ids_NT, "labels": labels_NT, "position_ids": positions_NT}
-    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, TOKENS)))
+    features = Features({**dict.fromkeys(columns, TOKENS), "num_tokens": Value("int64")})
+    return Dataset.from_dict({**columns, "num_tokens": num_tokens_N}, features=features)
 
 
 def _group(lengths: Sequence[int], block_size: int) -> list[list[int]]:
@@ -174,13 +180,37 @@ def fit_rows(rows: Dataset, block_size: int, too_long: str) -> Dataset:
 
 
 def chop(rows: Dataset, block_size: int) -> Dataset:
-    """Divide rows longer than ``block_size`` into several."""
+    """Divide rows longer than ``block_size`` into several.
+
+    A piece begins with the last token of the one before. A row's first token is never predicted, so without it the first token
+    of each piece would not be learned, nor the end of a document that is as long as a block.
+    """
     check_block_size(block_size)
+    step = block_size - 1
 
     def divide(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         return {
-            name: [row[start : start + block_size] for row in column for start in range(0, len(row), block_size)]
+            name: [row[start : start + block_size] for row in column for start in range(0, max(len(row) - 1, 1), step)]
             for name, column in batch.items()
         }
 
     return rows.map(divide, batched=True)
+
+
+def pad_batch(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
+    """Return rows of several lengths as one batch, padded on the right to the longest.
+
+    Padding is neither attended to nor supervised, so id 0 will do, which every model has.
+
+    Args:
+        rows: each with ``input_ids`` and ``labels``.
+
+    Returns:
+        ``input_ids``, ``labels`` and ``attention_mask``, each of shape (B, T).
+    """
+    filling = {"input_ids": 0, "labels": IGNORED_LABEL, "attention_mask": 0}
+    columns: dict[str, list[torch.Tensor]] = {
+        name: [torch.tensor(row[name]) for row in rows] for name in ("input_ids", "labels")
+    }
+    columns["attention_mask"] = [torch.ones_like(ids_T) for ids_T in columns["input_ids"]]
+    return {name: pad_sequence(column, batch_first=True, padding_value=filling[name]) for name, column in columns.items()}

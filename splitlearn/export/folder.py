@@ -14,7 +14,7 @@ from splitlearn.adapters import copy_adapter
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.checkpoint.tensor_file import write_tensor_file
-from splitlearn.data import read_tokenizer
+from splitlearn.data import PromptFormat, read_tokenizer, with_learned_ends
 from splitlearn.export.card import model_card
 from splitlearn.export.run_record import RunRecord
 from splitlearn.export.tensors import Tensors, part_tensors
@@ -99,8 +99,9 @@ def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, kee
     config.architectures = [loader.blueprint.model_class.__name__]
     config.dtype = loader.blueprint.dtype
     config.save_pretrained(folder)
-    if loader.blueprint.generation_config is not None:
-        loader.blueprint.generation_config.save_pretrained(folder)
+    generation_config = with_learned_ends(loader.blueprint.generation_config, PromptFormat.read(record.folder))
+    if generation_config is not None:
+        generation_config.save_pretrained(folder)
     name, revision = loader.source.name, loader.source.commit
     read_tokenizer(name, revision, record.folder).save_pretrained(folder)
     (folder / "README.md").write_text(model_card(record, loader, keeps_adapters), encoding="utf-8")

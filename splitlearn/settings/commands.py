@@ -79,6 +79,7 @@ class GenerateSettings:
     run: str
     prompt: Annotated[Any, Rule(literal=True)]
     chat: bool | None
+    system: str | None = None
     compare: bool
     max_new_tokens: Annotated[int, Rule(least=1)]
     do_sample: bool

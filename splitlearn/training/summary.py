@@ -13,6 +13,8 @@ from splitlearn.terminal import make_console
 from splitlearn.training.json_file import write_json
 
 SUMMARY_FILE = "summary.json"
+# The share of padding above which another packing is worth a remark.
+_MUCH_PADDING = 0.25
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
@@ -55,6 +57,16 @@ def _parts_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def _padding_line(metrics: dict[str, Any]) -> list[str]:
+    """Say what padding cost, where there was some."""
+    num_padding = metrics.get("train_padding_tokens", 0)
+    if not num_padding:
+        return []
+    share = num_padding / (num_padding + metrics["train_tokens"])
+    advice = "; data.packing=isolated leaves most of it out" if share > _MUCH_PADDING else ""
+    return [f"{num_padding:,} positions of padding were computed beside them, {share:.0%} of all{advice}"]
+
+
 def _footer(summary: dict[str, Any]) -> str:
     metrics = summary["metrics"]
     rate = metrics["tokens_per_s"]
@@ -63,6 +75,7 @@ def _footer(summary: dict[str, Any]) -> str:
         + (f", peak GPU {metrics['peak_gpu_gib']:.2f} GiB" if metrics["peak_gpu_gib"] else ""),
         f"{metrics['train_tokens']:,} tokens trained in {metrics['train_s']:.0f} s"
         + (f" ({rate:,.0f} tokens/s in the steps)" if rate else ""),
+        *_padding_line(metrics),
         *([f"stopped early: {summary['stopped_early']}"] if "stopped_early" in summary else []),
         f"files: {summary['folder']}",
     ]

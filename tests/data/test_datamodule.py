@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from splitlearn.data import TextDataModule, read_documents
 from splitlearn.embedded import resolve_model
@@ -126,3 +127,36 @@ def test_a_stream_is_taken_up_where_it_was_left(lines: Path, num_workers: int) -
 def test_what_cannot_be_streamed() -> None:
     with pytest.raises(ValueError, match=r"data\.streaming is for files and hub data sets"):
         make(streaming=True)
+
+
+def added_padding(folder: Path) -> str:
+    """Return a copy of the embedded tokenizer that pads on the left with a token that the model has not got."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("embedded:qwen2_tiny"), padding_side="left")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("packing", ["none", "isolated"])
+def test_padding_is_on_the_right_and_of_an_id_that_every_model_has(tmp_path: Path, packing: str) -> None:
+    (tmp_path / "a.txt").write_text("\n".join("word " * (1 + number % 9) for number in range(40)))
+    settings: dict[str, Any] = {"sample_by": "line", "packing": packing, "block_size": 16, "batch_size": 4}
+    module = TextDataModule(added_padding(tmp_path / "tokenizer"), str(tmp_path / "a.txt"), **settings)
+    module.setup()
+    module.check_token_ids(2048)
+    batch = next(iter(module.train_dataloader()))
+    assert int(batch["input_ids"].max()) < 2048
+    assert torch.equal(batch["labels"][:, -1] == -100, batch["input_ids"][:, -1] == 0) or packing == "isolated"
+    assert (batch["labels"][:, 1] != -100).all()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_ids_that_the_model_has_not_got_are_refused(tmp_path: Path, streaming: bool) -> None:
+    lines = [f"line {number}" for number in range(60)]
+    (tmp_path / "a.txt").write_text("\n".join([*lines[:50], "a literal [PAD] stands here", *lines[50:]]))
+    settings: dict[str, Any] = {"sample_by": "line", "packing": "none", "streaming": streaming, "val_rows": 9}
+    module = TextDataModule(added_padding(tmp_path / "tokenizer"), str(tmp_path / "a.txt"), **settings)
+    module.setup()
+    with pytest.raises(ValueError, match="the data hold the token id 2048, but the model knows only 2048 ids"):
+        module.check_token_ids(2048)
+        list(module.train_dataloader())

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from splitlearn.data import encode, mark_completion, mark_conversation, mark_document, show_example
 from splitlearn.data.examples import IGNORED_LABEL, num_supervised
@@ -107,7 +107,26 @@ def test_special_tokens_at_both_ends_are_there_once(tmp_path: Path, tokenizer: P
     row = encode(marking, mark_completion("Why?", " Because."))
     assert marking.decode(row["input_ids"]) == f"{end}Why? Because.{end}"
     assert supervised(marking, row) == f" Because.{end}"
-    assert encode(marking, mark_document("text"), begin=False) == encode(tokenizer, mark_document("text"), begin=False)
+    document = encode(marking, mark_document("text"))
+    assert marking.decode(document["input_ids"]) == f"{end}text{end}"
+    assert supervised(marking, document) == f"text{end}"
+
+
+def test_a_space_between_prompt_and_completion_is_the_completions(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert supervised(tokenizer, encode(tokenizer, mark_completion("It is a ", "class"))) == f" class{tokenizer.eos_token}"
+    # Digits have tokens of their own, so the space stands alone.
+    assert supervised(tokenizer, encode(tokenizer, mark_completion("It is ", "5"))) == f" 5{tokenizer.eos_token}"
+    assert supervised(tokenizer, encode(tokenizer, mark_completion("It is\n", "5"))) == f"5{tokenizer.eos_token}"
+
+
+def test_a_tokenizer_written_in_python_learns_whole_texts_only() -> None:
+    tokenizer = ByT5Tokenizer()
+    row = encode(tokenizer, mark_document("ab"))
+    assert row["labels"] == row["input_ids"]
+    assert tokenizer.decode(row["input_ids"]) == "ab</s>"
+    assert encode(tokenizer, mark_completion("a", "b", completion_only=False))["labels"] == row["labels"]
+    with pytest.raises(ValueError, match=r"written in Python.*data\.completion_only=false"):
+        encode(tokenizer, mark_completion("a", "b"))
 
 
 def test_the_first_token_is_not_counted() -> None:

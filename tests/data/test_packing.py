@@ -5,7 +5,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from splitlearn.data import isolate, pack
-from splitlearn.data.packing import chop, fit_rows
+from splitlearn.data.packing import chop, fit_rows, pad_batch
 from splitlearn.embedded import resolve_model
 
 
@@ -79,7 +79,23 @@ def test_rows_too_long() -> None:
         fit_rows(rows, 5, "wrap")
 
 
+def test_batches_are_padded_on_the_right() -> None:
+    batch = pad_batch([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8], "labels": [8]}])
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_blocks_tell_how_many_of_their_tokens_are_no_padding() -> None:
+    blocks = isolate(rows_of(3, 6, 2, 4), block_size=7)
+    assert sum(blocks["num_tokens"]) == 15
+    assert all(0 < number <= 7 for number in blocks["num_tokens"])
+
+
 def test_long_rows_are_divided_and_nothing_is_lost() -> None:
     rows = rows_of(3, 12)
-    assert [len(row) for row in chop(rows, 5)["input_ids"]] == [3, 5, 5, 2]
-    assert list(chain(*chop(rows, 5)["input_ids"])) == list(chain(*rows["input_ids"]))
+    pieces = chop(rows, 5)["input_ids"]
+    assert [len(row) for row in pieces] == [3, 5, 5, 4]
+    # Each piece repeats the last token of the one before, so that all tokens but a row's first are predicted once.
+    predicted = list(chain(*(piece[1:] for piece in pieces)))
+    assert predicted == list(chain(*(row[1:] for row in rows["input_ids"])))

@@ -22,7 +22,7 @@ class TokenThroughput(Callback):
     """Logs training throughput, with the meter of Lightning's ThroughputMonitor, over all devices that parts live on.
 
     Metrics:
-        tokens_per_s: tokens of the last ``window`` training batches, padding included, per second, validation left out.
+        tokens_per_s: tokens of the last ``window`` training batches, padding left out, per second, validation left out.
         tflops_per_s: floating-point operations of matrix products and attention, forward and backward, in the same time.
         mfu: those, as a share of what the parts' devices could do together; only where Lightning knows that, on GPUs and TPUs.
 
@@ -39,7 +39,7 @@ class TokenThroughput(Callback):
         self._throughput = Throughput(window_size=window)
         self._flops_per_token: float | None = None
         self._busy_s = 0.0
-        self._batches = self._rows = self._tokens = 0
+        self._batches = self._rows = self._tokens = self._padding_tokens = 0
         self._began_s = 0.0
         self._first_step = self._last_step = 0
 
@@ -50,8 +50,13 @@ class TokenThroughput(Callback):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens trained on so far, padding included."""
+        """Tokens trained on so far, padding left out."""
         return self._tokens
+
+    @property
+    def num_padding_tokens(self) -> int:
+        """Positions of padding that were computed beside the tokens so far."""
+        return self._padding_tokens
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -80,13 +85,14 @@ class TokenThroughput(Callback):
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
         self._busy_s += time.perf_counter() - self._began_s
-        num_tokens = batch["input_ids"].numel()
+        num_positions, num_tokens = batch["input_ids"].numel(), count_tokens(batch)
         flops = pl_module.flops_of(batch) if self._counts_flops and isinstance(pl_module, CountsFlops) else None
-        self._flops_per_token = None if flops is None else flops / num_tokens
+        self._flops_per_token = None if flops is None else flops / num_positions
         self._last_step = trainer.global_step
         self._batches += 1
         self._rows += batch["input_ids"].shape[0]
         self._tokens += num_tokens
+        self._padding_tokens += num_positions - num_tokens
         self._throughput.update(time=self._busy_s, batches=self._batches, samples=self._rows, lengths=self._tokens, flops=flops)
         rates = self._throughput.compute()
         if "device/items_per_sec" in rates:
@@ -95,6 +101,17 @@ class TokenThroughput(Callback):
             pl_module.log("tflops_per_s", float(rates["device/flops_per_sec"]) / 1e12, batch_size=1)
         if "device/mfu" in rates:
             pl_module.log("mfu", float(rates["device/mfu"]), prog_bar=True, batch_size=1)
+
+
+def count_tokens(batch: dict[str, torch.Tensor]) -> int:
+    """Return how many of a batch's positions hold tokens and not padding.
+
+    Args:
+        batch: ``input_ids`` of shape (B, T), with ``num_tokens`` (B) where blocks were filled up, or ``attention_mask`` (B, T).
+    """
+    if "num_tokens" in batch:
+        return int(batch["num_tokens"].sum())
+    return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
 
 
 def _devices(module: LightningModule) -> set[torch.device]:
