@@ -79,7 +79,7 @@ class GenerateSettings:
     run: str
     prompt: Annotated[Any, Rule(literal=True)]
     chat: bool | None
-    system: str | None = None
+    system: Annotated[str | None, Rule(literal=True)]
     compare: bool
     max_new_tokens: Annotated[int, Rule(least=1)]
     do_sample: bool
