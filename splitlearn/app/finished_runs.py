@@ -35,7 +35,8 @@ def export(cfg: DictConfig) -> Path:
     """
     check(cfg, "export")
     record, loader = _open_run(cfg.run)
-    return export_run(record, loader, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters)
+    dtype = parse_dtype(cfg.dtype, "dtype")
+    return export_run(record, loader, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters, dtype)
 
 
 def _open_run(folder: str) -> tuple[RunRecord, PartLoader]:

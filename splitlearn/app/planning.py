@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from splitlearn.app.configuration import plain
 from splitlearn.app.models import open_model
 from splitlearn.cut import resolve_device_map
-from splitlearn.model import open_checkpoint
+from splitlearn.model import dtype_in_full, open_checkpoint
 from splitlearn.planning import CutCost, cost_of
 from splitlearn.settings import check
 from splitlearn.training.module import parse_dtype
@@ -34,5 +34,14 @@ def plan(cfg: DictConfig) -> CutCost:
     dtype, unexpected = parse_dtype(cfg.model.dtype), cfg.model.unexpected_tensors
     loader = open_checkpoint(config, source, dtype, parts=(), unexpected_tensors=unexpected)
     loader.blueprint.check(split_plan)
-    cost = cost_of(loader, split_plan, devices, cfg.rows, cfg.tokens, cfg.lora_rank, quantization=plain(cfg.model.quantization))
+    cost = cost_of(
+        loader,
+        split_plan,
+        devices,
+        cfg.rows,
+        cfg.tokens,
+        cfg.lora_rank,
+        quantization=plain(cfg.model.quantization),
+        full_dtype=dtype_in_full(parse_dtype(cfg.model.dtype), loader.blueprint.dtype),
+    )
     return replace(cost, model=cfg.model.name_or_path)

@@ -32,7 +32,7 @@ from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule
 from splitlearn.memory import GIB
-from splitlearn.model import open_checkpoint, save_parts
+from splitlearn.model import dtype_in_full, open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.run_folder import open_run_folder
 from splitlearn.settings import check
@@ -171,6 +171,7 @@ def _check_memory(
     loader = open_checkpoint(config, source, module.load_dtype, parts=(), unexpected_tensors=cfg.model.unexpected_tensors)
     loader.blueprint.check(plan)
     size: dict[str, Any] = {"num_rows": 1, "num_tokens": 1, "lora_rank": 1, "with_activations": False}
+    size["full_dtype"] = dtype_in_full(module.load_dtype, loader.blueprint.dtype)
     cost = cost_of(loader, plan, devices, **size, quantization=plain(cfg.model.quantization))
     is_full = {name: module.trains(name) == "full" for name in PART_NAMES}
     check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})

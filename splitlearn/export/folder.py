@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 
 from splitlearn.adapters import copy_adapter
@@ -24,7 +25,14 @@ from splitlearn.model.part_loading import PartLoader
 ADAPTERS = ("merge", "keep")
 
 
-def export_run(record: RunRecord, loader: PartLoader, out: Path, max_shard_size: str = "5GB", adapters: str = "merge") -> Path:
+def export_run(
+    record: RunRecord,
+    loader: PartLoader,
+    out: Path,
+    max_shard_size: str = "5GB",
+    adapters: str = "merge",
+    dtype: torch.dtype | None = None,
+) -> Path:
     """Write a run's model as one folder that ``AutoModelForCausalLM.from_pretrained`` reads.
 
     Tensors that were not trained are those of the base checkpoint to the bit. The parts follow one another, so no more than one
@@ -37,6 +45,8 @@ def export_run(record: RunRecord, loader: PartLoader, out: Path, max_shard_size:
         max_shard_size: largest size of one file.
         adapters: one of `ADAPTERS`: ``"merge"`` puts them into the weights, ``"keep"`` writes them beside the weights as PEFT
             does; transformers finds them there if PEFT is installed.
+        dtype: what floating-point tensors are cast to; None leaves them as they were trained. The configuration then says
+            float32 if any part's weights were, so that transformers reads them whole.
 
     Returns:
         The folder.
@@ -59,7 +69,8 @@ def export_run(record: RunRecord, loader: PartLoader, out: Path, max_shard_size:
     try:
         plan = plan_cut(loader.blueprint.config, *record.split_points)
         parts = (part_tensors(loader, part, record, merges=not keeps) for part in plan.parts)
-        _write_weights(parts, loader.blueprint.ties, temporary, max_shard_size)
+        _write_weights(parts, loader.blueprint.ties, temporary, max_shard_size, dtype)
+        loader.blueprint.config.dtype = dtype or _widest(record, loader)
         _write_descriptions(record, loader, temporary, keeps)
         if keeps:
             copy_adapter(
@@ -71,13 +82,22 @@ def export_run(record: RunRecord, loader: PartLoader, out: Path, max_shard_size:
     return out
 
 
-def _write_weights(parts: Iterable[Tensors], ties: Mapping[str, str], folder: Path, max_shard_size: str) -> None:
+def _widest(record: RunRecord, loader: PartLoader) -> torch.dtype:
+    held = {part["dtype"] for part in record.summary.get("parts", ())}
+    return torch.float32 if "float32" in held else loader.blueprint.dtype
+
+
+def _write_weights(
+    parts: Iterable[Tensors], ties: Mapping[str, str], folder: Path, max_shard_size: str, dtype: torch.dtype | None
+) -> None:
     weight_map: dict[str, str] = {}
     total_bytes, files = 0, []
     for number, tensors in enumerate(parts):
         # A tied tensor is stored once, by the first part that holds it.
         written = weight_map.keys() | tensors.keys()
         new = {name: each for name, each in tensors.items() if name not in weight_map and ties.get(name) not in written}
+        if dtype is not None:
+            new = {name: each.to(dtype) if each.is_floating_point() else each for name, each in new.items()}
         shards = split_torch_state_dict_into_shards(
             new, filename_pattern=f"part-{number}{{suffix}}.safetensors", max_shard_size=max_shard_size
         )
@@ -97,7 +117,6 @@ def _write_weights(parts: Iterable[Tensors], ties: Mapping[str, str], folder: Pa
 def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, keeps_adapters: bool) -> None:
     config = loader.blueprint.config
     config.architectures = [loader.blueprint.model_class.__name__]
-    config.dtype = loader.blueprint.dtype
     config.save_pretrained(folder)
     generation_config = with_learned_ends(loader.blueprint.generation_config, PromptFormat.read(record.folder))
     if generation_config is not None:

@@ -3,7 +3,7 @@
 from splitlearn.model.anatomy import count_layers
 from splitlearn.model.blueprint import Blueprint, compare_configs, draw_blueprint, plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
-from splitlearn.model.dtypes import loaded_dtype
+from splitlearn.model.dtypes import dtype_in_full, loaded_dtype
 from splitlearn.model.factory import LoadedParts, ModelFactory, save_parts
 from splitlearn.model.opening import open_checkpoint
 from splitlearn.model.refusals import UnsupportedModelError
@@ -21,6 +21,7 @@ __all__ = [
     "compare_configs",
     "count_layers",
     "draw_blueprint",
+    "dtype_in_full",
     "find_ties",
     "loaded_dtype",
     "open_checkpoint",

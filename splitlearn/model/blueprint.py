@@ -187,7 +187,8 @@ def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
     is_one_checkpoint = one.origin is not None and one.origin == other.origin
     if one.origin is not None and other.origin is not None and not is_one_checkpoint:
         differences.append(f"they are from {one.origin} and {other.origin}")
-    if one.dtype != other.dtype:
+    # Parts that are trained may be held in float32 where the others keep what is stored.
+    if one.dtype != other.dtype and torch.float32 not in (one.dtype, other.dtype):
         differences.append(f"their dtypes are {_short(one.dtype)} and {_short(other.dtype)}")
     configs = [one.config, other.config]
     if is_one_checkpoint:

@@ -152,8 +152,17 @@ class ComposedCausalLM(nn.Module):
         for_layers = {name: value for name, value in settings.items() if name not in _HEAD_ARGUMENTS}
         hidden: Any = inputs
         for part in parts:
+            hidden = self._as_entered(part, hidden)
             hidden = part(hidden, records=records, **own(part), **(settings if part is self.top else for_layers))
         return hidden
+
+    def _as_entered(self, part: SplitModel, hidden: Any) -> Any:
+        """Return smashed data as ``part`` takes them: of another dtype if the part below is of one."""
+        if part is self.bottom:
+            return hidden
+        below = self.parts[self.parts.index(part) - 1]
+        is_equal = below.blueprint.dtype == part.blueprint.dtype
+        return hidden if is_equal else hidden.to(part.blueprint.dtype)
 
     def _recorded_outputs(self) -> dict[str, bool]:
         """Return what the model's configuration asks every layer to return; a part's base model is not asked by its head."""

@@ -78,6 +78,19 @@ def loaded_dtype(config: PreTrainedConfig, source: CheckpointSource, dtype: torc
     return wanted
 
 
+def dtype_in_full(chosen: torch.dtype | None, loaded: torch.dtype) -> torch.dtype:
+    """Return what floating-point weights become in parts that are themselves trained.
+
+    Weights in 16 bits are held in float32 unless their dtype was chosen: a step that is less than about a 256th of a bfloat16
+    weight rounds to nothing, and in float16 the averages of AdamW overflow or vanish.
+
+    Args:
+        chosen: the dtype that was asked for; None if none was.
+        loaded: what floating-point weights become otherwise, from `loaded_dtype`.
+    """
+    return loaded if chosen is not None or loaded.itemsize >= torch.float32.itemsize else torch.float32
+
+
 def _configuration_of_model(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the configuration that transformers builds the causal LM from: of a composite one, often that of the text."""
     model_class = _get_model_class(config, MODEL_FOR_CAUSAL_LM_MAPPING)

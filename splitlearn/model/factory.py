@@ -61,6 +61,7 @@ class ModelFactory:
         revision: str | None = None,
         quantization: str | Mapping[str, Any] | None = None,
         unexpected_tensors: str = "auto",
+        in_float32: Collection[str] = (),
     ) -> Parts:
         """Load a causal LM as three parts.
 
@@ -88,6 +89,8 @@ class ModelFactory:
                 `quantization_config`. None leaves them as they are.
             unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they
                 speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
+            in_float32: parts whose floating-point weights become float32 whatever the others are. Smashed data are cast where
+                they pass from one dtype to the other. A tied head goes with its embedding.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -110,14 +113,29 @@ class ModelFactory:
         )
         if quantization is not None and not low_memory:
             raise ValueError("a model is quantized while its parts are loaded one by one: quantization needs low_memory=True")
-        loader.quantization = quantization_config(quantization)
+        wide = None
+        if in_float32 and loader.blueprint.dtype != torch.float32:
+            _, wide = _open(
+                model_name_or_path,
+                model_type,
+                split_point_1,
+                split_point_2,
+                torch.float32,
+                PART_NAMES,
+                revision,
+                unexpected_tensors,
+            )
+        held = _with_tied(_check_names(in_float32, "in_float32"), loader)
+        loaders = {spec: wide if wide is not None and spec.name in held else loader for spec in plan.parts}
+        for each in loaders.values():
+            each.quantization = quantization_config(quantization)
         parts: Parts
         if low_memory:
-            bottom, trunk, top = load_incrementally(loader, plan.parts, devices, narrator, trained)
+            bottom, trunk, top = load_incrementally(loaders, devices, narrator, trained)
             parts = bottom, trunk, top
             narrator.show(_receipt(loader, plan, parts))
         else:
-            parts = load_whole(loader, plan, devices, narrator)
+            parts = load_whole(loaders, devices, narrator)
         if auto_save and storage_path is not None:
             save_parts(parts, storage_path)
         return parts
@@ -176,7 +194,8 @@ class ModelFactory:
         )
         loader.quantization = quantization_config(quantization)
         specs = [spec for spec in plan.parts if spec.name in wanted]
-        loaded = load_incrementally(loader, specs, devices, narrator, _check_names(trained, "trained"))
+        loaders = dict.fromkeys(specs, loader)
+        loaded = load_incrementally(loaders, devices, narrator, _check_names(trained, "trained"))
         receipt = _receipt(loader, plan, loaded)
         narrator.show(receipt)
         return LoadedParts({part.part.name: part for part in loaded}, receipt)
@@ -215,6 +234,12 @@ def _check_names(names: Collection[str], setting: str) -> list[str]:
     return list(names)
 
 
+def _with_tied(names: Sequence[str], loader: PartLoader) -> set[str]:
+    """Return parts and those that share a tensor with them, which has one dtype."""
+    ends = {"bottom", "top"}
+    return set(names) | (ends if loader.blueprint.ties and ends.intersection(names) else set())
+
+
 def _open(
     model_name_or_path: str | Path,
     model_type: str | None,
@@ -244,7 +269,7 @@ def _receipt(loader: PartLoader, plan: SplitPlan, parts: Sequence[SplitModel]) -
         commit=origin.commit if origin else None,
         split_point_1=plan.split_point_1,
         split_point_2=plan.split_point_2,
-        dtype=str(loader.blueprint.dtype).removeprefix("torch."),
+        dtype=" / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in parts)),
         parts=tuple(part.receipt for part in parts if part.receipt is not None),
         left_out=tuple(loader.left_out),
     )

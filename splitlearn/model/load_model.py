@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import LoadReceipt
-from splitlearn.cut import PartSpec, SplitPlan
+from splitlearn.cut import PartSpec
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.part_loading import PartLoader, PartReading
 from splitlearn.model.receipts import ReadLog, write_receipt
@@ -70,8 +70,7 @@ def _release() -> None:
 
 
 def load_incrementally(
-    loader: PartLoader,
-    specs: Sequence[PartSpec],
+    loaders: Mapping[PartSpec, PartLoader],
     devices: Mapping[str, str],
     narrator: Narrator,
     trained: Container[str] = (),
@@ -79,8 +78,7 @@ def load_incrementally(
     """Load parts one after another, each from just its own shards and tensors, with its receipt.
 
     Args:
-        loader: the opened checkpoint.
-        specs: the parts to load.
+        loaders: the parts to load, each with the opened checkpoint.
         devices: where each part goes.
         narrator: reports progress and memory.
         trained: names of the parts whose weights will be written.
@@ -90,7 +88,7 @@ def load_incrementally(
         FileNotFoundError: a shard is missing.
     """
     parts: list[SplitModel] = []
-    for spec in specs:
+    for spec, loader in loaders.items():
         narrator.begin(spec)
         began_s = time.perf_counter()
         with MemoryTracker(_PART_SAMPLE_INTERVAL_S) as meter:
@@ -122,15 +120,16 @@ def _load_part(
         return loader.load(reading, log, ready, writable), reading, log
 
 
-def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], narrator: Narrator) -> Parts:
+def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: dict[str, str], narrator: Narrator) -> Parts:
     """Load the whole model the traditional way, then divide its tensors among the parts.
 
     Args:
-        loader: the opened checkpoint.
-        plan: the cut.
+        loaders: the three parts, each with the opened checkpoint.
         devices: where each part goes.
         narrator: reports progress and memory.
     """
+    # Of two dtypes the narrower is what is stored: the parts that are float32 are cast from it.
+    loader = min(loaders.values(), key=lambda loader: loader.blueprint.dtype.itemsize)
     with silent_transformers():
         whole = AutoModelForCausalLM.from_pretrained(
             loader.source.name, dtype=loader.blueprint.dtype, trust_remote_code=False, revision=loader.source.commit or "main"
@@ -141,9 +140,10 @@ def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], nar
     detached = {name: tensor.detach() for name, tensor in tensors.items()}
     del whole, tensors
     parts: list[SplitModel] = []
-    for spec in plan.parts:
+    for spec, own in loaders.items():
         narrator.begin(spec)
-        part = SplitModel.from_tensors(loader.blueprint, spec, detached, loader.source.name)
+        chosen = detached if own is loader else _cast(detached, own, spec)
+        part = SplitModel.from_tensors(own.blueprint, spec, chosen, loader.source.name)
         tie_parts([*parts, part], devices)
         parts.append(part.to(devices[spec.name]))
         narrator.end(f"{spec.name} loaded")
@@ -151,3 +151,11 @@ def load_whole(loader: PartLoader, plan: SplitPlan, devices: dict[str, str], nar
     _release()
     bottom, trunk, top = parts
     return bottom, trunk, top
+
+
+def _cast(tensors: Mapping[str, torch.Tensor], loader: PartLoader, spec: PartSpec) -> dict[str, torch.Tensor]:
+    """Return the tensors with those of one part in the dtypes that its own loader gives them."""
+    model, blueprint = loader.blueprint.meta_model, loader.blueprint
+    places = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    own = {name: places[name].dtype for name in tensors if name in places and blueprint.belongs_to(name, spec)}
+    return dict(tensors) | {name: tensors[name].to(dtype) for name, dtype in own.items()}

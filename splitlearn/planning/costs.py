@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -79,6 +79,7 @@ class CutCost:
         split_point_1: first layer of the trunk.
         split_point_2: first layer of the top.
         dtype: what floating-point weights become.
+        full_dtype: what they become in parts that are trained in full.
         quantization: plain settings of how frozen linear layers are quantized; None leaves them alone.
         num_rows: rows of a batch.
         num_tokens: tokens of a row.
@@ -93,6 +94,7 @@ class CutCost:
     split_point_1: int
     split_point_2: int
     dtype: str
+    full_dtype: str
     quantization: Any
     num_rows: int
     num_tokens: int
@@ -115,6 +117,7 @@ def cost_of(
     lora_rank: int,
     with_activations: bool = True,
     quantization: Any = None,
+    full_dtype: torch.dtype | None = None,
 ) -> CutCost:
     """Reckon what a cut will cost. Configuration, index and headers are read; weights are neither read nor downloaded.
 
@@ -127,17 +130,19 @@ def cost_of(
         lora_rank: rank of adapters beside every linear layer but the head.
         with_activations: whether to measure what a batch keeps for the backward pass, which takes up to a second.
         quantization: plain settings of how frozen linear layers are quantized, as for `quantization_config`.
+        full_dtype: what floating-point weights become in parts that are trained in full; None is as in the others.
 
     Raises:
         CheckpointError: a shard is damaged or lacks a tensor.
         FileNotFoundError: a shard is missing.
     """
     blueprint, origin = loader.blueprint, loader.blueprint.origin
+    in_full = full_dtype or blueprint.dtype
     kept: dict[str, Activations | None] = dict.fromkeys(("lora", "full"))
     if with_activations:
         kept = {
             "lora": measure_activations(blueprint, num_rows, num_tokens, lora_rank),
-            "full": measure_activations(blueprint, num_rows, num_tokens),
+            "full": measure_activations(replace(blueprint, dtype=in_full), num_rows, num_tokens),
         }
     sizes = {name: float(each.nbytes) for name, each in blueprint.meta_model.named_parameters(remove_duplicate=False)}
     if quantization is not None:
@@ -151,11 +156,12 @@ def cost_of(
         split_point_1=plan.split_point_1,
         split_point_2=plan.split_point_2,
         dtype=str(blueprint.dtype).removeprefix("torch."),
+        full_dtype=str(in_full).removeprefix("torch."),
         quantization=quantization,
         num_rows=num_rows,
         num_tokens=num_tokens,
         lora_rank=lora_rank,
-        parts=tuple(_part_cost(loader, part, devices, kept, lora_rank, sizes) for part in plan.parts),
+        parts=tuple(_part_cost(loader, part, devices, kept, lora_rank, sizes, in_full) for part in plan.parts),
         smashed_bytes=num_rows * num_tokens * hidden_size * blueprint.dtype.itemsize,
         left_out=tuple(loader.left_out),
     )
@@ -168,6 +174,7 @@ def _part_cost(
     kept: Mapping[str, Activations | None],
     lora_rank: int,
     sizes: Mapping[str, float],
+    full_dtype: torch.dtype,
 ) -> PartCost:
     reading = loader.reading(part)
     names = set(reading.sources.values())
@@ -185,7 +192,7 @@ def _part_cost(
         shards=tuple(sorted(reading.files)),
         download_bytes=loader.source.missing_bytes(names),
         weight_bytes=round(sum(sizes[name] for name in own)),
-        needs=_needs(loader, part, devices[part.name], own, set(by_dtype), kept, lora_rank, sizes),
+        needs=_needs(loader, part, devices[part.name], own, set(by_dtype), kept, lora_rank, sizes, full_dtype),
     )
 
 
@@ -214,8 +221,9 @@ def _needs(
     kept: Mapping[str, Activations | None],
     lora_rank: int,
     sizes: Mapping[str, float],
+    full_dtype: torch.dtype,
 ) -> dict[str, Need]:
-    weights = sum(each.nbytes for each in own.values())
+    weights = sum(each.numel() * max(each.itemsize, full_dtype.itemsize) for each in own.values())
     wanted = str(loader.blueprint.dtype).removeprefix("torch.")
     # What is quantized is made anew; the rest stays as it is in the files.
     made = round(sum(sizes[name] for name, each in own.items() if sizes[name] != each.nbytes))

@@ -75,7 +75,7 @@ def _ways_out(cost: CutCost, methods: Mapping[str, str], device: str, available:
         for way, each in others.items()
         if (needed := needed_by_device(cost, each)[device]) <= available
     ]
-    if cost.dtype == "float32":
+    if cost.dtype == "float32" or (cost.full_dtype == "float32" and "full" in methods.values()):
         ways.append("model.dtype=bfloat16 halves it")
     if len(there) < len(cost.parts):
         ways.append(f"split points that leave fewer layers to {' and '.join(there)} lessen it (split=auto keeps split.max_gib)")

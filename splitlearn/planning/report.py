@@ -22,7 +22,8 @@ def print_plan(cost: CutCost) -> None:
 
 def _parts_table(cost: CutCost) -> Table:
     commit = f" at {cost.commit[:12]}" if cost.commit else ""
-    title = f"{cost.model}{commit} cut at {cost.split_point_1} / {cost.split_point_2}, {cost.dtype}"
+    in_full = "" if cost.full_dtype == cost.dtype else f" ({cost.full_dtype} in full fine-tuning)"
+    title = f"{cost.model}{commit} cut at {cost.split_point_1} / {cost.split_point_2}, {cost.dtype}{in_full}"
     if cost.quantization is not None:
         how = cost.quantization if isinstance(cost.quantization, str) else cost.quantization.get("quant_method")
         title += f", {how} where frozen"

@@ -32,7 +32,8 @@ def describe_base(composed: ComposedCausalLM, adapters: AdapterSettings, quantiz
     return {
         "model": origin.model if origin and commit else None,
         "commit": commit,
-        "dtype": str(blueprint.dtype).removeprefix("torch."),
+        # One word where all parts have one dtype.
+        "dtype": " / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in composed.parts)),
         "quantization": quantization,
         "adapters": asdict(adapters),
         "config": json.loads(blueprint.config.to_json_string(use_diff=False)),

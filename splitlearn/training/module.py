@@ -16,7 +16,6 @@ from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
-from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES
 from splitlearn.data.examples import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
@@ -26,16 +25,14 @@ from splitlearn.model import (
     SplitModel,
     Tie,
     find_ties,
-    loaded_dtype,
-    open_checkpoint,
-    read_config,
 )
-from splitlearn.model.quantization import keep_trainable, quantization_config
+from splitlearn.model.quantization import keep_trainable
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.compilation import checkpoint_layers, compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loss import SplitLoss
 from splitlearn.training.optimization import Optimization
+from splitlearn.training.refusals import parts_in_float32, refuse_untrainable
 from splitlearn.training.token_window import TokenWindow
 from splitlearn.training.trainable import mark_trainable, settle
 
@@ -59,7 +56,7 @@ class SplitCausalLM(LightningModule):
         device_map: None, one device, a mapping from part to device, or ``"auto"``.
         low_memory: load part by part rather than the whole model first.
         dtype: what floating-point weights become, for example ``"float32"``; None takes the configuration's dtype, or else that
-            of the stored weights.
+            of the stored weights, and float32 for parts whose weights are trained.
         optimizer: plain settings of `Optimization`.
         verbose: print what is loaded and what it costs.
         revision: of a hub's repository the branch, tag or commit; None is its main branch.
@@ -165,7 +162,8 @@ class SplitCausalLM(LightningModule):
         if self.model is not None:
             return
         hparams = self.hparams
-        self._refuse_what_cannot_be_trained()
+        trained = {name: self.trains(name) for name in PART_NAMES}
+        refuse_untrainable(hparams, trained, self.load_dtype)
         parts = ModelFactory.create_split_models(
             hparams.model_type,
             hparams.model_name_or_path,
@@ -177,10 +175,11 @@ class SplitCausalLM(LightningModule):
             verbose=hparams.verbose,
             dtype=self.load_dtype,
             tracker=self.tracker,
-            trained=[name for name in PART_NAMES if self.trains(name) == "full"],
+            trained=[name for name, what in trained.items() if what == "full"],
             revision=hparams.revision,
             quantization=hparams.quantization,
             unexpected_tensors=hparams.unexpected_tensors,
+            in_float32=parts_in_float32(trained, self.load_dtype),
         )
         added = add_adapters(parts, self.adapters)
         if added:
@@ -208,31 +207,6 @@ class SplitCausalLM(LightningModule):
     def trains(self, name: str) -> str:
         """Return what of the part ``name`` is trained, one of `TRAINABLE`."""
         return settle(self.optimization.of(name).train, self.adapters.adapts(name), self.adapters.method is not None)
-
-    def _refuse_what_cannot_be_trained(self) -> None:
-        name, revision = self.hparams.model_name_or_path, self.hparams.revision
-        config = read_config(name, self.hparams.model_type, revision)
-        source = CheckpointSource(name, revision)
-        trained = {name: self.trains(name) for name in PART_NAMES}
-        quantization_config(self.hparams.quantization)
-        unfit = [name for name, what in trained.items() if what in ("biases", "norms", "biases_and_norms")]
-        if self.hparams.quantization is not None and (unfit or set(trained.values()) == {"full"}):
-            raise ValueError(
-                "model.quantization is for parts that are frozen or have adapters, "
-                + (f"not for biases or norms of {unfit[0]}" if unfit else "and all three are trained in full; take peft=lora")
-            )
-        trains_weights = any(what not in ("frozen", "adapters") for what in trained.values())
-        if trains_weights and loaded_dtype(config, source, self.load_dtype) == torch.float16:
-            raise ValueError(
-                "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32"
-            )
-        sides = [trained[name] == "full" for name in ("bottom", "top")]
-        unexpected = self.hparams.unexpected_tensors
-        if sides[0] != sides[1] and open_checkpoint(config, source, self.load_dtype, None, unexpected).blueprint.ties:
-            raise ValueError(
-                "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: "
-                "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"
-            )
 
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
@@ -373,8 +347,12 @@ def count_supervised(labels_BT: torch.Tensor) -> int:
     return int((labels_BT[:, 1:] != IGNORED_LABEL).sum())
 
 
-def parse_dtype(name: str | None) -> torch.dtype | None:
+def parse_dtype(name: str | None, setting: str = "model.dtype") -> torch.dtype | None:
     """Return the floating-point dtype of that name, None for None.
+
+    Args:
+        name: torch's name of it.
+        setting: what to call it in the message.
 
     Raises:
         ValueError: torch has no floating-point dtype of that name.
@@ -383,7 +361,7 @@ def parse_dtype(name: str | None) -> torch.dtype | None:
         return None
     dtype = getattr(torch, str(name), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"model.dtype is {name!r}; use float32, bfloat16 or float16, or null to keep the checkpoint's")
+        raise ValueError(f"{setting} is {name!r}; use float32, bfloat16 or float16, or null to keep the checkpoint's")
     return dtype
 
 

@@ -69,6 +69,38 @@ def test_transformers_reads_the_model_that_was_trained(choice: str, tmp_path: Pa
         assert (base(IDS_BT).logits - logits).abs().max() > 2 * tolerance, "training did something"
 
 
+def bfloat16_checkpoint(tiny_checkpoint: Callable[..., Path], folder: Path) -> list[str]:
+    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("llama", vocab_size=2048), dtype=torch.bfloat16)
+    base.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_model("embedded:qwen2_tiny")).save_pretrained(folder)
+    return ["model=pretrained", f"model.name_or_path={folder}", "split.point_2=4"]
+
+
+def test_weights_of_a_bfloat16_checkpoint_are_exported_as_they_were_trained(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    chosen = bfloat16_checkpoint(tiny_checkpoint, tmp_path / "base")
+    result, out = export_of(*chosen, folder=tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    with torch.no_grad():
+        assert torch.equal(model(IDS_BT).logits, result.module.composed.eval()(IDS_BT).logits)
+    assert model.dtype == torch.float32
+    narrow = export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'narrow'}", "dtype=bfloat16", config_name="export"))
+    exported = read_all(narrow)
+    assert {each.dtype for each in exported.values()} == {torch.bfloat16}
+    assert AutoModelForCausalLM.from_pretrained(narrow).dtype == torch.bfloat16
+    assert all(torch.equal(each, read_all(out)[name].bfloat16()) for name, each in exported.items())
+
+
+def test_frozen_parts_of_a_bfloat16_checkpoint_stay_as_they_are(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    chosen = bfloat16_checkpoint(tiny_checkpoint, tmp_path / "base")
+    result, out = export_of(*chosen, "optimizer.parts.trunk.train=false", folder=tmp_path)
+    assert [part.dtype for part in result.module.parts] == [torch.float32, torch.bfloat16, torch.float32]
+    exported, base = read_all(out), read_all(tmp_path / "base")
+    assert all(torch.equal(each, base[name]) for name, each in exported.items() if each.dtype == torch.bfloat16)
+    assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.float32
+
+
 def test_a_head_that_was_trained_as_a_whole_beside_adapters(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_checkpoint("llama", vocab_size=2048, tie_word_embeddings=False)
     AutoTokenizer.from_pretrained(resolve_model("embedded:qwen2_tiny")).save_pretrained(base)

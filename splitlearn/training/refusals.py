@@ -1,0 +1,77 @@
+"""What of a model cannot be trained, said before weights are read, and the dtype of what is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.model import open_checkpoint, read_config
+from splitlearn.model.quantization import quantization_config
+
+_SMALL_STEPS = (
+    "weights are trained in bfloat16, where a step of less than about a 256th of a weight rounds to nothing; leave "
+    "model.dtype=null (and trainer.precision=32-true or bf16-mixed) to hold what is trained in float32"
+)
+
+
+def trains_weights(what: str) -> bool:
+    """Whether a part of which ``what`` is trained, one of `TRAINABLE`, has weights of its own changed."""
+    return what not in ("frozen", "adapters")
+
+
+def parts_in_float32(trained: Mapping[str, str], dtype: torch.dtype | None) -> list[str]:
+    """Return the parts that are held in float32 because their weights are trained; none if a dtype was chosen for all.
+
+    Warns of bfloat16, if that was chosen.
+
+    Args:
+        trained: what of each part is trained.
+        dtype: the chosen dtype; None if none was.
+    """
+    names = [name for name, what in trained.items() if trains_weights(what)]
+    if dtype == torch.bfloat16 and names:
+        warnings.warn(_SMALL_STEPS, stacklevel=3)
+    return names if dtype is None else []
+
+
+def refuse_untrainable(settings: Mapping[str, Any], trained: Mapping[str, str], dtype: torch.dtype | None) -> None:
+    """Refuse what cannot be trained, or not apart from something else.
+
+    Args:
+        settings: the arguments of `SplitCausalLM`.
+        trained: what of each part is trained.
+        dtype: the dtype chosen for all weights; None if none was.
+
+    Raises:
+        ValueError: weights that are trained are to be quantized or in float16, or one side of a tied head is frozen and the
+            other trained, or the checkpoint is unusable.
+        FileNotFoundError: the checkpoint is not there.
+    """
+    name, revision, quantization = (settings[key] for key in ("model_name_or_path", "revision", "quantization"))
+    config = read_config(name, settings["model_type"], revision)
+    quantization_config(quantization)
+    unfit = [name for name, what in trained.items() if what in ("biases", "norms", "biases_and_norms")]
+    if quantization is not None and (unfit or set(trained.values()) == {"full"}):
+        raise ValueError(
+            "model.quantization is for parts that are frozen or have adapters, "
+            + (f"not for biases or norms of {unfit[0]}" if unfit else "and all three are trained in full; take peft=lora")
+        )
+    if dtype == torch.float16 and any(map(trains_weights, trained.values())):
+        raise ValueError(
+            "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32, or "
+            "leave it null to hold what is trained in float32"
+        )
+    sides = [trained[name] == "full" for name in ("bottom", "top")]
+    unexpected = settings["unexpected_tensors"]
+    if (
+        sides[0] != sides[1]
+        and open_checkpoint(config, CheckpointSource(name, revision), dtype, None, unexpected).blueprint.ties
+    ):
+        raise ValueError(
+            "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: "
+            "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"
+        )
