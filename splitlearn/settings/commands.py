@@ -95,6 +95,7 @@ class ExportSettings:
     run: str
     out: str
     adapters: str
+    dtype: str | None
     max_shard_size: str
 
 
