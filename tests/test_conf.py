@@ -23,7 +23,7 @@ GROUPS = {
     "activation_cache": 3,
     "optimizer": 1,
     "trainer": 1,
-    "callbacks": 11,
+    "callbacks": 12,
     "logger": 6,
     "experiment": 2,
     "debug": 2,
@@ -108,7 +108,7 @@ def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
 def test_every_default_of_train_yaml_has_a_comment() -> None:
     lines = (conf_folder() / "train.yaml").read_text().split("hydra:\n")[0].splitlines()
     settings = [line for line in lines if ":" in line and not line.startswith(("#", "defaults"))]
-    assert len(settings) == 22
+    assert len(settings) == 28
     assert all("#" in line for line in settings)
 
 

@@ -3,6 +3,7 @@
 Notebooks and tests call them; the command line does the same.
 """
 
+from splitlearn.app.checkpoints import FinishedRunError
 from splitlearn.app.finished_runs import export, generate
 from splitlearn.app.models import plan_split
 from splitlearn.app.planning import plan
@@ -10,4 +11,15 @@ from splitlearn.app.training import TrainResult, train
 from splitlearn.app.verifying import verify
 from splitlearn.settings import compose, conf_folder
 
-__all__ = ["TrainResult", "compose", "conf_folder", "export", "generate", "plan", "plan_split", "train", "verify"]
+__all__ = [
+    "FinishedRunError",
+    "TrainResult",
+    "compose",
+    "conf_folder",
+    "export",
+    "generate",
+    "plan",
+    "plan_split",
+    "train",
+    "verify",
+]

@@ -32,6 +32,14 @@ def check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
         ValueError: one cannot.
     """
     _check_finders(cfg)
+    best = cfg.callbacks.get("checkpoint")
+    if cfg.load_best_model_at_end and (
+        best is None or best.get("save_top_k", cfg.save_top_k) == 0 or best.get("monitor") != "val_loss"
+    ):
+        raise ValueError(
+            "load_best_model_at_end is true, but no best checkpoint by held-out loss is kept; leave save_top_k=1 and "
+            "callbacks.checkpoint as they are"
+        )
     if cfg.trainer.get("val_check_interval") == 0:
         raise ValueError("trainer.val_check_interval is 0; give batches between two validations, or a share of an epoch")
     if cfg.trainer.get("limit_val_batches") == 0:

@@ -1,24 +1,36 @@
-"""The checkpoint that a run goes on from."""
+"""The checkpoint that a run goes on from, and the best of a run."""
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig
 
 from splitlearn.checkpoint import CheckpointError
+from splitlearn.training import SplitCausalLM
+from splitlearn.training.callbacks.exact_resume import check_data_order
 from splitlearn.training.callbacks.last_checkpoint import LAST
 
 
-def find_checkpoint(ckpt_path: str | None, run_folder: Path) -> str | None:
+class FinishedRunError(ValueError):
+    """A run was to go on that is done already."""
+
+
+def find_checkpoint(ckpt_path: str | None, run_folder: Path, setting: str = "ckpt_path") -> str | None:
     """Return the path of the checkpoint to go on from; None for None.
 
     Args:
-        ckpt_path: a file, or ``last`` or ``best`` of the run's own folder.
+        ckpt_path: a file; ``last`` or ``best`` of the run's own folder; or ``auto`` for the last if there is one.
         run_folder: the run's folder.
+        setting: the name of the setting, for messages.
 
     Raises:
         FileNotFoundError: there is none.
@@ -28,36 +40,107 @@ def find_checkpoint(ckpt_path: str | None, run_folder: Path) -> str | None:
         return None
     path = Path(str(ckpt_path)).expanduser()
     folder = run_folder / "checkpoints"
-    if ckpt_path in ("last", "best") and not path.is_file():
-        path = folder / LAST if ckpt_path == "last" else _best(folder) or folder / "best"
+    if ckpt_path in ("last", "best", "auto") and not path.is_file():
+        path = (_best(folder) if ckpt_path == "best" else _last(folder)) or folder / LAST
         if not path.is_file():
-            raise FileNotFoundError(
-                f"ckpt_path is {ckpt_path}, but {folder} holds none; name the run's folder with hydra.run.dir=..."
-            )
+            if ckpt_path == "auto":
+                return None
+            where = "name the run's folder with hydra.run.dir=..." if setting == "ckpt_path" else "name another run"
+            raise FileNotFoundError(f"{setting} is {ckpt_path}, but {folder} holds none; {where}")
     if path.is_dir():
         raise FileNotFoundError(
-            f"ckpt_path is {ckpt_path}, a folder; name a file in it, or take hydra.run.dir=... ckpt_path=last"
+            f"{setting} is {ckpt_path}, a folder; name a file in it, or take hydra.run.dir=... ckpt_path=last"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path is {ckpt_path}, which does not exist")
-    _read(path)
+        raise FileNotFoundError(f"{setting} is {ckpt_path}, which does not exist")
+    read_checkpoint(path)
     return str(path)
+
+
+def _newest(folder: Path) -> Path | None:
+    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _last(folder: Path) -> Path | None:
+    # A run that was killed in its first epoch may have written none but the best.
+    return folder / LAST if (folder / LAST).is_file() else _newest(folder)
 
 
 def _best(folder: Path) -> Path | None:
     """Return the best checkpoint as Lightning's `ModelCheckpoint` notes it in every checkpoint, at the place of now."""
-    newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-    for state in (_read(newest).get("callbacks", {}) if newest else {}).values():
+    newest = _newest(folder)
+    for state in (read_checkpoint(newest).get("callbacks", {}) if newest else {}).values():
         if state.get("monitor") and state.get("best_model_path"):
             return folder / Path(state["best_model_path"]).name
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a run's checkpoint, its tensors mapped from the file.
+
+    Raises:
+        CheckpointError: it is damaged, or something else.
+    """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is damaged, or no checkpoint of a run") from error
-    if not isinstance(found, dict) or "pytorch-lightning_version" not in found:
+    if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
         raise CheckpointError(f"{path} is no checkpoint of a run; those are in the folder checkpoints of a run's own")
-    return found
+    return content
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file is a checkpoint that a run of this library wrote."""
+    try:
+        return "split_point_1" in read_checkpoint(path).get("hyper_parameters", {})
+    except CheckpointError:
+        return False
+
+
+def check_fit_of(checkpoint: dict[str, Any], module: SplitCausalLM, datamodule: LightningDataModule) -> None:
+    """Load the parts, and refuse a checkpoint that the run cannot go on from, before anything of an earlier run is touched.
+
+    Raises:
+        CheckpointError: it is of another cut, model or choice of what is trained.
+        ValueError: it was written in the middle of an epoch of other data.
+    """
+    module.on_load_checkpoint(checkpoint)
+    check_data_order(checkpoint, datamodule)
+
+
+def find_best(trainer: Trainer) -> dict[str, Any] | None:
+    """Return the best figure of a run, its step and epoch as in ``metrics.csv``, and its file; None if none was kept."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and Path(callback.best_model_path or "").is_file():
+            content = read_checkpoint(callback.best_model_path)
+            score = float(callback.best_model_score) if callback.best_model_score is not None else math.nan
+            place = {"step": content["global_step"], "epoch": content["epoch"]}
+            return {callback.monitor: score, **place, "file": callback.best_model_path}
+    return None
+
+
+def refuse_finished(checkpoint: Mapping[str, Any], path: str, cfg: DictConfig) -> None:
+    """Refuse to go on from a checkpoint after which nothing is left to be done.
+
+    Args:
+        checkpoint: its content.
+        path: its file.
+        cfg: the run's configuration.
+
+    Raises:
+        FinishedRunError: the run has all its steps or epochs, or has stopped early.
+    """
+    step, epochs = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    max_steps, max_epochs = cfg.trainer.get("max_steps", -1), cfg.trainer.get("max_epochs")
+    reason = None
+    if isinstance(max_steps, int) and 0 <= max_steps <= step:
+        reason = f"it has taken {step} steps of trainer.max_steps={max_steps}"
+    elif isinstance(max_epochs, int) and 0 <= max_epochs <= epochs:
+        reason = f"it has trained for {epochs} epochs of trainer.max_epochs={max_epochs}"
+    elif (stopping := (cfg.get("callbacks") or {}).get("early_stopping")) is not None:
+        states = [state for name, state in checkpoint.get("callbacks", {}).items() if name.startswith("EarlyStopping")]
+        if any(state["wait_count"] >= max(stopping.patience, 1) for state in states):
+            reason = "it has stopped early"
+    if reason is not None:
+        raise FinishedRunError(f"the run of {path} is finished: {reason}; nothing was changed")

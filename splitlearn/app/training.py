@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
-import shutil
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +15,30 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import PreTrainedConfig
 
 from splitlearn.adapters import save_adapters
 from splitlearn.app.checking import check_settings
-from splitlearn.app.checkpoints import find_checkpoint
+from splitlearn.app.checkpoints import check_fit_of, find_best, find_checkpoint, read_checkpoint, refuse_finished
 from splitlearn.app.configuration import make, plain
 from splitlearn.app.models import open_model
 from splitlearn.app.process import leaving_no_trace
+from splitlearn.app.recorder import Recorder
+from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
 from splitlearn.checkpoint import CheckpointSource
-from splitlearn.cut import PART_NAMES, CutError, SplitPlan, resolve_device_map
+from splitlearn.cut import PART_NAMES, SplitPlan, resolve_device_map
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule
 from splitlearn.memory import GIB
 from splitlearn.model import dtype_in_full, open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.run_folder import open_run_folder
 from splitlearn.settings import check
-from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, part_memory
-from splitlearn.training.callbacks import DivergedError, TokenThroughput
-from splitlearn.training.callbacks.last_checkpoint import LAST
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
+from splitlearn.training.callbacks import BestCheckpoint, Evaluation, RunFigures, TokenThroughput
+from splitlearn.training.callbacks.run_figures import saved_figures
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.strategy import root_device_arguments
-from splitlearn.training.summary import SUMMARY_FILE, print_summary, write_summary
 
 
 @dataclass(frozen=True)
@@ -63,16 +60,13 @@ class TrainResult:
     folder: Path
 
 
-_HAS_BEGUN = "has_begun"
-
-
 @leaving_no_trace
 def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     """Cut, load, train, evaluate and save one model.
 
     Cut, devices, data and settings are checked before any weights are read. Whatever happens, ``summary.json`` in the run's
     folder says so: its ``status`` is ``completed``, ``refused`` (no cut of this model), ``failed``, ``interrupted`` or
-    ``diverged``, all but the first with a ``reason``.
+    ``diverged``, all but the first with a ``reason``. A folder that holds another run is left as it is.
 
     Args:
         cfg: a configuration like ``conf/train.yaml``.
@@ -83,7 +77,8 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 
     Raises:
         CutError: the split points do not cut the model.
-        ValueError: a setting, the data or the checkpoint cannot be used.
+        FinishedRunError: ``ckpt_path`` is of a run that has nothing left to do.
+        ValueError: a setting, the data or the checkpoint cannot be used, or the folder holds another run.
         FileNotFoundError: a file or folder does not exist.
     """
     if folder is None and not HydraConfig.initialized():
@@ -92,74 +87,48 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     cfg = copy.deepcopy(cfg)
     if folder is not None:
         cfg.run_folder = str(folder)
-    run_folder = Path(cfg.run_folder)
-    split = {f"split_{point}": plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
-    open_run_folder(run_folder)
-    summary = {"status": "completed", "model": cfg.model.name_or_path, "folder": str(run_folder.resolve()), **split}
-    summary["tags"] = plain(cfg.tags)
+    open_run_folder(cfg.run_folder)
+    recorder = Recorder(cfg, Path(cfg.run_folder))
     try:
-        return _train(cfg, run_folder, summary)
+        return _train(cfg, recorder)
     except BaseException as error:
-        status, reason = "failed", str(error) or type(error).__name__
-        if isinstance(error, CutError):
-            status = "refused"
-        elif isinstance(error, DivergedError):
-            status = "diverged"
-        elif not isinstance(error, Exception):
-            status, reason = "interrupted", _how_it_was_stopped(run_folder)
-        has_begun = summary.pop(_HAS_BEGUN, False)
-        if has_begun or not (run_folder / SUMMARY_FILE).is_file():
-            # What an earlier run in this folder left is as good as it was if this one did not begin.
-            write_summary(run_folder, summary | {"status": status, "reason": reason})
+        recorder.end_badly(error)
         raise
 
 
-def _how_it_was_stopped(run_folder: Path) -> str:
-    if (run_folder / "checkpoints" / LAST).is_file():
-        return "the run was stopped before it was done; ckpt_path=last goes on from its checkpoint"
-    return "the run was stopped before there was a checkpoint; start it again"
-
-
-def _train(cfg: DictConfig, run_folder: Path, summary: dict[str, Any]) -> TrainResult:
+def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
+    run_folder = recorder.folder
+    ckpt_path = find_checkpoint(cfg.ckpt_path, run_folder)
+    refuse_second_run(run_folder, ckpt_path, cfg.overwrite, starts_if_empty=cfg.ckpt_path == "auto")
+    checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
     seed_everything(cfg.seed, workers=True, verbose=False)
     cfg.model.dtype = _dtype(cfg)
     name, config, source, plan = open_model(cfg)
-    summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
+    recorder.summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     check_settings(cfg, config)
-    ckpt_path = find_checkpoint(cfg.ckpt_path, run_folder)
-    module = _make_module(cfg, name, plan)
+    if checkpoint is not None:
+        refuse_finished(checkpoint, str(ckpt_path), cfg)
+    module = make_module(cfg, name, plan)
     _check_memory(cfg, config, source, plan, module)
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=name, tokenizer_revision=source.commit)
-    trainer = _make_trainer(cfg, run_folder)
+    figures = RunFigures()
+    trainer = _make_trainer(cfg, run_folder, figures)
     # Bad data is found here, before weights are read.
     datamodule.setup("fit")
     _check_data(datamodule, config, cfg.verbose)
-    with _keeping_metrics(run_folder, summary), _with_less_advice(), module.tracker:
-        # What a resumed run begins with is the checkpoint's model and not the base model.
-        before = trainer.validate(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[0]
+    with keeping_metrics(run_folder, lambda: recorder.has_begun), _with_less_advice(), module.tracker:
+        if checkpoint is not None:
+            check_fit_of(checkpoint, module, datamodule)
+        _measure_before(figures, trainer, module, datamodule, checkpoint)
         # Whatever could be refused has been by now.
-        summary[_HAS_BEGUN] = True
-        OmegaConf.save(cfg, run_folder / "config.yaml", resolve=True)
-        metrics = _fit(trainer, module, datamodule, before, ckpt_path)
+        recorder.begin(cfg, trainer, replaces=ckpt_path is None or cfg.overwrite)
+        metrics = _fit(trainer, module, datamodule, figures, ckpt_path, cfg.load_best_model_at_end)
     saved = _save(cfg, module, run_folder)
     for name in (TEMPLATE_FILE, PROMPT_FORMAT_FILE):
         (run_folder / name).unlink(missing_ok=True)
     if isinstance(datamodule, BlockDataModule):
         datamodule.save_prompt_format(run_folder)
-    summary.pop(_HAS_BEGUN)
-    if not math.isfinite(metrics["val_loss_after"]):
-        summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
-    summary |= {"metrics": metrics, "parts": [part.to_dict() for part in part_memory(module.parts)]}
-    summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
-    summary |= {"trained": module.trained, "learning_rate": module.learning_rate, "batch_size": cfg.data.get("batch_size")}
-    if isinstance(datamodule, BlockDataModule):
-        summary["batch_size"] = datamodule.batch_size
-    stopped = [each for each in trainer.callbacks if isinstance(each, EarlyStopping) and each.stopped_epoch]
-    if stopped:
-        summary["stopped_early"] = f"{stopped[0].monitor} no longer improved in epoch {stopped[0].stopped_epoch + 1}"
-    summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
-    write_summary(run_folder, summary)
-    print_summary(summary)
+    recorder.complete(cfg, metrics, module, datamodule, trainer, saved)
     return TrainResult(metrics, module, datamodule, trainer, run_folder)
 
 
@@ -184,24 +153,6 @@ def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbo
     datamodule.check_token_ids(config.get_text_config(decoder=True).vocab_size)
     if verbose:
         print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
-
-
-@contextmanager
-def _keeping_metrics(run_folder: Path, summary: Mapping[str, Any]) -> Iterator[None]:
-    """Put what an earlier run in the same folder logged aside, and back if this one does not begin.
-
-    Lightning's logger deletes it as soon as anything is run.
-    """
-    folder, aside = run_folder / "metrics", None
-    if folder.is_dir():
-        aside = run_folder / f"metrics_until_resume_{1 + sum(1 for _ in run_folder.glob('metrics_until_resume_*'))}"
-        folder.rename(aside)
-    try:
-        yield
-    finally:
-        if aside is not None and not summary.get(_HAS_BEGUN):
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
 
 
 @contextmanager
@@ -240,7 +191,8 @@ def _dtype(cfg: DictConfig) -> str | None:
     return "bfloat16"
 
 
-def _make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
+def make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
+    """Make the module of a configuration, without loading its parts."""
     return SplitCausalLM(
         name,
         plan.split_point_1,
@@ -268,11 +220,11 @@ def _chosen(cfg: DictConfig, group: str) -> list[Any]:
     return [settings for settings in (cfg.get(group) or {}).values() if settings is not None]
 
 
-def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
+def _make_trainer(cfg: DictConfig, run_folder: Path, figures: RunFigures) -> Trainer:
     devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     settings = dict(cfg.trainer)
     precision = SplitPrecision(settings.pop("precision"), devices)
-    callbacks: list[Callback] = [make(each) for each in _chosen(cfg, "callbacks")]
+    callbacks: list[Callback] = [figures, *(_make_callback(each, cfg) for each in _chosen(cfg, "callbacks"))]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
     return make(
@@ -286,21 +238,63 @@ def _make_trainer(cfg: DictConfig, run_folder: Path) -> Trainer:
     )
 
 
+def _make_callback(settings: DictConfig, cfg: DictConfig) -> Callback:
+    # Left out of conf/callbacks/checkpoint.yaml, so that +callbacks.checkpoint.save_top_k=... can be said there.
+    is_best = settings.get("_target_", "").endswith(f".{BestCheckpoint.__name__}")
+    callback: Callback = make(settings, **({"save_top_k": cfg.save_top_k} if is_best and "save_top_k" not in settings else {}))
+    if isinstance(callback, EarlyStopping) and cfg.eval_steps is not None and callback._check_on_train_epoch_end is None:
+        # Otherwise it would look at the epochs' ends alone, where nothing new is measured.
+        callback._check_on_train_epoch_end = False
+    return callback
+
+
+def _measure_before(
+    figures: RunFigures,
+    trainer: Trainer,
+    module: SplitCausalLM,
+    datamodule: LightningDataModule,
+    checkpoint: Mapping[str, Any] | None,
+) -> None:
+    """Find the base model's held-out loss: in the checkpoint, if it was measured on the same rows, or by measuring it."""
+    figures.held_out = _identify_held_out(datamodule, trainer)
+    saved = {} if checkpoint is None else saved_figures(checkpoint)
+    if saved.get("before") is not None and saved["held_out"] == figures.held_out:
+        figures.before = saved["before"]
+        return
+    measured = trainer.validate(module, datamodule=datamodule, verbose=False)
+    figures.before = dict(measured[0]) if measured else {}
+
+
+def _identify_held_out(datamodule: LightningDataModule, trainer: Trainer) -> str | None:
+    if not isinstance(datamodule, BlockDataModule) or "val" not in datamodule.blocks:
+        return None
+    return f"{datamodule.digest('val')}, limit_val_batches={trainer.limit_val_batches}"
+
+
 def _fit(
-    trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule, before: Mapping[str, float], ckpt_path: str | None
+    trainer: Trainer,
+    module: SplitCausalLM,
+    datamodule: LightningDataModule,
+    figures: RunFigures,
+    ckpt_path: str | None,
+    loads_best: bool,
 ) -> dict[str, Any]:
     """Train, evaluate, and return the figures of the run."""
-    began_s = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-    train_s = time.perf_counter() - began_s
-    after = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
+    figures.stop()
+    after = _last_figures(trainer, module, datamodule)
+    best = find_best(trainer) if loads_best else None
+    if best is not None and best["step"] != trainer.global_step:
+        module.load_state_dict(read_checkpoint(best["file"])["state_dict"])
+        after = {"val_loss": best["val_loss"], "val_perplexity": math.exp(best["val_loss"])}
     throughput = next((each for each in trainer.callbacks if isinstance(each, TokenThroughput)), None)
     tracker = module.tracker
-    metrics: dict[str, Any] = {f"{name}_before": before[name] for name in ("val_loss", "val_perplexity")}
-    metrics |= {f"{name}_after": after[name] for name in ("val_loss", "val_perplexity")}
+    before = figures.before or {}
+    metrics: dict[str, Any] = {f"{name}_before": before.get(name) for name in ("val_loss", "val_perplexity")}
+    metrics |= {f"{name}_after": after.get(name) for name in ("val_loss", "val_perplexity")}
     metrics |= {
-        "train_s": train_s,
-        "train_steps": throughput.num_steps if throughput else trainer.global_step,
+        "train_s": figures.train_s,
+        "train_steps": trainer.global_step,
         "train_tokens": throughput.num_tokens if throughput else 0,
         "train_padding_tokens": throughput.num_padding_tokens if throughput else 0,
         "tokens_per_s": throughput.tokens_per_s if throughput else None,
@@ -311,6 +305,10 @@ def _fit(
     return metrics
 
 
-def _versions() -> dict[str, str]:
-    names = ("splitlearn", "torch", "lightning", "transformers")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+def _last_figures(trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule) -> Mapping[str, float]:
+    """Return the held-out loss after the last step, measured now unless the run has measured it there."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, Evaluation) and callback.last_step == trainer.global_step and callback.last_figures:
+            return callback.last_figures
+    measured = trainer.validate(module, datamodule=datamodule, verbose=False)
+    return measured[0] if measured else {}

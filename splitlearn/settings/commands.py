@@ -35,6 +35,12 @@ class TrainSettings:
     compile: Any
     max_logits_mib: Annotated[float | None, Rule(above=0)]
     ckpt_path: str | None
+    overwrite: bool
+    eval_steps: Annotated[int | None, Rule(least=1)]
+    save_steps: Annotated[int | None, Rule(least=1)]
+    save_top_k: Annotated[int, Rule(least=-1)]
+    keep_steps: Annotated[int | None, Rule(least=1)]
+    load_best_model_at_end: bool
     save_parts: bool
     tags: Any
     verbose: bool

@@ -87,6 +87,21 @@ class CheckpointSettings:
 
 
 @dataclass
+class BestCheckpointSettings(CheckpointSettings):
+    """``splitlearn.training.callbacks.BestCheckpoint``."""
+
+    keep_every_n_steps: Annotated[int | None, Rule(least=1)]
+
+
+@dataclass
+class EvaluationSettings:
+    """``splitlearn.training.callbacks.Evaluation``."""
+
+    _target_: str
+    every_n_steps: Annotated[int | None, Rule(least=1)]
+
+
+@dataclass
 class EarlyStoppingSettings:
     """Lightning's EarlyStopping."""
 
@@ -258,6 +273,8 @@ TARGETS: dict[str, type] = {
     "lightning.pytorch.loggers.WandbLogger": WandbSettings,
     "splitlearn.data.TextDataModule": TextSettings,
     "splitlearn.data.InstructionDataModule": InstructionSettings,
+    f"{_CALLBACKS}.BestCheckpoint": BestCheckpointSettings,
+    f"{_CALLBACKS}.Evaluation": EvaluationSettings,
     f"{_CALLBACKS}.ExactResume": NoSettings,
     f"{_CALLBACKS}.FiniteLoss": NoSettings,
     f"{_CALLBACKS}.LastCheckpoint": LastCheckpointSettings,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from splitlearn.app import TrainResult, compose, export, train
-from splitlearn.app.checkpoints import find_checkpoint
+from splitlearn.app.checkpoints import FinishedRunError, find_checkpoint
 from splitlearn.checkpoint import CheckpointError
 
 SHORT = ["data.max_train_blocks=48", "data.max_val_blocks=8", "trainer.enable_progress_bar=false", "verbose=false"]
@@ -72,11 +71,87 @@ def test_a_run_that_did_not_begin_leaves_the_earlier_one_alone(tmp_path: Path) -
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_second_run_in_a_folder_leaves_nothing_of_the_first_to_be_taken_for_its_own(tmp_path: Path) -> None:
-    train(compose(*SHORT, "trainer.max_steps=2"), folder=tmp_path)
-    logged = (tmp_path / "metrics" / "metrics.csv").read_text()
-    train(compose(*SHORT, "trainer.max_steps=2", "save_parts=false"), folder=tmp_path)
-    assert (tmp_path / "metrics_until_resume_1" / "metrics.csv").read_text() == logged
-    assert json.loads((tmp_path / "summary.json").read_text())["saved_parts"] is None
+def files_of(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_run_in_a_folder_is_refused_or_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    train(compose(*SHORT, "trainer.max_steps=2", "peft=lora"), folder=tmp_path)
+    (tmp_path / "notes.txt").write_text("somebody's own")
+    (tmp_path / "checkpoints" / "other.ckpt").write_bytes(b"somebody's own")
+    before = files_of(tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds a run already; go on with ckpt_path=last, .*overwrite=true"):
+        train(compose(*SHORT, "trainer.max_steps=2"), folder=tmp_path)
+    with pytest.raises(CheckpointError, match="is in the run that it would remove"):
+        train(compose(*SHORT, "overwrite=true", "ckpt_path=last"), folder=tmp_path)
+    with pytest.raises(ValueError, match="precision"):
+        train(compose(*SHORT, "overwrite=true", "trainer.precision=bf16"), folder=tmp_path)
+    assert files_of(tmp_path) == before, "what is refused leaves everything as it was"
+    train(compose(*SHORT, "trainer.max_steps=3", "save_parts=false", "overwrite=true"), folder=tmp_path)
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {
+        "checkpoints/last.ckpt",
+        "checkpoints/other.ckpt",
+        "checkpoints/step_000003.ckpt",
+        "config.yaml",
+        "memory_report.json",
+        "metrics/hparams.yaml",
+        "metrics/metrics.csv",
+        "notes.txt",
+        "summary.json",
+    }
     with pytest.raises(FileNotFoundError, match=r"has no parts/bottom.pt; train with save_parts=true"):
         export(compose(f"run={tmp_path}", f"out={tmp_path / 'out'}", config_name="export"))
+
+
+def test_a_killed_run_is_a_run_too(tmp_path: Path) -> None:
+    """A run that was killed leaves a configuration, and checkpoints or not."""
+    train(compose(*SHORT, "trainer.max_steps=2", "save_parts=false"), folder=tmp_path)
+    (tmp_path / "summary.json").unlink()
+    before = files_of(tmp_path)
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train(compose(*SHORT, "trainer.max_steps=2"), folder=tmp_path)
+    assert files_of(tmp_path) == before
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train(compose(*SHORT, "trainer.max_steps=2"), folder=tmp_path)
+    # Nothing was trained that would be lost.
+    train(compose(*SHORT, "trainer.max_steps=2", "ckpt_path=auto"), folder=tmp_path)
+    resumed = train(compose(*SHORT, "trainer.max_steps=3", "ckpt_path=auto"), folder=tmp_path)
+    assert resumed.metrics["train_tokens"] == 3 * 8 * 128
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json"])
+def test_files_of_other_origin_are_never_written_over(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"a": 1}')
+    for more in ([], ["overwrite=true"]):
+        with pytest.raises(CheckpointError, match=f"{name} was not written by a run of splitlearn"):
+            train(compose(*SHORT, *more), folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("length", [["trainer.max_steps=2"], ["trainer.max_epochs=1", "data.max_train_blocks=16"]])
+def test_a_finished_run_changes_nothing_when_it_is_started_again(length: list[str], tmp_path: Path) -> None:
+    train(compose(*SHORT, *length), folder=tmp_path)
+    before = files_of(tmp_path)
+    for which in ("last", "auto"):
+        with pytest.raises(FinishedRunError, match="is finished: it has t"):
+            train(compose(*SHORT, *length, f"ckpt_path={which}"), folder=tmp_path)
+    assert files_of(tmp_path) == before
+
+
+def test_a_run_that_stopped_early_is_finished(tmp_path: Path) -> None:
+    settings = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=5"]
+    settings += ["eval_steps=1", "trainer.max_epochs=9"]
+    result = train(compose(*SHORT, *settings), folder=tmp_path)
+    assert result.metrics["train_steps"] == 2, "eval_steps decides when it looks"
+    with pytest.raises(FinishedRunError, match="it has stopped early"):
+        train(compose(*SHORT, *settings, "ckpt_path=last"), folder=tmp_path)
+
+
+def test_the_metrics_of_the_first_piece_are_kept(tmp_path: Path) -> None:
+    train(compose(*SHORT, "trainer.max_steps=2"), folder=tmp_path)
+    logged = (tmp_path / "metrics" / "metrics.csv").read_text()
+    train(compose(*SHORT, "trainer.max_steps=3", "ckpt_path=last"), folder=tmp_path)
+    assert (tmp_path / "metrics_until_resume_1" / "metrics.csv").read_text() == logged

@@ -1,15 +1,20 @@
 """Callbacks, one a file."""
 
+from splitlearn.training.callbacks.best_checkpoint import BestCheckpoint
+from splitlearn.training.callbacks.evaluation import Evaluation
 from splitlearn.training.callbacks.exact_resume import ExactResume
 from splitlearn.training.callbacks.finders import FindBatchSize, FindLearningRate
 from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
 from splitlearn.training.callbacks.last_checkpoint import LastCheckpoint
 from splitlearn.training.callbacks.memory_report import MemoryReport
 from splitlearn.training.callbacks.progress import LineProgress, make_progress
+from splitlearn.training.callbacks.run_figures import RunFigures
 from splitlearn.training.callbacks.token_throughput import TokenThroughput
 
 __all__ = [
+    "BestCheckpoint",
     "DivergedError",
+    "Evaluation",
     "ExactResume",
     "FindBatchSize",
     "FindLearningRate",
@@ -17,6 +22,7 @@ __all__ = [
     "LastCheckpoint",
     "LineProgress",
     "MemoryReport",
+    "RunFigures",
     "TokenThroughput",
     "make_progress",
 ]

@@ -55,7 +55,7 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note as the data loader's place what was trained on; of data of unknown length Lightning holds a batch in advance."""
-        checkpoint["data_order"] = _data_order(trainer)
+        checkpoint["data_order"] = _data_order(getattr(trainer, "datamodule", None))
         loops = checkpoint.get("loops", {}).get("fit_loop", {})
         progress, epochs = loops.get("epoch_loop.batch_progress"), loops.get("epoch_progress")
         if not progress or not epochs or not epochs["current"]["started"]:
@@ -78,14 +78,7 @@ class ExactResume(Callback):
         """
         loops = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
         self._places = loops.get("combined_loader", [])
-        saved, now = checkpoint.get("data_order"), _data_order(trainer)
-        if saved and now and any(place["num_batches"] for place in self._places):
-            changed = [f"data.{name} is {value} and {now.get(name)}" for name, value in saved.items() if value != now.get(name)]
-            if changed:
-                raise ValueError(
-                    "the checkpoint was written in the middle of an epoch, which can only go on with the same data: "
-                    f"{'; '.join(changed)}"
-                )
+        check_data_order(checkpoint, getattr(trainer, "datamodule", None))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the data loader to its place, and wait for signals."""
@@ -125,6 +118,9 @@ class ExactResume(Callback):
             SystemExit: a signal came.
         """
         if self._signals.received is not None and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            # Checkpoints come after all other callbacks, and what was just measured may be the best.
+            for callback in trainer.checkpoint_callbacks:
+                callback.on_validation_end(trainer, pl_module)
             self._end(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -197,6 +193,27 @@ def set_generators(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _data_order(trainer: Trainer) -> dict[str, Any] | None:
+def check_data_order(checkpoint: dict[str, Any], datamodule: Any) -> None:
+    """Refuse a checkpoint of the middle of an epoch for data whose epochs are others.
+
+    Args:
+        checkpoint: its content.
+        datamodule: the run's data.
+
+    Raises:
+        ValueError: a setting of the data differs that decides which rows a batch has.
+    """
+    places = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+    saved, now = checkpoint.get("data_order"), _data_order(datamodule)
+    if saved and now and any(place["num_batches"] for place in places):
+        changed = [f"data.{name} is {value} and {now.get(name)}" for name, value in saved.items() if value != now.get(name)]
+        if changed:
+            raise ValueError(
+                "the checkpoint was written in the middle of an epoch, which can only go on with the same data: "
+                f"{'; '.join(changed)}"
+            )
+
+
+def _data_order(datamodule: Any) -> dict[str, Any] | None:
     """Return what decides which rows a batch has, where the data tell."""
-    return getattr(getattr(trainer, "datamodule", None), "order_settings", None)
+    return getattr(datamodule, "order_settings", None)

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from splitlearn.training.callbacks.evaluation import will_validate
+
 LAST = "last.ckpt"
 
 
@@ -28,12 +30,16 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(
             dirpath, save_last=True, save_top_k=0, every_n_train_steps=every_n_train_steps, enable_version_counter=False
         )
+        self._waits_for_validation = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write it after so many steps; at an epoch's last its end comes at once, after the validation."""
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        """Write it after so many steps; where a validation or the epoch's end comes at once, after that."""
+        loop = trainer.fit_loop.epoch_loop
+        is_last_batch = loop.batch_progress.is_last_batch
+        self._waits_for_validation = not is_last_batch and not loop._is_training_done and will_validate(trainer)
+        if not is_last_batch and not self._waits_for_validation:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -42,4 +48,7 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write nothing: the epoch's end, or the next step, follows."""
+        """Write what waited for the validation; after an epoch's last batch its end follows."""
+        if self._waits_for_validation and self._every_n_train_steps and trainer.global_step % self._every_n_train_steps == 0:
+            self.on_train_epoch_end(trainer, pl_module)
+        self._waits_for_validation = False

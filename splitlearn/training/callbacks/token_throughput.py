@@ -9,6 +9,9 @@ import torch
 from lightning.fabric.utilities.throughput import Throughput, get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+# What is counted over the whole run, however often it was interrupted.
+_COUNTS = ("busy_s", "batches", "rows", "tokens", "padding_tokens")
+
 
 @runtime_checkable
 class CountsFlops(Protocol):
@@ -45,12 +48,12 @@ class TokenThroughput(Callback):
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps taken since this training began, those before a resume left out."""
+        """Optimizer steps taken since this training began or was resumed."""
         return self._last_step - self._first_step
 
     @property
     def num_tokens(self) -> int:
-        """Tokens trained on so far, padding left out."""
+        """Tokens trained on since the run's first start, padding left out."""
         return self._tokens
 
     @property
@@ -67,6 +70,15 @@ class TokenThroughput(Callback):
     def flops_per_token(self) -> float | None:
         """Operations for each token of the last batch; None if they are not known."""
         return self._flops_per_token
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted so far."""
+        return {name: getattr(self, f"_{name}") for name in _COUNTS}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from a checkpoint."""
+        for name in _COUNTS:
+            setattr(self, f"_{name}", state_dict[name])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where a resumed training goes on, and what the devices can do."""

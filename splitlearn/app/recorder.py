@@ -1,0 +1,127 @@
+"""What a run writes down of itself: its configuration when it begins, its summary when it ends, however it ends."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from omegaconf import DictConfig, OmegaConf
+
+from splitlearn.app.checkpoints import FinishedRunError, find_best
+from splitlearn.app.configuration import plain
+from splitlearn.app.run_folder import CONFIG_FILE, foreign_file, holds_run, own_files, remove, save_hydra_files
+from splitlearn.cut import CutError
+from splitlearn.data import BlockDataModule
+from splitlearn.training import SplitCausalLM, part_memory
+from splitlearn.training.callbacks import DivergedError
+from splitlearn.training.callbacks.last_checkpoint import LAST
+from splitlearn.training.summary import SUMMARY_FILE, print_summary, write_summary
+
+
+class Recorder:
+    """Writes a run's ``config.yaml`` and ``summary.json``.
+
+    What an earlier run left in the folder stays as it is until this one has begun.
+
+    Args:
+        cfg: the run's configuration.
+        folder: its folder.
+
+    Attributes:
+        summary: what is known of the run so far.
+        has_begun: whether all that could be refused has been checked, so that the folder is this run's.
+    """
+
+    def __init__(self, cfg: DictConfig, folder: Path) -> None:
+        self.folder = folder
+        self._cfg = cfg
+        self.has_begun = False
+        split = {f"split_{point}": plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
+        self.summary: dict[str, Any] = {"status": "completed", "model": cfg.model.name_or_path}
+        self.summary |= {"folder": str(folder.resolve()), **split, "tags": plain(cfg.tags)}
+        self._is_taken = holds_run(folder) or foreign_file(folder) is not None
+        self._trainer: Trainer | None = None
+
+    def begin(self, cfg: DictConfig, trainer: Trainer, replaces: bool) -> None:
+        """Make the folder this run's.
+
+        Args:
+            cfg: the configuration to write there.
+            trainer: the run's trainer.
+            replaces: whether what an earlier run left is removed first.
+        """
+        if replaces:
+            remove(own_files(self.folder))
+        self.has_begun, self._trainer = True, trainer
+        (self.folder / SUMMARY_FILE).unlink(missing_ok=True)
+        save_hydra_files(self.folder, cfg)
+        OmegaConf.save(cfg, self.folder / CONFIG_FILE, resolve=True)
+
+    def end_badly(self, error: BaseException) -> None:
+        """Write why the run ended before it was done, unless the folder is still an earlier run's."""
+        if isinstance(error, FinishedRunError) or (self._is_taken and not self.has_begun):
+            return
+        status, reason = "failed", str(error) or type(error).__name__
+        if isinstance(error, CutError):
+            status = "refused"
+        elif isinstance(error, DivergedError):
+            status = "diverged"
+        elif not isinstance(error, Exception):
+            status, reason = "interrupted", self._how_it_was_stopped()
+        if self._trainer is not None:
+            self.summary["best"] = find_best(self._trainer)
+        else:
+            save_hydra_files(self.folder, self._cfg)
+        write_summary(self.folder, self.summary | {"status": status, "reason": reason})
+
+    def _how_it_was_stopped(self) -> str:
+        if (self.folder / "checkpoints" / LAST).is_file():
+            return "the run was stopped before it was done; ckpt_path=last goes on from its checkpoint"
+        return "the run was stopped before there was a checkpoint; start it again"
+
+    def complete(
+        self,
+        cfg: DictConfig,
+        metrics: dict[str, Any],
+        module: SplitCausalLM,
+        datamodule: LightningDataModule,
+        trainer: Trainer,
+        saved: dict[str, str],
+    ) -> None:
+        """Write and print the summary of a run that is done.
+
+        Args:
+            cfg: the run's configuration.
+            metrics: its figures.
+            module: the trained module.
+            datamodule: the data.
+            trainer: the run's trainer.
+            saved: the folders of parts and adapters, by kind.
+        """
+        summary = self.summary
+        after = metrics["val_loss_after"]
+        if after is not None and not math.isfinite(after):
+            summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
+        summary |= {"metrics": metrics, "best": find_best(trainer)}
+        summary |= {"parts": [part.to_dict() for part in part_memory(module.parts)]}
+        summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
+        summary |= {"trained": module.trained, "learning_rate": module.learning_rate, "batch_size": cfg.data.get("batch_size")}
+        if isinstance(datamodule, BlockDataModule):
+            summary["batch_size"] = datamodule.batch_size
+        stopped = [each for each in trainer.callbacks if isinstance(each, EarlyStopping) and each.stopped_epoch]
+        if stopped:
+            summary["stopped_early"] = f"{stopped[0].monitor} no longer improved in epoch {stopped[0].stopped_epoch + 1}"
+        summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
+        write_summary(self.folder, summary)
+        print_summary(summary)
+
+
+def _versions() -> dict[str, str]:
+    names = ("splitlearn", "torch", "lightning", "transformers")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
