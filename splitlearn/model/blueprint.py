@@ -51,10 +51,12 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None, r
     source.refuse_adapter()
     if source.is_local and not (Path(source.name) / "config.json").is_file():
         raise FileNotFoundError(f"{model_name_or_path} has no config.json; is it a model folder?")
-    check_dtype_words(source)
     try:
+        check_dtype_words(source)
         commit = {} if source.is_local else {"revision": source.commit}
         config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **commit)
+    except CheckpointError:
+        raise
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(f"no model configuration for {model_name_or_path}: {reason}") from error
