@@ -4,7 +4,7 @@ Notebooks and tests call them; the command line does the same.
 """
 
 from splitlearn.app.checkpoints import FinishedRunError
-from splitlearn.app.finished_runs import export, generate
+from splitlearn.app.finished_runs import converse, export, generate
 from splitlearn.app.models import plan_split
 from splitlearn.app.planning import plan
 from splitlearn.app.training import TrainResult, train
@@ -16,6 +16,7 @@ __all__ = [
     "TrainResult",
     "compose",
     "conf_folder",
+    "converse",
     "export",
     "generate",
     "plan",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lightning.pytorch import seed_everything
@@ -9,12 +10,12 @@ from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from splitlearn.app.checking import check_positions
-from splitlearn.app.prompts import ask
+from splitlearn.app.prompts import Message, Question, ask, read_prompts
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.data import PromptFormat, read_tokenizer
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, export_run, restore
-from splitlearn.model import open_checkpoint, plan_cut, read_config
+from splitlearn.model import ComposedCausalLM, open_checkpoint, plan_cut, read_config
 from splitlearn.model.part_loading import PartLoader
 from splitlearn.settings import check
 from splitlearn.training.module import parse_dtype
@@ -53,50 +54,105 @@ def _open_run(folder: str) -> tuple[RunRecord, PartLoader]:
 
 
 def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
-    """Have a completed run's model go on from a prompt, with transformers' own ``generate``.
+    """Have a completed run's model go on from one or several prompts, with transformers' own ``generate``.
 
     Args:
         cfg: a configuration like ``conf/generate.yaml``.
-        stream: print the text as it comes, each model's under a heading if two are compared.
+        stream: print the text as it comes, each model's under a heading if two are compared, each prompt's if there are several.
 
     Returns:
-        What the trained model said, after what the base model said if ``cfg.compare``.
+        What the trained model said to each prompt, after what the base model said to each if ``cfg.compare``.
 
     Raises:
         ValueError: a setting or the checkpoint cannot be used.
+        FileNotFoundError: the run's folder is none, or lacks what was trained, or there is no prompt file.
+    """
+    check(cfg, "generate")
+    prompts = read_prompts(cfg)
+    speaker = _Speaker(cfg, *_open_run(cfg.run))
+    questions = [speaker.ask(prompt) for prompt in prompts]
+    said = []
+    for title, record in (("base model", None), ("trained model", speaker.record)) if cfg.compare else (("", speaker.record),):
+        if stream and title:
+            print(f"== {title}", flush=True)
+        model = speaker.restore(record)
+        for prompt, question in zip(prompts, questions, strict=True):
+            if stream and len(prompts) > 1:
+                print(f"== {prompt}", flush=True)
+            said.append(speaker.say(model, question, stream))
+    return said
+
+
+def converse(cfg: DictConfig, turns: Iterable[str], stream: bool = False) -> Iterator[str]:
+    """Answer one turn of a conversation after the other; each answer knows what was said before.
+
+    Args:
+        cfg: a configuration like ``conf/generate.yaml``, without a prompt.
+        turns: what the user says; they are taken as they are answered.
+        stream: print each answer as it comes.
+
+    Yields:
+        The trained model's answers.
+
+    Raises:
+        ValueError: a setting or the checkpoint cannot be used, or the conversation has become too long for the model.
         FileNotFoundError: the run's folder is none, or lacks what was trained.
     """
     check(cfg, "generate")
-    record, loader = _open_run(cfg.run)
-    tokenizer = read_tokenizer(loader.source.name, loader.source.commit, record.folder)
-    question = ask(
-        tokenizer,
-        str(cfg.prompt),
-        PromptFormat.read(record.folder),
-        chat=cfg.chat,
-        system=cfg.system,
-        base_config=loader.blueprint.generation_config,
-    )
-    check_positions(loader.blueprint.config, question.num_tokens + cfg.max_new_tokens, "prompt and max_new_tokens")
-    sampling = {"temperature": cfg.temperature, "top_p": cfg.top_p} if cfg.do_sample else {}
-    plan = plan_cut(loader.blueprint.config, *record.split_points)
-    said = []
-    for title, each in (("base model", None), ("trained model", record)) if cfg.compare else (("", record),):
-        if stream and title:
-            print(f"== {title}", flush=True)
+    if cfg.compare:
+        raise ValueError("compare is true, but one conversation has one model; leave compare=false")
+    speaker = _Speaker(cfg, *_open_run(cfg.run))
+    # What cannot be a conversation is refused before weights are read.
+    speaker.ask([{"role": "user", "content": "?"}])
+    model = speaker.restore(speaker.record)
+    messages: list[Message] = []
+    for turn in turns:
+        messages.append({"role": "user", "content": turn})
+        answer = speaker.say(model, speaker.ask(messages), stream)
+        messages.append({"role": "assistant", "content": answer})
+        yield answer
+
+
+class _Speaker:
+    """A completed run with its tokenizer, as ``conf/generate.yaml`` has it speak."""
+
+    def __init__(self, cfg: DictConfig, record: RunRecord, loader: PartLoader) -> None:
+        self._cfg, self.record, self._loader = cfg, record, loader
+        self._tokenizer = read_tokenizer(loader.source.name, loader.source.commit, record.folder)
+        self._format = PromptFormat.read(record.folder)
+
+    def ask(self, prompt: str | Sequence[Message]) -> Question:
+        """Return a prompt as tokens.
+
+        Raises:
+            ValueError: it is empty, or with its answer longer than the model can be.
+        """
+        base_config, cfg = self._loader.blueprint.generation_config, self._cfg
+        question = ask(self._tokenizer, prompt, self._format, chat=cfg.chat, system=cfg.system, base_config=base_config)
+        num_tokens = question.num_tokens + cfg.max_new_tokens
+        check_positions(self._loader.blueprint.config, num_tokens, "prompt and max_new_tokens")
+        return question
+
+    def restore(self, record: RunRecord | None) -> ComposedCausalLM:
+        """Return the model that was trained, or the base model for None."""
+        return restore(self._loader, plan_cut(self._loader.blueprint.config, *self.record.split_points), record)
+
+    def say(self, model: ComposedCausalLM, question: Question, stream: bool) -> str:
+        """Return a model's answer; print it too as it comes if ``stream``."""
+        cfg, tokenizer = self._cfg, self._tokenizer
+        sampling = {"temperature": cfg.temperature, "top_p": cfg.top_p} if cfg.do_sample else {}
         seed_everything(cfg.seed, verbose=False)
-        ids_BT = restore(loader, plan, each).generate(
+        ids_BT = model.generate(
             question.ids,
             attention_mask=question.mask,
             max_new_tokens=cfg.max_new_tokens,
             do_sample=cfg.do_sample,
-            pad_token_id=_pad_token_id(tokenizer, loader.blueprint.config.get_text_config(decoder=True).vocab_size),
+            pad_token_id=_pad_token_id(tokenizer, self._loader.blueprint.config.get_text_config(decoder=True).vocab_size),
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
             **sampling,
             **question.settings,
         )
-        said.append(question.answer(tokenizer, ids_BT))
-    return said
+        return question.answer(tokenizer, ids_BT)
 
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> int | None:

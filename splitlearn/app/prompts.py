@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from splitlearn.data import PromptFormat, with_learned_ends
@@ -41,6 +43,29 @@ class Question:
         for end_text in self.settings.get("stop_strings", ()):
             text = text.removesuffix(end_text)
         return text.removeprefix(self.first_text)
+
+
+def read_prompts(cfg: DictConfig) -> list[str]:
+    """Return the prompts of a configuration like ``conf/generate.yaml``, from its ``prompt`` or its ``prompt_file``.
+
+    Raises:
+        ValueError: there is none, or both are set.
+        FileNotFoundError: the file does not exist.
+    """
+    if (cfg.prompt is None) == (cfg.prompt_file is None):
+        there = (
+            "is not set; give a text, or prompt_file=PATH" if cfg.prompt is None else "and prompt_file are both set; give one"
+        )
+        raise ValueError(f"prompt {there}")
+    if cfg.prompt_file is None:
+        return [str(each) for each in cfg.prompt] if OmegaConf.is_list(cfg.prompt) else [str(cfg.prompt)]
+    path = Path(cfg.prompt_file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"prompt_file is {path}, which is no file")
+    try:
+        return [path.read_text(encoding="utf-8-sig").removesuffix("\n")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompt_file is {path}, which holds no UTF-8 text") from error
 
 
 def ask(

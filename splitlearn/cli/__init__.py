@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 from splitlearn.cli.signals import end_at_once
@@ -24,22 +26,48 @@ for _name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
 
 
 def main() -> None:
-    """Run the command that the first argument names; the rest are Hydra's.
+    """Run the command that the first argument names; the rest are its settings.
 
     Raises:
         SystemExit: always, with 0 on success and not 0 otherwise.
     """
     end_at_once()
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in ("-h", "--help"):
-        print("usage: python -m splitlearn COMMAND [key=value ...]\n")
+        print("usage: python -m splitlearn COMMAND [NAME=VALUE ...]\n")
         for command, purpose in COMMANDS.items():
             print(f"  {command:<10}{purpose}")
-        print("\n`python -m splitlearn COMMAND --help` shows a command's settings")
+        print("\n`python -m splitlearn COMMAND --help` shows a command's settings, `--version` what is installed")
         raise SystemExit(0)
-    if name not in COMMANDS:
-        print(f"error: {name!r} is no command; there are {', '.join(COMMANDS)}", file=sys.stderr)
+    if name == "--version":
+        from splitlearn.cli.information import print_version
+
+        print_version()
+        raise SystemExit(0)
+    if name in ("-sc", "--shell-completion"):
+        _complete(arguments)
+    elif name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        meant = f"; {close[0]} was probably meant" if close else ""
+        print(f"error: {name!r} is no command; there are {', '.join(COMMANDS)}{meant}", file=sys.stderr)
         raise SystemExit(2)
-    sys.argv = [f"python -m splitlearn {name}", *sys.argv[2:]]
-    import_module(f"splitlearn.cli.{name}").main()
+    else:
+        if "-sc" not in arguments:
+            sys.argv[0] = f"python -m splitlearn {name}"
+        sys.argv[1:] = arguments
+        import_module(f"splitlearn.cli.{name}").main()
     raise SystemExit(0)
+
+
+def _complete(arguments: list[str]) -> None:
+    """Answer the shell's question for completions of ``splitlearn ...``: the commands, or a command's settings."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if any(each.startswith("query=") for each in arguments) and (len(words) < 2 or line == " ".join(words[:2])):
+        print(" ".join(command for command in COMMANDS if command.startswith("".join(words[1:2]))))
+        return
+    name = words[1] if len(words) > 1 and words[1] in COMMANDS else "train"
+    # Hydra knows nothing of commands: it is shown the line without one.
+    os.environ["COMP_LINE"] = line.replace(f" {name}", "", 1)
+    sys.argv[1:] = ["-sc", *arguments]
+    import_module(f"splitlearn.cli.{name}").main()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig
 
-from splitlearn.app import conf_folder, export
-from splitlearn.cli.errors import one_sentence
+from splitlearn.cli.command import command
 
 
-@hydra.main(config_path=str(conf_folder()), config_name="export", version_base="1.3")
-@one_sentence
+@command("export")
 def main(cfg: DictConfig) -> None:
     """Write the folder and say where it is."""
+    from splitlearn.app import export
+
     out = export(cfg)
     files = sorted(out.glob("*.safetensors"))
     size = sum(each.stat().st_size for each in files)

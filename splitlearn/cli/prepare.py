@@ -6,20 +6,19 @@ import shutil
 import uuid
 from pathlib import Path
 
-import hydra
-import torch
 from omegaconf import DictConfig
 
-from splitlearn.app import conf_folder
-from splitlearn.checkpoint import CheckpointError, prepare_checkpoint
-from splitlearn.cli.errors import one_sentence
-from splitlearn.training.module import parse_dtype
+from splitlearn.cli.command import command
 
 
-@hydra.main(config_path=str(conf_folder()), config_name="prepare", version_base="1.3")
-@one_sentence
+@command("prepare")
 def main(cfg: DictConfig) -> None:
     """Write the prepared checkpoint; the folder appears whole or not at all."""
+    import torch
+
+    from splitlearn.checkpoint import CheckpointError, prepare_checkpoint
+    from splitlearn.training.module import parse_dtype
+
     out = Path(cfg.out)
     if out.exists():
         raise CheckpointError(f"out={out} exists already; name a new folder")

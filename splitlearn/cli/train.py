@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig
 
-from splitlearn.app import FinishedRunError, conf_folder, train
-from splitlearn.cli.errors import one_sentence
+from splitlearn.cli.command import command
 
 
-@hydra.main(config_path=str(conf_folder()), config_name="train", version_base="1.3")
-@one_sentence
+@command("train")
 def main(cfg: DictConfig) -> float | None:
     """Run one training and return its held-out loss, for Hydra's sweepers."""
+    from splitlearn.app import FinishedRunError, train
+
     try:
         return train(cfg).metrics["val_loss_after"]
     except FinishedRunError as finished:

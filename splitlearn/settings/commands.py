@@ -84,6 +84,7 @@ class GenerateSettings:
 
     run: str
     prompt: Annotated[Any, Rule(literal=True)]
+    prompt_file: str | None
     chat: bool | None
     system: Annotated[str | None, Rule(literal=True)]
     compare: bool

@@ -66,9 +66,9 @@ def compose_for(
             cfg = hydra_compose(name, overrides=[*overrides, *folder])
         except (HydraException, OmegaConfBaseException) as error:
             # Hydra knows the YAML files alone: what they lack needs a +, and what they have must not have one.
-            forced = [_forced(each) for each in overrides]
+            with_force = [forced(each) for each in overrides]
             try:
-                cfg, overrides = hydra_compose(name, overrides=[*forced, *folder]), forced
+                cfg, overrides = hydra_compose(name, overrides=[*with_force, *folder]), with_force
             except (HydraException, OmegaConfBaseException):
                 raise SettingError(_sentence(error)) from error
     if command in SCHEMAS:
@@ -101,7 +101,7 @@ def _no_choice(group: str, choice: str, options: list[str]) -> str:
     return f"{group}={choice} is no choice of {group}; there are {', '.join(options)}{meant}"
 
 
-def _forced(override: str) -> str:
+def forced(override: str) -> str:
     """Return the override of a value such that it is set whether it is there or not; choices of groups stay as they are."""
     key = override.partition("=")[0].lstrip("+")
     is_group = (conf_folder() / key).is_dir() or "/" in key or "@" in key

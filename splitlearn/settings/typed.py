@@ -55,6 +55,9 @@ def with_literal_text(override: str, command: str, sweeps: bool = False) -> str:
             return override
         if kind != "literal" and isinstance(inner, str) and not is_sweep:
             return override
+        # In quotes, so each is a text of its own.
+        if kind == "literal" and isinstance(inner, list) and all(isinstance(each, QuotedString) for each in inner):
+            return override
         if kind == "text or list" and isinstance(inner, list) and not is_sweep:
             return override
     if not value:

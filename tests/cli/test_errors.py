@@ -24,7 +24,7 @@ def test_an_interruption_ends_with_130_and_no_traceback(
     def stopped(cfg: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plan, "plan", stopped)
+    monkeypatch.setattr("splitlearn.app.plan", stopped)
     monkeypatch.setattr(sys, "argv", ["plan"])
     with pytest.raises(SystemExit) as end:
         plan.main()

@@ -17,7 +17,7 @@ def test_the_exit_status_says_whether_the_model_is_the_same(
     def compared(cfg: Any) -> tuple[SplitPlan, list[Outcome]]:
         return SplitPlan(8, 2, 6), [Outcome("logits", 5, difference)]
 
-    monkeypatch.setattr(verify, "verify", compared)
+    monkeypatch.setattr("splitlearn.app.verify", compared)
     monkeypatch.setattr(sys, "argv", ["verify"])
     if status:
         with pytest.raises(SystemExit) as stopped:

@@ -1,0 +1,41 @@
+"""One command: its arguments are read and checked before the libraries that do the work are imported."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+
+from splitlearn.cli.arguments import prepare
+from splitlearn.cli.errors import one_sentence
+from splitlearn.settings import SettingError, conf_folder
+
+
+def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+    """Make a function of a configuration the command ``name``, which reads ``sys.argv``.
+
+    The function imports what it needs itself: torch and transformers take seconds, and whoever misspells a setting, asks for
+    help or completes a word should not wait for them.
+    """
+
+    def decorate(task: Callable[[Any], Any]) -> Callable[[], None]:
+        run = hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(one_sentence(task))
+
+        @functools.wraps(task)
+        def main() -> None:
+            try:
+                sys.argv = [sys.argv[0], *prepare(name, sys.argv[1:])]
+            except SettingError as error:
+                if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    raise
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                raise SystemExit(2) from None
+            run()
+
+        return main
+
+    return decorate
