@@ -58,7 +58,7 @@ def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
 
     Args:
         cfg: a configuration like ``conf/generate.yaml``.
-        stream: print the text as it comes, each model's under a heading if two are compared, each prompt's if there are several.
+        stream: print the text as it comes, under headings if two models are compared or there are several prompts.
 
     Returns:
         What the trained model said to each prompt, after what the base model said to each if ``cfg.compare``.

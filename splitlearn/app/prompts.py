@@ -52,11 +52,10 @@ def read_prompts(cfg: DictConfig) -> list[str]:
         ValueError: there is none, or both are set.
         FileNotFoundError: the file does not exist.
     """
-    if (cfg.prompt is None) == (cfg.prompt_file is None):
-        there = (
-            "is not set; give a text, or prompt_file=PATH" if cfg.prompt is None else "and prompt_file are both set; give one"
-        )
-        raise ValueError(f"prompt {there}")
+    if cfg.prompt is None and cfg.prompt_file is None:
+        raise ValueError("prompt is not set; give a text, or prompt_file=PATH")
+    if cfg.prompt is not None and cfg.prompt_file is not None:
+        raise ValueError("prompt and prompt_file are both set; give one of them")
     if cfg.prompt_file is None:
         return [str(each) for each in cfg.prompt] if OmegaConf.is_list(cfg.prompt) else [str(cfg.prompt)]
     path = Path(cfg.prompt_file).expanduser()

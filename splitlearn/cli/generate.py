@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 
@@ -29,10 +30,8 @@ def typed_turns() -> Iterator[str]:
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         # Arrow keys and earlier lines, where Python was built with it.
-        try:
+        with contextlib.suppress(ImportError):
             import readline  # noqa: F401
-        except ImportError:
-            pass
         print("Ctrl-D or exit ends the conversation", flush=True)
     while True:
         try:
