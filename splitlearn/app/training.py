@@ -103,6 +103,9 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
     seed_everything(cfg.seed, workers=True, verbose=False)
     cfg.model.dtype = _dtype(cfg)
+    if cfg.data.get("streaming") and cfg.trainer.get("max_steps", -1) > 0:
+        # The number of steps alone says how long: rows are passed as often as it takes.
+        cfg.trainer.max_epochs = -1
     name, config, source, plan = open_model(cfg)
     recorder.summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     check_settings(cfg, config)
@@ -116,6 +119,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     # Bad data is found here, before weights are read.
     datamodule.setup("fit")
     _check_data(datamodule, config, cfg.verbose)
+    recorder.summary["rows"] = datamodule.counts if isinstance(datamodule, BlockDataModule) else None
     with keeping_metrics(run_folder, lambda: recorder.has_begun), _with_less_advice(), module.tracker:
         if checkpoint is not None:
             check_fit_of(checkpoint, module, datamodule)
@@ -152,6 +156,7 @@ def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbo
         return
     datamodule.check_token_ids(config.get_text_config(decoder=True).vocab_size)
     if verbose:
+        print(datamodule.describe())
         print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
 
 

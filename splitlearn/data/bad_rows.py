@@ -1,11 +1,11 @@
-"""Saying which row of a file is not what training needs, and why."""
+"""Saying what is wrong with a row that is not what training needs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 _KINDS: dict[type, str] = {str: "text", list: "list"}
 
@@ -32,60 +32,38 @@ class Column:
     @property
     def held(self) -> str:
         """What it may hold, in words."""
-        return " or ".join(_KINDS[each] for each in self.kinds)
+        return " or ".join(_KINDS[kind] for kind in self.kinds)
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is missing."""
+        if self.setting.startswith("format="):
+            return f"data.{self.setting} needs it"
+        return f"data.{self.setting} names the field to use"
 
 
-def is_json(path: Path) -> bool:
-    """Whether a file's name says that it is jsonl."""
-    return path.suffix.lower() in (".jsonl", ".json")
-
-
-def not_utf8(paths: Sequence[Path]) -> Path | None:
-    """Return the first file that is not UTF-8 text."""
-    for path in paths:
-        try:
-            with path.open(encoding="utf-8") as lines:
-                for _ in lines:
-                    pass
-        except UnicodeDecodeError:
-            return path
+def problem_of(row: Mapping[str, Any], columns: Sequence[Column]) -> str | None:
+    """Return what is wrong with a row, as the end of a sentence; None if it has all columns."""
+    for column in columns:
+        if column.name not in row:
+            return f"has no {column.kind} {column.name!r}; {column.remedy}"
+        value = row[column.name]
+        if not isinstance(value, column.kinds):
+            return f"has {json.dumps(value, default=str)[:40]} as {column.name!r}, which is no {column.held}"
     return None
 
 
-def check_first_row(path: Path, columns: Sequence[Column]) -> None:
-    """Refuse a jsonl file whose first row lacks a column.
+def check_unicode(texts: Mapping[str, str]) -> None:
+    """Refuse texts that are not Unicode: JSON can write half a surrogate pair.
 
     Raises:
-        ValueError: it does, or the file holds no rows.
+        ValueError: one is not.
     """
-    with path.open(encoding="utf-8") as lines:
-        first = next((line for line in lines if line.strip()), None)
-    if first is None:
-        raise ValueError(f"{path}: no text in there")
-    problem = _problem(first, columns)
-    if problem:
-        raise ValueError(f"{path} line 1 {problem}")
-
-
-def first_bad_line(paths: Sequence[Path], columns: Sequence[Column]) -> str | None:
-    """Return what is wrong with the first line of jsonl files that is not a row with all columns; None if all are."""
-    for path in filter(is_json, paths):
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                problem = _problem(line, columns) if line.strip() else None
-                if problem:
-                    return f"{path} line {number} {problem}"
-    return None
-
-
-def _problem(line: str, columns: Sequence[Column]) -> str | None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"is not JSON ({error.msg})"
-    for each in columns:
-        if not isinstance(row, dict) or each.name not in row:
-            return f"has no {each.kind} {each.name!r}; data.{each.setting} names the field to use"
-        if not isinstance(row[each.name], each.kinds):
-            return f"has {json.dumps(row[each.name])[:40]} as {each.name!r}, which is no {each.held}"
-    return None
+    for text in texts.values():
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"holds half of a surrogate pair, {error.object[error.start]!a}, which is no character"
+                ) from error

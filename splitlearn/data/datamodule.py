@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,16 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from splitlearn.data.bad_rows import Column
 from splitlearn.data.examples import show_example
-from splitlearn.data.packing import check_block_size, isolate, join, pad_batch
+from splitlearn.data.packing import TooLittleError, check_block_size, isolate, join, pad_batch
 from splitlearn.data.prompt_format import PromptFormat
-from splitlearn.data.reading import Source, check_values, read_rows, stream_rows
+from splitlearn.data.reading import Layout, SourceRows
 from splitlearn.data.resumable import ResumableLoader, StreamedBlocks
-from splitlearn.data.tokenizer import read_tokenizer
+from splitlearn.data.sources import Source
+from splitlearn.data.tokenizer import read_tokenizer, tokenizer_digest
 
 PACKINGS = ("joined", "isolated", "none")
+_NO_DATA = "there is no data yet: call setup(), or let the Trainer do it"
 
 
 class BlockDataModule(LightningDataModule, ABC):
@@ -46,19 +50,22 @@ class BlockDataModule(LightningDataModule, ABC):
             ``"none"`` (a row for each, padded to the longest of its batch).
         block_size: tokens in each block, or that a row has at most.
         batch_size: blocks in each batch.
-        val_fraction: share of the rows that is held out, between 0 and 1.
+        val_fraction: share of the rows that is held out, between 0 and 1; 0 holds out nothing.
+        val_source: held-out rows from elsewhere, read as those of ``source``, of which all are then trained on.
+        max_train_rows: tokenise only so many training rows, drawn by the seed; when streaming, the first. None takes all.
+        max_val_rows: likewise for the held-out rows.
         max_train_blocks: use only the first so many training blocks after shuffling once; None uses all.
         max_val_blocks: likewise for the held-out blocks.
         num_workers: processes that prepare batches; 0 does it in the training process.
         seed: decides which rows are held out and the order of the blocks.
         streaming: read training rows while training instead of all at first; an epoch's length is then unknown.
-        val_rows: when streaming, how many rows from the beginning are held out instead of ``val_fraction``.
+        val_rows: when streaming, how many rows from the beginning are held out instead of ``val_fraction``; 0 for none.
         rows_at_once: when streaming, how many rows are shuffled and made blocks of together.
         tokenizer_revision: of a hub's repository with the tokenizer the branch, tag or commit.
 
     Attributes:
         tokenizer: the tokenizer, once `setup` has run.
-        blocks: the blocks of ``"train"`` and ``"val"``, once `setup` has run.
+        blocks: the blocks of ``"train"`` and ``"val"``, once `setup` has run; nothing held out is no ``"val"``.
         stream: the training blocks if they are streamed, once `setup` has run.
     """
 
@@ -75,6 +82,9 @@ class BlockDataModule(LightningDataModule, ABC):
         block_size: int = 128,
         batch_size: int = 8,
         val_fraction: float = 0.1,
+        val_source: str | Sequence[str] | None = None,
+        max_train_rows: int | None = None,
+        max_val_rows: int | None = None,
         max_train_blocks: int | None = None,
         max_val_blocks: int | None = None,
         num_workers: int = 0,
@@ -85,13 +95,18 @@ class BlockDataModule(LightningDataModule, ABC):
         tokenizer_revision: str | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(val_fraction, bool) or not isinstance(val_fraction, (int, float)) or not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction is {val_fraction!r}; it must lie between 0 and 1")
-        for name, number in {"batch_size": batch_size, "val_rows": val_rows, "rows_at_once": rows_at_once}.items():
+        if isinstance(val_fraction, bool) or not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
+            raise ValueError(f"data.val_fraction is {val_fraction!r}; it must lie between 0 and 1, or be 0 to hold out nothing")
+        for name, number in {"batch_size": batch_size, "rows_at_once": rows_at_once}.items():
             _check_count(name, number)
-        for name, limit in {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}.items():
-            if limit is not None:
-                _check_count(name, limit, ", or null for all")
+        if val_rows != 0 or isinstance(val_rows, bool):
+            _check_count("val_rows", val_rows, ", or 0 to hold out nothing")
+        self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
+        self.max_rows = {"train": max_train_rows, "val": max_val_rows}
+        for unit, limits in {"blocks": self.max_blocks, "rows": self.max_rows}.items():
+            for name, limit in limits.items():
+                if limit is not None:
+                    _check_count(f"max_{name}_{unit}", limit, ", or null for all")
         if packing not in PACKINGS:
             raise ValueError(f"data.packing is {packing!r}; use one of {', '.join(PACKINGS)}")
         self.tokenizer_name_or_path = tokenizer_name_or_path
@@ -101,7 +116,7 @@ class BlockDataModule(LightningDataModule, ABC):
         self.block_size = block_size
         self.batch_size = batch_size
         self.val_fraction = val_fraction
-        self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
+        self.val_source = val_source
         self.num_workers = num_workers
         self.seed = seed
         self.streaming = streaming
@@ -111,19 +126,28 @@ class BlockDataModule(LightningDataModule, ABC):
         self.blocks: dict[str, Dataset] = {}
         self.stream: StreamedBlocks | None = None
         self._vocab_size: int | None = None
+        # Rows that the last call of `tokenize` left out, by reason.
+        self.left_out: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._rows: SourceRows | None = None
+        self._stream_range: tuple[int, int | None] = (0, None)
+        self._content = ""
 
-    @property
     @abstractmethod
-    def columns(self) -> list[Column]:
-        """The columns that rows must have."""
+    def choose_layout(self, columns: Sequence[str], source: str) -> Layout:
+        """Return how rows are read.
 
-    @abstractmethod
-    def prepare(self, rows: Dataset) -> Dataset:
-        """Return the rows that are to be used, as `tokenize` takes them."""
+        Args:
+            columns: the names of the rows' columns.
+            source: what to call the rows in messages.
+
+        Raises:
+            ValueError: these columns cannot be used.
+        """
 
     @abstractmethod
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """Return rows as the columns ``input_ids`` and ``labels``."""
+        """Return rows as the columns ``input_ids`` and ``labels``; what is left out is counted in ``left_out``."""
 
     def setup(self, stage: str | None = None) -> None:
         """Read, tokenise and pack the rows, once.
@@ -132,46 +156,95 @@ class BlockDataModule(LightningDataModule, ABC):
             FileNotFoundError: a file or the tokenizer does not exist.
             ValueError: there is too little text, or the rows are not what they are said to be.
         """
-        if not self.blocks:
+        if not self.blocks and self.stream is None:
             with _without_bars():
                 self._make_blocks()
 
     def _make_blocks(self) -> None:
         check_block_size(self.block_size)
+        self._rows = SourceRows(self.source, self.choose_layout, streaming=self.streaming)
         if self.streaming:
-            stream = stream_rows(self.source, self.columns)
-            held_out = self._prepare_streamed(Dataset.from_list(list(stream.take(self.val_rows))))
-            self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
-            rest = stream.skip(self.val_rows)
-            if next(iter(rest), None) is None:
-                raise ValueError(
-                    f"the first data.val_rows={self.val_rows} rows are held out, and {self.source} has no more; hold out fewer"
-                )
-            rows = rest.shuffle(seed=self.seed, buffer_size=self.rows_at_once)
-            self.stream = StreamedBlocks(rows, self.rows_at_once, self._stream_blocks, self.max_blocks["train"])
-            name = f"the held-out text (data.val_rows={self.val_rows})"
-            self.blocks["val"] = self._limited(self._pack(held_out, name), "val")
+            self._make_stream(self._rows)
             return
-        rows = self.prepare(read_rows(self.source, self.columns))
+        rows = self._rows.read()
+        self._count_rows(self._rows, "rows")
+        self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
+        train, held_out = self._divide(rows)
+        self.blocks["train"] = self._limited(self._pack(train, "train", "the training text"), "train")
+        if held_out is not None:
+            self.blocks["val"] = self._limited(self._pack(held_out, "val", self._held_out_name), "val")
+        self._content = self._digest("train", ("input_ids", "labels", "position_ids"))
+
+    def _divide(self, rows: Dataset) -> tuple[Dataset, Dataset | None]:
+        """Return the rows to train on and those to hold out, None for none, each at most as many as are wanted."""
+        if self.val_source is not None:
+            return self._limited_rows(rows, "train"), self._limited_rows(self._read_held_out(self.val_source), "val")
+        if self.val_fraction == 0:
+            return self._limited_rows(rows, "train"), None
         if len(rows) < 2:
             raise ValueError(
-                f"{self.source} holds a single row, so none can be held out; give more, or divide a text with data.sample_by"
+                f"{self.source} holds a single row, so none can be held out; give more, divide a text with data.sample_by, "
+                "name rows with data.val_source, or hold out none with data.val_fraction=0"
             )
-        self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
         split = rows.train_test_split(test_size=self.val_fraction, seed=self.seed)
-        self.blocks["train"] = self._limited(self._pack(split["train"], "the training text"), "train")
-        name = f"the held-out text (data.val_fraction={self.val_fraction})"
-        self.blocks["val"] = self._limited(self._pack(split["test"], name), "val")
+        return self._limited_rows(split["train"], "train"), self._limited_rows(split["test"], "val")
 
-    def _stream_blocks(self, rows: Dataset) -> Dataset:
-        with _without_bars():
-            blocks = self._pack(self._prepare_streamed(rows), f"{self.rows_at_once} rows (data.rows_at_once)")
+    def _read_held_out(self, name: str | Sequence[str]) -> Dataset:
+        # In the same format as the training rows.
+        rows = SourceRows(replace(self.source, name=name, setting="val_source"), self._same_layout)
+        read = rows.read()
+        self._count_rows(rows, "val_source_rows")
+        return read
+
+    def _same_layout(self, columns: Sequence[str], source: str) -> Layout:
+        return self._source_rows.layout
+
+    def _make_stream(self, rows: SourceRows) -> None:
+        # Files are looked through before training, so that it does not end at a bad row of theirs.
+        content = rows.digest()
+        if rows.is_local:
+            self._count_rows(rows, "rows")
+        self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
+        num_held_out = 0 if self.val_source is not None else self.val_rows
+        if self.val_source is not None:
+            held_out = self._limited_rows(self._read_held_out(self.val_source), "val")
+        elif num_held_out:
+            limit = min(num_held_out, self.max_rows["val"] or num_held_out)
+            held_out = Dataset.from_list(list(islice(rows, limit)))
+        if next(islice(rows, num_held_out, None), None) is None:
+            raise ValueError(
+                f"the first data.val_rows={self.val_rows} rows are held out, and {self.source} has no more; hold out fewer"
+            )
+        if self.val_source is not None or num_held_out:
+            self.blocks["val"] = self._limited(self._pack(held_out, "val", self._held_out_name), "val")
+        most = self.max_rows["train"]
+        self._stream_range = (num_held_out, None if most is None else num_held_out + most)
+        self.stream = StreamedBlocks(
+            self._train_rows, self.rows_at_once, self._stream_blocks, self.seed, self.max_blocks["train"]
+        )
+        if next(iter(self.stream), None) is None:
+            raise ValueError(
+                f"nowhere do data.rows_at_once={self.rows_at_once} rows of {self.source} fill a block of "
+                f"data.block_size={self.block_size} tokens; read more rows at once, or choose another size"
+            )
+        self._content = hashlib.sha256(f"{content} {tokenizer_digest(self.tokenizer)}".encode()).hexdigest()
+
+    def _train_rows(self) -> Iterator[dict[str, Any]]:
+        return islice(self._source_rows, *self._stream_range)
+
+    def _stream_blocks(self, rows: Dataset) -> Dataset | list[Any]:
+        try:
+            with _without_bars():
+                blocks = self._pack(rows, "train", f"{self.rows_at_once} rows (data.rows_at_once)")
+        except TooLittleError:
+            # The last rows seldom fill a block. That there is one at all was seen before training.
+            return []
         self._refuse_larger_ids(_largest_id(blocks))
         return blocks
 
-    def _prepare_streamed(self, rows: Dataset) -> Dataset:
-        check_values(rows, self.columns, str(self.source))
-        return self.prepare(rows)
+    def _limited_rows(self, rows: Dataset, name: str) -> Dataset:
+        limit = self.max_rows[name]
+        return rows if limit is None or limit >= len(rows) else rows.shuffle(seed=self.seed).select(range(limit))
 
     def _limited(self, blocks: Dataset, name: str) -> Dataset:
         limit = self.max_blocks[name]
@@ -180,9 +253,18 @@ class BlockDataModule(LightningDataModule, ABC):
         # Blocks of one length are numbered, so that what frozen parts make of them can be kept.
         return blocks if self.packing == "none" else blocks.add_column("row", np.arange(len(blocks))).with_format("torch")
 
-    def _pack(self, rows: Dataset, name: str) -> Dataset:
+    def _pack(self, rows: Dataset, which: str, name: str) -> Dataset:
         tokenizer = self._tokenizer
-        tokenized = self.tokenize(rows, tokenizer)
+        self.left_out.clear()
+        try:
+            tokenized = self.tokenize(rows, tokenizer)
+        except TooLittleError as error:
+            raise TooLittleError(f"{name}: {error}") from error
+        finally:
+            for reason, number in self.left_out.items():
+                self._counts[f"{which}_rows_{reason}"] += number
+        if not self.streaming or which == "val":
+            self._counts[f"{which}_rows"] = len(tokenized)
         if self.packing == "none":
             return tokenized
         if self.packing == "joined":
@@ -190,9 +272,41 @@ class BlockDataModule(LightningDataModule, ABC):
         return isolate(tokenized, self.block_size).with_format("torch")
 
     @property
+    def _held_out_name(self) -> str:
+        names = ("val_source",) if self.val_source is not None else ("val_rows",) if self.streaming else ("val_fraction",)
+        return f"the held-out text (data.{names[0]}={getattr(self, names[0])})"
+
+    def _count_rows(self, rows: SourceRows, name: str) -> None:
+        self._counts[name] = rows.num_rows
+        if rows.num_empty:
+            self._counts[f"{name}_empty"] = rows.num_empty
+        self._counts.update(rows.layout.notes)
+
+    @property
+    def _source_rows(self) -> SourceRows:
+        if self._rows is None:
+            raise RuntimeError(_NO_DATA)
+        return self._rows
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many rows were read, are used, and were left out, by reason; of streamed rows over all passes until now."""
+        return Counter(self._counts)
+
+    def describe(self) -> str:
+        """Return in a few lines what was read: the format, columns that are not used, and how many rows were left out."""
+        rows = self._source_rows
+        columns = [name for name in rows.layout.wanted if name in rows.columns]
+        lines = [f"read {rows.source} as {rows.layout.name} ({', '.join(columns)})"]
+        if rows.unused_columns:
+            lines.append(f"columns that are not used: {', '.join(rows.unused_columns)}")
+        told = [f"{name.replace('_', ' ')}: {number}" for name, number in self._counts.items()]
+        return "\n".join([*lines, *([", ".join(told)] if told else [])])
+
+    @property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
-            raise RuntimeError("there is no data yet: call setup(), or let the Trainer do it")
+            raise RuntimeError(_NO_DATA)
         return self.tokenizer
 
     def num_rows(self, name: str) -> int:
@@ -201,22 +315,30 @@ class BlockDataModule(LightningDataModule, ABC):
 
     def digest(self, name: str) -> str:
         """Return a digest of the token ids and positions of ``"train"`` or ``"val"``."""
-        rows = self.blocks[name].with_format("numpy")
-        found = hashlib.sha256()
-        for column in ("input_ids", "position_ids"):
-            if column in rows.column_names:
-                for batch in rows.iter(batch_size=1000):
-                    found.update(np.ascontiguousarray(batch[column]).tobytes())
-        return found.hexdigest()
+        return self._digest(name, ("input_ids", "position_ids"))
+
+    def _digest(self, name: str, columns: Sequence[str]) -> str:
+        rows = self.blocks[name].with_format("arrow")
+        digest = hashlib.sha256()
+        for batch in rows.iter(batch_size=1000):
+            for column in columns:
+                if column in rows.column_names:
+                    for chunk in batch[column].chunks:
+                        digest.update(chunk.value_lengths().to_numpy().tobytes())
+                        digest.update(chunk.flatten().to_numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def order_settings(self) -> dict[str, Any]:
-        """What decides which rows a batch has, as plain values."""
+        """What decides which rows a batch has, as plain values; ``content`` is a digest of the rows themselves."""
         names = ("packing", "block_size", "batch_size", "val_fraction", "seed", "streaming", "val_rows", "rows_at_once")
         told = {name: getattr(self, name) for name in names}
-        told |= {"source": str(self.source), "max_train_blocks": self.max_blocks["train"]}
+        told |= {
+            f"max_train_{unit}": limits["train"] for unit, limits in (("blocks", self.max_blocks), ("rows", self.max_rows))
+        }
         # Workers take turns at a stream.
-        return told | ({"num_workers": self.num_workers} if self.streaming else {})
+        told |= {"num_workers": self.num_workers} if self.streaming else {}
+        return told | {"source": str(self.source), "content": self._content}
 
     def num_tokens(self, name: str) -> int:
         """Return how many tokens the blocks of ``"train"`` or ``"val"`` hold, padding within blocks left out."""
@@ -225,7 +347,7 @@ class BlockDataModule(LightningDataModule, ABC):
 
     def largest_token_id(self) -> int:
         """Return the largest token id in the data; of data that are streamed, the largest in what is held out."""
-        return max(_largest_id(rows) for rows in self.blocks.values())
+        return max((_largest_id(rows) for rows in self.blocks.values()), default=0)
 
     def check_token_ids(self, vocab_size: int) -> None:
         """Refuse data with token ids that a model does not have; streamed data are looked at as they come, too.
@@ -267,8 +389,15 @@ class BlockDataModule(LightningDataModule, ABC):
         rows = self.blocks["train"] if self.stream is None else self.stream
         return ResumableLoader(rows, self.batch_size, self.seed, self.num_workers, self._collate())
 
-    def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        """Return the held-out batches in order, of ``input_ids`` and ``labels``, each of shape (B, T)."""
+    @property
+    def has_held_out(self) -> bool:
+        """Whether rows are held out, once `setup` has run."""
+        return "val" in self.blocks
+
+    def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
+        """Return the held-out batches in order, of ``input_ids`` and ``labels``, each of shape (B, T); none if none are."""
+        if not self.has_held_out:
+            return []
         generator = torch.Generator().manual_seed(self.seed)
         settings: dict[str, Any] = {"num_workers": self.num_workers, "generator": generator, "collate_fn": self._collate()}
         return DataLoader(self.blocks["val"], self.batch_size, **settings)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from datasets import Dataset
 
 from splitlearn.data.bad_rows import Column
-from splitlearn.data.reading import Source, read_rows
+from splitlearn.data.file_rows import Row
+from splitlearn.data.reading import Layout, SourceRows
+from splitlearn.data.sources import Source
 
 
 def read_documents(
@@ -19,7 +21,7 @@ def read_documents(
         source: what `Source` describes, or its name.
         text_field: the column that holds the text.
         sample_by: what one document of a text file is: ``"document"`` (the whole file), ``"paragraph"`` or ``"line"``.
-        cache_dir: where `datasets` keeps what it has read; None is its own default.
+        cache_dir: where `datasets` keeps what it has downloaded of a hub; None is its own default.
 
     Returns:
         The documents, in order.
@@ -29,21 +31,15 @@ def read_documents(
         ValueError: no document is left, a row has no text, a file cannot be read, or ``sample_by`` is unknown.
     """
     where = source if isinstance(source, Source) else Source(source, sample_by)
-    return documents_of(read_rows(where, [Column(text_field, "text_field")], cache_dir), text_field, str(where))
+    rows = SourceRows(where, lambda columns, name: document_layout(text_field), cache_dir)
+    return rows.read().select_columns("text")
 
 
-def documents_of(rows: Dataset, text_field: str, name: str) -> Dataset:
-    """Return rows whose text is not empty, as the column ``text``.
+def document_layout(text_field: str) -> Layout:
+    """Return a layout that reads one column of text as ``text``; rows with nothing but white space in it are left out."""
 
-    Args:
-        rows: a data set.
-        text_field: its column of text.
-        name: what to call it in messages.
+    def read(row: Row) -> dict[str, str] | None:
+        text: str = row[text_field]
+        return {"text": text} if text.strip() else None
 
-    Raises:
-        ValueError: no row is left.
-    """
-    documents = rows.filter(lambda text: bool(text.strip()), input_columns=text_field)
-    if len(documents) == 0:
-        raise ValueError(f"{name}: no text in there")
-    return documents if text_field == "text" else documents.rename_column(text_field, "text")
+    return Layout("documents", (Column(text_field, "text_field"),), read)

@@ -21,6 +21,10 @@ TOO_LONG = ("error", "cut", "drop")
 TOKENS = List(Value("int64"))
 
 
+class TooLittleError(ValueError):
+    """Rows make no block: all are too long for one, or together they do not fill one."""
+
+
 def check_block_size(block_size: int) -> None:
     """Refuse a length that blocks cannot have.
 
@@ -72,7 +76,8 @@ def join(rows: Dataset, block_size: int, name: str = "the text") -> Dataset:
         name: what to call the rows in messages.
 
     Raises:
-        ValueError: ``block_size`` is not at least 2, or the rows fill no block.
+        ValueError: ``block_size`` is not at least 2.
+        TooLittleError: the rows fill no block.
     """
     check_block_size(block_size)
     columns = {}
@@ -80,7 +85,7 @@ def join(rows: Dataset, block_size: int, name: str = "the text") -> Dataset:
         tokens = np.concatenate(rows.with_format("numpy")[column][:])
         num_blocks = len(tokens) // block_size
         if num_blocks == 0:
-            raise ValueError(
+            raise TooLittleError(
                 f"{name} has {len(tokens)} tokens, too few for one block of data.block_size={block_size}; "
                 "choose a smaller block or give more text"
             )

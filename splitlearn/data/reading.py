@@ -1,154 +1,217 @@
-"""Reading rows from text, jsonl, csv and parquet files, from a hub's data sets, or from what Python carries."""
+"""Reading rows of files, of a hub's data sets, or of what Python carries: checked one by one, and kept in a temporary file.
+
+`datasets` would guess the types of columns, take names of files for patterns, and look up what it has read before by a file's
+name and time. So local files are read here, and only the columns that are used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from datasets import Dataset, IterableDataset, List, load_dataset
+import pyarrow as pa
+from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub import HfApi
 
-from splitlearn.data.bad_rows import Column, check_first_row, first_bad_line, is_json, not_utf8
-from splitlearn.embedded import read_python_docs, read_python_questions
+from splitlearn.data.bad_rows import Column, check_unicode, problem_of
+from splitlearn.data.file_rows import Row, columns_of, kind_of, rows_of
+from splitlearn.data.scratch import new_folder
+from splitlearn.data.sources import EMBEDDED, SAMPLE_BY, Source
 
-_EMBEDDED: dict[str, Callable[[], dict[str, list[str]]]] = {
-    "embedded:python_docs": lambda: {"text": read_python_docs()},
-    "embedded:python_questions": read_python_questions,
-}
-_HUB = "hub:"
-_BUILDERS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-SAMPLE_BY = ("document", "paragraph", "line")
+_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where rows come from.
+class Layout:
+    """What is read from a row.
 
     Attributes:
-        name: ``embedded:python_docs``, ``embedded:python_questions``, ``hub:OWNER/NAME``, or one or several files of one kind:
-            ``.jsonl``, ``.csv``, ``.parquet``; any other file is text.
-        sample_by: what one row of a text file is: ``"document"`` (the whole file), ``"paragraph"`` or ``"line"``.
-        subset: which of a hub data set's configurations; None is its default.
-        split: which of a hub data set's splits, for example ``"train[:1000]"``.
-        revision: of a hub's data set the branch, tag or commit; None is its main branch.
+        name: what it is called.
+        columns: the columns that rows must have.
+        read: returns the texts that are kept of a row, by name; None leaves the row out as empty.
+        optional: columns that are read where they are.
+        notes: counts what else is left out of rows while they are read.
     """
 
-    name: str | Sequence[str]
-    sample_by: str = "paragraph"
-    subset: str | None = None
-    split: str = "train"
-    revision: str | None = None
-
-    def __str__(self) -> str:
-        return self.name if isinstance(self.name, str) else ", ".join(map(str, self.name))
+    name: str
+    columns: tuple[Column, ...]
+    read: Callable[[Row], dict[str, str] | None]
+    optional: tuple[str, ...] = ()
+    notes: Counter[str] = field(default_factory=Counter)
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether Python itself carries it."""
-        return isinstance(self.name, str) and self.name in _EMBEDDED
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files; empty for what is embedded or on a hub."""
-        if self.is_embedded or (isinstance(self.name, str) and self.name.startswith(_HUB)):
-            return []
-        return [Path(each).expanduser() for each in ([self.name] if isinstance(self.name, str) else self.name)]
+    def wanted(self) -> list[str]:
+        """All columns that are read."""
+        return list(dict.fromkeys([*(column.name for column in self.columns), *self.optional]))
 
 
-def read_rows(source: Source, columns: Sequence[Column], cache_dir: str | None = None) -> Dataset:
-    """Read all rows of a source.
+ChooseLayout = Callable[[Sequence[str], str], Layout]
+
+
+class SourceRows:
+    """The rows of a source, as a layout reads them.
 
     Args:
         source: where they are.
-        columns: which columns they must have; others are left out.
-        cache_dir: where `datasets` keeps what it has read; None is its own default.
+        choose: chooses the layout by the columns' names and the source's name.
+        cache_dir: where `datasets` keeps what it has downloaded of a hub; None is its own default.
+        streaming: read a hub's data set while it is downloaded.
 
-    Returns:
-        The rows, in order.
-
-    Raises:
-        FileNotFoundError: a file or data set does not exist.
-        ValueError: there are no rows, a column is missing or of another kind, or a file cannot be read.
-    """
-    if source.sample_by not in SAMPLE_BY:
-        raise ValueError(f"data.sample_by is {source.sample_by!r}; use one of {', '.join(SAMPLE_BY)}")
-    if source.is_embedded:
-        rows = Dataset.from_dict(_EMBEDDED[str(source)]())
-    else:
-        paths = source.paths
-        _check_files(paths, columns)
-        rows = _load(source, paths, columns, cache_dir)
-    if len(rows) == 0:
-        raise ValueError(f"{source}: no text in there")
-    _check_columns(rows, columns, source)
-    return rows.select_columns([each.name for each in columns])
-
-
-def stream_rows(source: Source, columns: Sequence[Column]) -> IterableDataset:
-    """Return the rows of files or of a hub's data set as they are read, without keeping them.
+    Attributes:
+        layout: what is read from each row.
+        num_rows: how many rows have been read, empty ones left out.
+        num_empty: how many rows were left out as empty.
+        columns: the names of all columns that were seen.
 
     Raises:
         FileNotFoundError: a file or data set does not exist.
-        ValueError: the source is embedded, or a column is missing.
+        ValueError: the source holds no rows, or cannot be read.
     """
-    if source.is_embedded:
-        raise ValueError(f"{source} is small and in memory already; data.streaming is for files and hub data sets")
-    paths = source.paths
-    _check_files(paths, columns)
-    # Files of many rows are looked through before training, so that it does not end at one of them.
-    bad = first_bad_line(paths, columns)
-    if bad is not None:
-        raise ValueError(bad)
-    rows = _load(source, paths, columns, cache_dir=None, streaming=True)
+
+    def __init__(self, source: Source, choose: ChooseLayout, cache_dir: str | None = None, streaming: bool = False) -> None:
+        if source.sample_by not in SAMPLE_BY:
+            raise ValueError(f"data.sample_by is {source.sample_by!r}; use one of {', '.join(SAMPLE_BY)}")
+        self.source = source
+        self.paths = source.paths
+        self._choose = choose
+        self.num_rows = self.num_empty = 0
+        self._hub: Any = None if source.hub_name is None else _load(source, cache_dir, streaming)
+        self.columns = dict.fromkeys(self._column_names())
+        if not self.columns:
+            raise ValueError(f"{source}: no text in there")
+        self.layout = choose(list(self.columns), str(source))
+        if self._hub is not None or (self.paths and kind_of(self.paths[0]) not in ("jsonl", "text")):
+            for name, present in self._tables():
+                _check_columns(self.layout, name, present)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a worker process needs: it chooses the layout, which holds functions, by itself."""
+        return self.__dict__ | {"layout": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what another process handed over."""
+        self.__dict__.update(state)
+        self.layout = self._choose(list(self.columns), str(self.source))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all rows can be looked through without downloading them."""
+        return self._hub is None or isinstance(self._hub, Dataset)
+
+    @property
+    def unused_columns(self) -> list[str]:
+        """The columns that are not read."""
+        return [name for name in self.columns if name not in self.layout.wanted]
+
+    def __iter__(self) -> Iterator[Row]:
+        """Read all rows, in order: the layout's texts, and as ``place`` where they come from."""
+        self.num_rows = self.num_empty = 0
+        self.layout.notes.clear()
+        for place, row in self._raw_rows():
+            wrong = problem_of(row, self.layout.columns)
+            if wrong is not None:
+                raise ValueError(f"{place} {wrong}")
+            try:
+                texts = self.layout.read(row)
+                check_unicode(texts or {})
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
+            if texts is None:
+                self.num_empty += 1
+            else:
+                self.num_rows += 1
+                yield {**texts, "place": place}
+
+    def read(self) -> Dataset:
+        """Read all rows into a file that is mapped into memory.
+
+        Raises:
+            ValueError: there are none, or one is not what training needs.
+        """
+        rows = iter(self)
+        first = next(rows, None)
+        if first is None:
+            raise ValueError(f"{self.source}: no text in there")
+        schema = pa.schema(dict.fromkeys(first, pa.large_string()))
+        path = new_folder() / "rows.arrow"
+        batch = [first, *islice(rows, _ROWS_AT_ONCE - 1)]
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            while batch:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+                batch = list(islice(rows, _ROWS_AT_ONCE))
+        return Dataset.from_file(str(path))
+
+    def digest(self) -> str:
+        """Look through all rows of files, and return a digest of what is read from them; of a hub's its commit.
+
+        Raises:
+            ValueError: one is not what training needs.
+        """
+        if not self.is_local:
+            return _commit(self.source)
+        digest = hashlib.sha256()
+        for row in self:
+            for name in row.keys() - {"place"}:
+                text = row[name].encode()
+                digest.update(len(text).to_bytes(8, "little") + text)
+        return digest.hexdigest()
+
+    def _column_names(self) -> list[str]:
+        if self._hub is not None:
+            return list(self._hub.column_names or next(iter(self._hub), {}))
+        if self.source.is_embedded:
+            return list(EMBEDDED[str(self.source)]())
+        return next((names for names in (columns_of(path, self.source.sample_by) for path in self.paths) if names), [])
+
+    def _tables(self) -> Iterator[tuple[str, Sequence[str]]]:
+        if self._hub is not None:
+            yield str(self.source), list(self.columns)
+        for path in self.paths:
+            yield str(path), columns_of(path)
+
+    def _raw_rows(self) -> Iterator[tuple[str, Row]]:
+        if self._hub is not None:
+            yield from ((f"{self.source} row {number}", row) for number, row in enumerate(self._hub_rows(), 1))
+        elif self.source.is_embedded:
+            columns = EMBEDDED[str(self.source)]()
+            for number, values in enumerate(zip(*columns.values(), strict=True), 1):
+                yield f"{self.source} row {number}", dict(zip(columns, values, strict=True))
+        for path in self.paths:
+            for place, row in rows_of(path, self.source.sample_by, self.layout.wanted):
+                self.columns.update(dict.fromkeys(row))
+                yield f"{path} {place}", row
+
+    def _hub_rows(self) -> Iterator[Row]:
+        present = [name for name in self.layout.wanted if name in self.columns]
+        try:
+            # Not by iterating over single rows of a stream: `datasets` would give each worker other files.
+            for batch in self._hub.select_columns(present).iter(batch_size=_ROWS_AT_ONCE):
+                yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+        except (DatasetGenerationError, ConnectionError, TypeError) as error:
+            raise ValueError(f"{self.source} cannot be read: {_innermost(error)}") from error
+
+
+def _load(source: Source, cache_dir: str | None, streaming: bool) -> Dataset | IterableDataset:
+    settings: dict[str, Any] = {"name": source.subset, "split": source.split, "revision": source.revision}
     try:
-        first = next(iter(rows), None)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{source} cannot be read: {_innermost(error)}") from error
-    if first is None:
-        raise ValueError(f"{source}: no text in there")
-    for each in columns:
-        if each.name not in first:
-            raise ValueError(_lacks(source, each, sorted(first)))
-    return rows.select_columns([each.name for each in columns])
-
-
-def check_values(rows: Dataset, columns: Sequence[Column], name: str) -> None:
-    """Refuse rows in which a column holds another kind of value than it must.
-
-    Args:
-        rows: rows as they were read.
-        columns: their columns.
-        name: what to call the source in messages.
-
-    Raises:
-        ValueError: one does.
-    """
-    for each in columns:
-        for value in rows[each.name]:
-            if not isinstance(value, each.kinds):
-                raise ValueError(f"{name}: a row has {value!r:.40} as {each.name!r}, which is no {each.held}")
-
-
-def _load(source: Source, paths: list[Path], columns: Sequence[Column], cache_dir: str | None, streaming: bool = False) -> Any:
-    try:
-        if not paths:
-            name = str(source).removeprefix(_HUB)
-            settings = {"name": source.subset, "split": source.split, "revision": source.revision, "streaming": streaming}
-            return load_dataset(name, cache_dir=cache_dir, **settings)
-        kind = _BUILDERS.get(paths[0].suffix.lower(), "text")
-        extra = {"sample_by": source.sample_by} if kind == "text" else {}
-        builder = "json" if kind == "jsonl" else kind
-        files = [str(path) for path in paths]
-        return load_dataset(builder, data_files=files, split="train", cache_dir=cache_dir, streaming=streaming, **extra)
-    except DatasetGenerationError as error:
-        raise ValueError(first_bad_line(paths, columns) or f"{source} cannot be read: {_innermost(error)}") from error
-    except ValueError as error:
-        # What `datasets` says of a file without rows names no file.
+        return load_dataset(str(source.hub_name), cache_dir=cache_dir, streaming=streaming, **settings)
+    except (ValueError, DatasetGenerationError) as error:
         raise ValueError(f"{source} holds no rows, or cannot be read: {_innermost(error)}") from error
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"no data set {source}: {str(error).splitlines()[0]}") from error
+
+
+def _commit(source: Source) -> str:
+    try:
+        return str(HfApi().dataset_info(str(source.hub_name), revision=source.revision).sha)
+    except OSError:
+        # Without the hub there is only what the user says.
+        return str(source.revision)
 
 
 def _innermost(error: BaseException) -> str:
@@ -157,40 +220,7 @@ def _innermost(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _check_files(paths: list[Path], columns: Sequence[Column]) -> None:
-    for path in paths:
-        if path.is_dir():
-            raise FileNotFoundError(
-                f"{path} is a folder; name the files in it, such as data.source=[{path}/a.jsonl,{path}/b.jsonl]"
-            )
-        if not path.is_file():
-            raise FileNotFoundError(f"the data file {path} does not exist")
-    builders = {_BUILDERS.get(path.suffix.lower(), "text") for path in paths}
-    if len(builders) > 1:
-        raise ValueError(f"data.source mixes {' and '.join(sorted(builders))} files; give files of one kind")
-    if paths and all(path.stat().st_size == 0 for path in paths):
-        raise ValueError(f"{', '.join(map(str, paths))}: no text in there")
-    if builders <= {"jsonl", "text", "csv"}:
-        bad = not_utf8(paths)
-        if bad is not None:
-            raise ValueError(f"{bad} cannot be read as UTF-8 text; convert it first")
-    for path in paths:
-        if is_json(path):
-            check_first_row(path, columns)
-
-
-def _check_columns(rows: Dataset, columns: Sequence[Column], source: Source) -> None:
-    for each in columns:
-        if each.name not in rows.column_names:
-            raise ValueError(_lacks(source, each, rows.column_names))
-        feature = rows.features[each.name]
-        dtype = getattr(feature, "dtype", None)
-        found = str if dtype in ("string", "large_string") else list if isinstance(feature, (list, List)) else None
-        if found not in each.kinds:
-            raise ValueError(first_bad_line(source.paths, columns) or f"{source}: {each.name!r} is no {each.kind} but {dtype}")
-        if rows.data.column(each.name).null_count:
-            raise ValueError(first_bad_line(source.paths, columns) or f"{source}: a row has nothing in {each.name!r}")
-
-
-def _lacks(source: Source, column: Column, present: Sequence[str]) -> str:
-    return f"{source} has no {column.kind} {column.name!r} but {', '.join(present)}; data.{column.setting} names what to use"
+def _check_columns(layout: Layout, name: str, present: Sequence[str]) -> None:
+    for column in layout.columns:
+        if column.name not in present:
+            raise ValueError(f"{name} has no {column.kind} {column.name!r} but {', '.join(present)}; {column.remedy}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -47,23 +47,32 @@ class StreamedBlocks(IterableDataset[Batch]):
     """Blocks that are made while rows are read, of so many rows at a time.
 
     Args:
-        rows: a streamed data set of `datasets`. Each worker reads it all, and makes blocks of its share.
-        rows_at_once: how many rows are made blocks of together. What is left over each time and fills no block is left out.
-        make_blocks: makes blocks of rows.
+        rows: begins to read the rows. Each worker reads them all, and makes blocks of its share.
+        rows_at_once: how many rows are made blocks of together, and how many rows are held to draw the next one from. What is
+            left over each time and fills no block is left out.
+        make_blocks: makes blocks of rows; there may be none.
+        seed: decides the order, with the epoch's number.
         max_blocks: how many blocks an epoch has at most; None has all.
     """
 
     def __init__(
-        self, rows: Any, rows_at_once: int, make_blocks: Callable[[Dataset], Dataset], max_blocks: int | None = None
+        self,
+        rows: Callable[[], Iterator[dict[str, Any]]],
+        rows_at_once: int,
+        make_blocks: Callable[[Dataset], Dataset],
+        seed: int = 0,
+        max_blocks: int | None = None,
     ) -> None:
         self._rows = rows
         self._rows_at_once = rows_at_once
         self._make_blocks = make_blocks
+        self._seed = seed
         self._max_blocks = max_blocks
+        self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order."""
-        self._rows.set_epoch(epoch)
+        self._epoch = epoch
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -72,11 +81,24 @@ class StreamedBlocks(IterableDataset[Batch]):
         return islice(self._all(own, among), most)
 
     def _all(self, own: int, among: int) -> Iterator[Batch]:
-        # Not by iterating over single rows: `datasets` would then give each worker other files, and leave out from each what
-        # is to be left out at the beginning of all.
-        for number, columns in enumerate(self._rows.iter(batch_size=self._rows_at_once)):
+        rows = self._shuffled()
+        for number in count():
+            at_once = list(islice(rows, self._rows_at_once))
+            if not at_once:
+                return
             if number % among == own:
-                yield from self._make_blocks(Dataset.from_dict(columns))
+                yield from self._make_blocks(Dataset.from_list(at_once))
+
+    def _shuffled(self) -> Iterator[dict[str, Any]]:
+        """Draw each row from the next few, so that never more than ``rows_at_once`` are held."""
+        random = np.random.default_rng([self._seed, self._epoch])
+        rows = self._rows()
+        held = list(islice(rows, self._rows_at_once))
+        for row in rows:
+            place = int(random.integers(len(held)))
+            yield held[place]
+            held[place] = row
+        yield from (held[place] for place in random.permutation(len(held)))
 
 
 class ResumableLoader(DataLoader[Batch]):

@@ -8,10 +8,10 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from splitlearn.data.bad_rows import Column
 from splitlearn.data.datamodule import BlockDataModule
-from splitlearn.data.documents import documents_of
+from splitlearn.data.documents import document_layout
 from splitlearn.data.packing import chop, tokenize_documents
+from splitlearn.data.reading import Layout
 
 
 class TextDataModule(BlockDataModule):
@@ -32,14 +32,9 @@ class TextDataModule(BlockDataModule):
         super().__init__(tokenizer_name_or_path, source, **settings)
         self.text_field = text_field
 
-    @property
-    def columns(self) -> list[Column]:
-        """The column of text."""
-        return [Column(self.text_field, "text_field")]
-
-    def prepare(self, rows: Dataset) -> Dataset:
-        """Return the documents that are not empty, as the column ``text``."""
-        return documents_of(rows, self.text_field, str(self.source))
+    def choose_layout(self, columns: Sequence[str], source: str) -> Layout:
+        """Return how documents are read."""
+        return document_layout(self.text_field)
 
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Return documents as the columns ``input_ids`` and ``labels``."""

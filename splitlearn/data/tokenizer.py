@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -30,3 +32,11 @@ def read_tokenizer(name_or_path: str, revision: str | None = None, run_folder: P
     if template is not None and template.is_file():
         tokenizer.chat_template = template.read_text(encoding="utf-8") or None
     return tokenizer
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a digest of what decides how a tokenizer writes texts and conversations."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.chat_template]
+    return hashlib.sha256(json.dumps([rules, special], default=str).encode()).hexdigest()

@@ -116,6 +116,9 @@ class BlockSettings:
     block_size: int
     batch_size: int
     val_fraction: float
+    val_source: Any
+    max_train_rows: int | None
+    max_val_rows: int | None
     max_train_blocks: int | None
     max_val_blocks: int | None
     num_workers: Annotated[int, Rule(least=0)]
@@ -137,6 +140,8 @@ class TextSettings(BlockSettings):
 class InstructionSettings(BlockSettings):
     """Data of prompts with completions, or of conversations."""
 
+    format: str
+    prompt_template: str | None
     prompt_field: str
     completion_field: str
     messages_field: str | None

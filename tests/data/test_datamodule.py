@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def test_limits() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"val_fraction": 0}, "data.val_fraction is 0"),
+        ({"val_fraction": -0.1}, "data.val_fraction is -0.1"),
+        ({"val_rows": -1}, "data.val_rows is -1"),
+        ({"max_train_rows": 0}, "data.max_train_rows is 0"),
         ({"val_fraction": 1.0}, "data.val_fraction is 1.0"),
         ({"val_fraction": "half"}, "data.val_fraction is 'half'"),
         ({"max_val_blocks": 0}, "data.max_val_blocks is 0"),
@@ -124,11 +127,6 @@ def test_a_stream_is_taken_up_where_it_was_left(lines: Path, num_workers: int) -
     assert [each.tolist() for each in rest] == [each.tolist() for each in whole[3:]]
 
 
-def test_what_cannot_be_streamed() -> None:
-    with pytest.raises(ValueError, match=r"data\.streaming is for files and hub data sets"):
-        make(streaming=True)
-
-
 def added_padding(folder: Path) -> str:
     """Return a copy of the embedded tokenizer that pads on the left with a token that the model has not got."""
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("embedded:qwen2_tiny"), padding_side="left")
@@ -146,7 +144,7 @@ def test_padding_is_on_the_right_and_of_an_id_that_every_model_has(tmp_path: Pat
     module.check_token_ids(2048)
     batch = next(iter(module.train_dataloader()))
     assert int(batch["input_ids"].max()) < 2048
-    assert torch.equal(batch["labels"][:, -1] == -100, batch["input_ids"][:, -1] == 0) or packing == "isolated"
+    assert packing == "isolated" or torch.equal(batch["labels"] == -100, batch["attention_mask"] == 0)
     assert (batch["labels"][:, 1] != -100).all()
 
 
@@ -160,3 +158,69 @@ def test_ids_that_the_model_has_not_got_are_refused(tmp_path: Path, streaming: b
     with pytest.raises(ValueError, match="the data hold the token id 2048, but the model knows only 2048 ids"):
         module.check_token_ids(2048)
         list(module.train_dataloader())
+
+
+def test_an_edited_file_is_read_anew_though_its_time_is_the_old_one(lines: Path) -> None:
+    times = lines.stat()
+    before = make(str(lines), sample_by="line", block_size=16)
+    lines.write_text(lines.read_text().replace("one of many", "not of many"))
+    os.utime(lines, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = make(str(lines), sample_by="line", block_size=16)
+    assert after.tokenizer is not None
+    assert "not of many" in after.tokenizer.decode(after.blocks["train"]["input_ids"][:].flatten().tolist())
+    assert before.order_settings["content"] != after.order_settings["content"]
+
+
+def test_the_content_of_data_depends_on_the_rows_and_not_on_their_place(lines: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.txt"
+    copy.write_text(lines.read_text())
+    for make_one in (streamed, lambda path, **settings: make(str(path), sample_by="line", block_size=32, **settings)):
+        contents = [make_one(path).order_settings["content"] for path in (lines, copy)]
+        assert contents[0] == contents[1]
+        copy.write_text(lines.read_text().replace("number 150,", "number 151,"))
+        assert make_one(copy).order_settings["content"] != contents[0]
+        copy.write_text(lines.read_text())
+
+
+def test_held_out_rows_of_another_file_or_none(lines: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"Quite another line, {number}.\n" for number in range(30)))
+    for settings in ({"val_fraction": 0}, {"streaming": True, "val_rows": 0}):
+        without = make(str(lines), sample_by="line", block_size=16, **settings)
+        assert not without.has_held_out and without.val_dataloader() == []
+    for settings in ({}, {"streaming": True}):
+        module = make(str(lines), sample_by="line", block_size=16, packing="none", val_source=str(other), **settings)
+        assert module.num_rows("val") >= 30 and module.counts["rows"] == 200
+        assert module.tokenizer is not None
+        assert "Quite another" in module.tokenizer.decode(module.blocks["val"][0]["input_ids"])
+    with pytest.raises(FileNotFoundError, match="absent"):
+        make(str(lines), val_source=str(tmp_path / "absent.txt"))
+
+
+def test_rows_are_limited_before_they_are_tokenised(lines: Path) -> None:
+    module = make(str(lines), sample_by="line", block_size=64, packing="none", max_train_rows=7, max_val_rows=3)
+    assert (module.counts["train_rows"], module.counts["val_rows"]) == (7, 3)
+    stream = streamed(lines, packing="none", block_size=64, batch_size=1, max_train_rows=40, max_val_rows=5)
+    assert len(list(stream.train_dataloader())) == 40 and stream.num_rows("val") == 5
+
+
+def test_a_stretch_of_a_stream_that_fills_no_block_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("This is a line of the usual length\n" * 60 + "a\n" * 30 + "this is a longer line again\n" * 61)
+    module = streamed(path, block_size=64, batch_size=1)
+    assert len(list(module.train_dataloader())) > 0
+    with pytest.raises(ValueError, match=r"nowhere do data\.rows_at_once=30 rows of .* fill a block"):
+        make(str(path), sample_by="line", streaming=True, val_rows=0, rows_at_once=30, block_size=2048)
+
+
+def test_a_bad_row_of_a_stream_is_told_before_training(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,n\n" + "None,1\n" * 100 + ",2\n")
+    with pytest.raises(ValueError, match=r"rows\.csv row 101 has null as 'text', which is no text"):
+        make(str(path), streaming=True, val_rows=10, block_size=8)
+
+
+def test_the_hubs_cache_is_not_used_for_files(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    make(str(lines), sample_by="line", block_size=16)
+    assert not (tmp_path / "cache").exists()

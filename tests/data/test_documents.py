@@ -39,7 +39,7 @@ def test_jsonl_rows_in_order_from_several_files(tmp_path: Path) -> None:
         (['{"text": "ok"}', '{"text": null}'], "line 2 has null as 'text', which is no text"),
         (['{"text": "ok"}', '{"other": "x"}'], "line 2 has no text field 'text'"),
         (['{"body": "x"}'], "line 1 has no text field 'text'; data.text_field names the field to use"),
-        (["[1]"], "line 1 has no text field"),
+        (["[1]"], "row 1 is 1 and no object with fields"),
         ([""], "no text in there"),
         (['{"text": "  "}'], "no text in there"),
     ],

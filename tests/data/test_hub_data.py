@@ -14,10 +14,12 @@ from tests.hub_server import HubServer
 
 PROGRAM = """
 import sys
-from splitlearn.data.bad_rows import Column
-from splitlearn.data.reading import Source, read_rows, stream_rows
-read = stream_rows if sys.argv[2] == "stream" else read_rows
-print([row["text"] for row in read(Source(sys.argv[1]), [Column("text", "text_field")])])
+from splitlearn.data.documents import document_layout
+from splitlearn.data.reading import SourceRows
+from splitlearn.data.sources import Source
+rows = SourceRows(Source(sys.argv[1]), lambda *_: document_layout("text"), streaming=sys.argv[2] == "stream")
+print([row["text"] for row in (rows if sys.argv[2] == "stream" else rows.read())])
+print(rows.digest(), file=sys.stderr)
 """
 
 

@@ -88,8 +88,12 @@ def test_batches_of_unpacked_rows_are_padded_to_their_longest(tmp_path: Path, to
         (ROWS, {"messages_field": "messages"}, "line 1 has no list field 'messages'"),
         ([*ROWS, {"prompt": "Why? " * 99, "completion": "So."}], {}, "1 of .* rows are longer than data.block_size=64"),
         ([{"prompt": "Why? " * 99, "completion": "So."}] * 9, {"too_long": "cut"}, "has no supervised token within"),
-        ([{"prompt": "Why? " * 99, "completion": "So."}] * 9, {"too_long": "drop"}, "every row is longer"),
-        ([{"messages": TURNS}] * 9, {"messages_field": "messages"}, r"row \d: the tokenizer has no chat template"),
+        (
+            [{"prompt": "Why? " * 99, "completion": "So."}] * 9,
+            {"too_long": "drop"},
+            "the training text: all 8 rows are longer than",
+        ),
+        ([{"messages": TURNS}] * 9, {"messages_field": "messages"}, r"a.jsonl line \d: the tokenizer has no chat template"),
     ],
 )
 def test_rows_that_cannot_be_used(
@@ -109,3 +113,40 @@ def test_questions_that_python_carries(tokenizer_folder: str) -> None:
     assert len(module.blocks["train"]) > 300
     assert "What does the" in module.sample()
     assert module.largest_token_id() < 10_000
+
+
+def test_rows_that_are_too_long_are_counted(tmp_path: Path, tokenizer_folder: str) -> None:
+    long = {"prompt": "Why? " * 99, "completion": "So."}
+    module = data(tokenizer_folder, write(tmp_path / "a.jsonl", [*ROWS, *[long] * 10]), too_long="drop")
+    counts = module.counts
+    assert counts["rows"] == 50 and counts["train_rows"] + counts["val_rows"] == 40
+    assert counts["train_rows_dropped_as_too_long"] + counts["val_rows_dropped_as_too_long"] == 10
+    assert "train rows dropped as too long: " in module.describe()
+    with pytest.raises(ValueError, match=r"the held-out text \(data\.val_source=.*\): all 3 rows are longer"):
+        data(
+            tokenizer_folder,
+            write(tmp_path / "a.jsonl", ROWS),
+            val_source=write(tmp_path / "b.jsonl", [long] * 3),
+            too_long="drop",
+        )
+
+
+def test_columns_that_are_not_used_do_not_matter(tmp_path: Path, tokenizer_folder: str) -> None:
+    others: list[dict[str, Any]] = [{"x": None}, {"x": "2024-01-05"}, {"x": [{"y": 1}]}, {}, {"z": 1}]
+    rows = [row | others[number % 5] for number, row in enumerate(ROWS)]
+    module = data(tokenizer_folder, [write(tmp_path / "a.jsonl", rows[:20]), write(tmp_path / "b.jsonl", rows[20:])])
+    assert "not used: x, z" in module.describe()
+    assert all(row["completion"] in learned(module) + learned(module, "val") for row in ROWS)
+
+
+def test_half_a_surrogate_pair_is_told_with_its_line(tmp_path: Path, tokenizer_folder: str) -> None:
+    with pytest.raises(ValueError, match=r"a\.jsonl line 41: holds half of a surrogate pair"):
+        data(tokenizer_folder, write(tmp_path / "a.jsonl", [*ROWS, {"prompt": "Why?", "completion": "\ud800"}]))
+
+
+def test_exchanged_fields_are_other_data(tmp_path: Path, tokenizer_folder: str) -> None:
+    source = write(tmp_path / "a.jsonl", ROWS)
+    exchanged = {"prompt_field": "completion", "completion_field": "prompt"}
+    for streaming in ({}, {"streaming": True, "val_rows": 5}):
+        contents = {data(tokenizer_folder, source, **each, **streaming).order_settings["content"] for each in ({}, exchanged)}
+        assert len(contents) == 2
