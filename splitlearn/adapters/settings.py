@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from splitlearn.cut import PART_NAMES
+from omegaconf import OmegaConf
 
-_FIELDS = ("method", "settings", "parts")
+from splitlearn.cut import PART_NAMES
+from splitlearn.settings.composing import conf_folder
+
+_FIELDS = ("method", "settings", "learning_rate", "parts")
 # Methods that need more than their layers: a mixture or tasks chosen for each batch, ranks that a trainer of their own allots,
 # or matrices that all layers share.
 _REFUSED = ("adalora", "adaption_prompt", "poly", "randlora", "vblora", "vera", "xlora")
@@ -21,13 +24,17 @@ class AdapterSettings:
 
     Attributes:
         method: PEFT's name of the method, such as ``"lora"``; None puts adapters nowhere.
-        settings: arguments of PEFT's configuration class for it.
+        settings: arguments of PEFT's configuration class for it. Where none are given, those of ``conf/peft/lora.yaml`` are
+            meant if the method is ``"lora"``.
+        learning_rate: of parts with adapters, where the optimizer's settings name none; None is as for weights.
         parts: for a part the settings that differ, or False for a part without adapters; None is no difference.
     """
 
     method: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any] | bool | None] = field(default_factory=dict)
+    # It is the optimizer's, so runs that differ in it have the same adapters.
+    learning_rate: float | None = field(default=None, compare=False)
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any] | None) -> AdapterSettings:
@@ -45,7 +52,13 @@ class AdapterSettings:
                 raise ValueError(
                     f"peft.{name} is {values[name]!r}; give names with values, such as {{target_modules: all-linear}}"
                 )
-        made = cls(values.get("method"), dict(values.get("settings") or {}), dict(values.get("parts") or {}))
+        rate = values.get("learning_rate")
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0):
+            raise ValueError(f"peft.learning_rate is {rate!r}; it must be a number that is not negative")
+        if values.get("method") == "lora" and values.get("settings") is None:
+            values = {**_usual_lora(), **{name: value for name, value in values.items() if value is not None}}
+        settings, parts = dict(values.get("settings") or {}), dict(values.get("parts") or {})
+        made = cls(values.get("method"), settings, parts, values.get("learning_rate"))
         unknown = [name for name in made.parts if name not in PART_NAMES]
         if unknown:
             raise ValueError(f"peft.parts names {unknown[0]!r}; the parts are {', '.join(PART_NAMES)}")
@@ -88,6 +101,13 @@ class AdapterSettings:
             raise ValueError(
                 f"the settings of peft.method={self.method} cannot be used: {' '.join(str(error).split())}"
             ) from error
+
+
+@cache
+def _usual_lora() -> dict[str, Any]:
+    """Return what ``peft=lora`` means on the command line."""
+    found: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(conf_folder() / "peft" / "lora.yaml"))  # type: ignore[assignment]
+    return found
 
 
 @cache

@@ -16,6 +16,8 @@ METRICS = (
     "train_perplexity",
     "val_loss",
     "val_perplexity",
+    "learning_rate",
+    "gradient_norm",
     "tokens_per_s",
     "tflops_per_s",
 )

@@ -24,6 +24,7 @@ from splitlearn.app.checkpoints import check_fit_of, find_best, find_checkpoint,
 from splitlearn.app.configuration import make, plain
 from splitlearn.app.models import open_model
 from splitlearn.app.process import leaving_no_trace
+from splitlearn.app.rates import optimizer_settings, rate_of_adapters
 from splitlearn.app.recorder import Recorder
 from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
 from splitlearn.checkpoint import CheckpointSource
@@ -106,6 +107,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     if cfg.data.get("streaming") and cfg.trainer.get("max_steps", -1) > 0:
         # The number of steps alone says how long: rows are passed as often as it takes.
         cfg.trainer.max_epochs = -1
+    cfg.optimizer = optimizer_settings(cfg)
     name, config, source, plan = open_model(cfg)
     recorder.summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     check_settings(cfg, config)
@@ -113,6 +115,8 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         refuse_finished(checkpoint, str(ckpt_path), cfg)
     module = make_module(cfg, name, plan)
     _check_memory(cfg, config, source, plan, module)
+    if cfg.verbose and module.adapters.method is not None:
+        print(f"learning rate of adapters: {rate_of_adapters(module):g}")
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=name, tokenizer_revision=source.commit)
     figures = RunFigures()
     trainer = _make_trainer(cfg, run_folder, figures)
@@ -298,7 +302,7 @@ def _fit(
     metrics: dict[str, Any] = {f"{name}_before": before.get(name) for name in ("val_loss", "val_perplexity")}
     metrics |= {f"{name}_after": after.get(name) for name in ("val_loss", "val_perplexity")}
     metrics |= {
-        "train_s": figures.train_s,
+        "train_s": figures.train_s - (throughput.counting_s if throughput else 0.0),
         "train_steps": trainer.global_step,
         "train_tokens": throughput.num_tokens if throughput else 0,
         "train_padding_tokens": throughput.num_padding_tokens if throughput else 0,

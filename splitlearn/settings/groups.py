@@ -91,6 +91,7 @@ class PeftSettings:
 
     method: str | None
     settings: Any
+    learning_rate: float | None
     parts: PeftParts
 
 

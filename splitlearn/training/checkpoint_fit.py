@@ -35,7 +35,8 @@ def describe_base(composed: ComposedCausalLM, adapters: AdapterSettings, quantiz
         # One word where all parts have one dtype.
         "dtype": " / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in composed.parts)),
         "quantization": quantization,
-        "adapters": asdict(adapters),
+        # Their learning rate is the optimizer's.
+        "adapters": {name: value for name, value in asdict(adapters).items() if name != "learning_rate"},
         "config": json.loads(blueprint.config.to_json_string(use_diff=False)),
         _WEIGHTS: digest(frozen, with_quantized=False),
     }

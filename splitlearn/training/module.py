@@ -33,6 +33,7 @@ from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loss import SplitLoss
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.refusals import parts_in_float32, refuse_untrainable
+from splitlearn.training.step_figures import clip_gradients, learning_rates
 from splitlearn.training.token_window import TokenWindow
 from splitlearn.training.trainable import mark_trainable, settle
 
@@ -45,7 +46,8 @@ class SplitCausalLM(LightningModule):
 
     The parts are loaded in Lightning's set-up hooks, one after another, and only once. Metrics: ``train_loss``, ``val_loss``
     (nats for each supervised token), ``train_perplexity``, ``val_perplexity``, and ``train_router_loss`` if the configuration
-    of a mixture of experts has ``output_router_logits``.
+    of a mixture of experts has ``output_router_logits``; ``learning_rate`` (``learning_rate/bottom`` and so on where parts
+    differ) and ``gradient_norm``, over all parts and before clipping.
 
     Args:
         model_name_or_path: a local folder or a hub id.
@@ -60,7 +62,7 @@ class SplitCausalLM(LightningModule):
         optimizer: plain settings of `Optimization`.
         verbose: print what is loaded and what it costs.
         revision: of a hub's repository the branch, tag or commit; None is its main branch.
-        peft: plain settings of `AdapterSettings`.
+        peft: plain settings of `AdapterSettings`; ``{"method": "lora"}`` is what ``peft=lora`` is on the command line.
         gradient_checkpointing: keep only the inputs of layers for the backward pass and compute the rest again.
         activation_cache: plain settings of `CacheSettings`.
         max_logits_mib: how large a batch's logits may become in MiB; beyond it they are computed and used piece by piece, if
@@ -103,6 +105,9 @@ class SplitCausalLM(LightningModule):
         self.optimization = Optimization.from_plain(optimizer or {})
         frozen = [name for name in PART_NAMES if self.optimization.of(name).train in (False, "frozen")]
         self.adapters = AdapterSettings.from_plain(peft).without(frozen)
+        if "learning_rate" not in (optimizer or {}):
+            adapted = [name for name in PART_NAMES if self.adapters.adapts(name)]
+            self.optimization = self.optimization.with_adapters(self.adapters.learning_rate, adapted)
         self.cache_settings = CacheSettings.from_plain(activation_cache)
         self.load_dtype = parse_dtype(dtype)
         self.compile_settings = compile_settings(compile_layers)
@@ -285,6 +290,18 @@ class SplitCausalLM(LightningModule):
                 owned.grad += borrowed.grad.to(owned.device)
                 borrowed.grad = None
         self._window.close(self.parameters())
+        self.log_dict(learning_rates(optimizer))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, and log the norm of the gradients before that."""
+        norm = clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if norm is not None:
+            self.log("gradient_norm", norm.to(self.device))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then copy tied tensors to where they are borrowed, so that both ends stay equal."""

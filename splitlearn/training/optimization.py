@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -97,9 +97,36 @@ class Optimization:
         if all(self.of(name).train in (False, "frozen") for name in PART_NAMES):
             raise ValueError("optimizer.parts freezes bottom, trunk and top, so there is nothing to train")
 
+    def with_adapters(self, rate: float | None, adapted: Collection[str], least: float = 0.0) -> Optimization:
+        """Return the same with the learning rate of adapters where a part with some has none of its own.
+
+        Args:
+            rate: the learning rate; None changes nothing.
+            adapted: the parts that have adapters.
+            least: what holds in its place if it is higher, the model's own rate.
+        """
+        trained = {name for name in PART_NAMES if self.of(name).train not in (False, "frozen")}
+        if rate is None or not trained.intersection(adapted):
+            return self
+        higher = max(rate, least)
+        # What is not adapted is frozen, unless the settings name what of it is trained.
+        if all(name in adapted or self.of(name).train is True for name in trained):
+            return replace(self, learning_rate=higher)
+        parts = {name: self.of(name) for name in PART_NAMES}
+        own = {
+            name: replace(part, learning_rate=higher)
+            for name, part in parts.items()
+            if name in adapted and part.learning_rate is None
+        }
+        return replace(self, parts={**parts, **own})
+
     def of(self, name: str) -> PartOptimization:
         """Return what differs for the part ``name``."""
         return self.parts.get(name, PartOptimization())
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values from which `from_plain` makes the same."""
+        return {**asdict(self), "betas": list(self.betas)}
 
     @property
     def rates(self) -> dict[str, Any]:

@@ -10,6 +10,23 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 
+class BarProgress(RichProgressBar):
+    """Lightning's bar on a terminal, with this project's figures alone.
+
+    Args:
+        **kwargs: as for Lightning's.
+    """
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return the figures to show."""
+        return _named(super().get_metrics(trainer, pl_module))
+
+
+def _named(figures: dict[str, Any]) -> dict[str, Any]:
+    # The logger's folder, which Lightning adds, is no figure.
+    return {name: value for name, value in figures.items() if name != "v_num"}
+
+
 class LineProgress(ProgressBar):
     """Prints a line every so many seconds, and at the end of each epoch.
 
@@ -66,4 +83,4 @@ def make_progress(refresh_rate: int = 10, interval_s: float = 30.0) -> ProgressB
         refresh_rate: batches between two updates of the bar.
         interval_s: seconds between two lines.
     """
-    return RichProgressBar(refresh_rate=refresh_rate) if sys.stdout.isatty() else LineProgress(interval_s)
+    return BarProgress(refresh_rate=refresh_rate) if sys.stdout.isatty() else LineProgress(interval_s)

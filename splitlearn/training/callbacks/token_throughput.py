@@ -44,6 +44,7 @@ class TokenThroughput(Callback):
         self._busy_s = 0.0
         self._batches = self._rows = self._tokens = self._padding_tokens = 0
         self._began_s = 0.0
+        self._counting_s = 0.0
         self._first_step = self._last_step = 0
 
     @property
@@ -67,6 +68,11 @@ class TokenThroughput(Callback):
         return self._tokens / self._busy_s if self._busy_s else None
 
     @property
+    def counting_s(self) -> float:
+        """Seconds that counting a step's operations took, which are none of training."""
+        return self._counting_s
+
+    @property
     def flops_per_token(self) -> float | None:
         """Operations for each token of the last batch; None if they are not known."""
         return self._flops_per_token
@@ -86,7 +92,11 @@ class TokenThroughput(Callback):
         self._throughput = Throughput(_available_flops(trainer, pl_module), window_size=self._window)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock."""
+        """Have the module count a step's operations, once and beside the training time; then start the clock."""
+        if self._counts_flops and not self._batches and isinstance(pl_module, CountsFlops):
+            began_s = time.perf_counter()
+            pl_module.flops_of(batch)
+            self._counting_s = time.perf_counter() - began_s
         self._began_s = time.perf_counter()
 
     def on_train_batch_end(
