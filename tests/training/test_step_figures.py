@@ -121,7 +121,7 @@ def test_counting_operations_is_no_training_time(tmp_path: Path, monkeypatch: py
     result = train(compose(*SHORT), folder=tmp_path)
     throughput = next(each for each in result.trainer.callbacks if isinstance(each, TokenThroughput))
     assert throughput.counting_s >= 3
-    assert result.metrics["train_tokens"] / result.metrics["tokens_per_s"] < 3
+    assert result.metrics["train_tokens"] / result.metrics["tokens_per_s"] < result.metrics["train_s"]
 
 
 def test_the_bar_shows_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
