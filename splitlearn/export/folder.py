@@ -120,7 +120,8 @@ def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, kee
     config.save_pretrained(folder)
     generation_config = with_learned_ends(loader.blueprint.generation_config, PromptFormat.read(record.folder))
     if generation_config is not None:
-        generation_config.save_pretrained(folder)
+        # Published settings that contradict one another are read by transformers, but not saved by its save_pretrained.
+        generation_config.to_json_file(folder / "generation_config.json")
     name, revision = loader.source.name, loader.source.commit
     read_tokenizer(name, revision, record.folder).save_pretrained(folder)
     (folder / "README.md").write_text(model_card(record, loader, keeps_adapters), encoding="utf-8")

@@ -24,6 +24,7 @@ from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.cut import CutError, PartSpec, SplitPlan
 from splitlearn.model.anatomy import Anatomy, count_layers, examine
 from splitlearn.model.dtypes import check_dtype_words
+from splitlearn.model.recorded_outputs import refuse_unlike_outputs
 from splitlearn.model.refusals import UnsupportedModelError, refuse_quantized
 
 # Of a configuration, what says nothing of the model itself.
@@ -127,11 +128,14 @@ class Blueprint:
     origin: Origin | None = None
 
     def check(self, plan: SplitPlan) -> None:
-        """Refuse a cut that leaves nothing for smashed data to enter.
+        """Refuse a cut that leaves nothing for smashed data to enter, and a configuration whose outputs parts do not return.
 
         Raises:
             CutError: the top has no layer, and the head follows the last layer directly.
+            ValueError: the configuration asks for hidden states or attentions that would not be the unsplit model's.
         """
+        for part in plan.parts:
+            refuse_unlike_outputs(self.meta_model, self.anatomy, part, {})
         if plan.split_point_2 == plan.num_layers and not self.anatomy.after_in_base:
             raise CutError(
                 f"split_point_2 is {plan.split_point_2}, but the head of {self.model_class.__name__} follows its last layer "
@@ -224,17 +228,27 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def read_generation_config(source: CheckpointSource) -> GenerationConfig | None:
-    """Read how a checkpoint's authors generate with it, or return None if they do not say or the hub is out of reach.
+    """Read how a checkpoint's authors generate with it, as transformers does: from a file of its own, or from ``config.json``.
+
+    Returns:
+        The settings, or None if the hub is out of reach.
 
     Raises:
         CheckpointError: what they say is not readable.
     """
+    # Checkpoints from before generation_config.json have their settings in config.json; the configuration's class drops them.
+    for file, how in (("generation_config.json", {}), ("config.json", {"_from_model_config": True})):
+        try:
+            path = source.fetch(file)
+        except FileNotFoundError:
+            continue
+        return _parse_generation_config(path, how)
+    return None
+
+
+def _parse_generation_config(path: Path, how: Mapping[str, bool]) -> GenerationConfig:
     try:
-        path = source.fetch("generation_config.json")
-    except FileNotFoundError:
-        return None
-    try:
-        return GenerationConfig.from_pretrained(path.parent)
+        return GenerationConfig.from_pretrained(path.parent, config_file_name=path.name, **how)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be used ({' '.join(str(error).split())}); mend or delete it") from error
 

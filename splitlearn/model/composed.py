@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from splitlearn.model.blueprint import compare_blueprints
 from splitlearn.model.caches import cache_of_part, count_cached_tokens, make_cache
-from splitlearn.model.generation import make_generator
+from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
 from splitlearn.model.passage import Records
 from splitlearn.model.split_model import SplitModel
 
@@ -169,28 +169,24 @@ class ComposedCausalLM(nn.Module):
         config = self.top.model.config.get_text_config(decoder=True)
         return {"output_router_logits": True} if getattr(config, "output_router_logits", False) else {}
 
-    def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Generate with transformers' own ``generate``: sampling, beams, streamers, stopping criteria and all.
 
         Args:
-            input_ids: the prompts' token ids, shape (B, T), padded on the left.
-            **kwargs: what ``transformers.GenerationMixin.generate`` takes, for example ``attention_mask``, ``max_new_tokens``,
-                ``do_sample``, ``num_beams``, ``streamer``.
+            inputs: the prompts' token ids, shape (B, T), padded on the left; ``input_ids`` is another name for them.
+            *args: as for ``transformers.GenerationMixin.generate``, a ``GenerationConfig`` first.
+            **kwargs: what it takes by name, for example ``attention_mask``, ``max_new_tokens``, ``do_sample``, ``num_beams``,
+                ``streamer``.
 
         Returns:
             What transformers returns: token ids of shape (B, T + new tokens), or an object with more if asked for.
 
         Raises:
-            ValueError: transformers refuses an argument, or the architecture keeps a cache that parts cannot share.
+            ValueError: transformers refuses an argument, the architecture keeps a cache that parts cannot share, or what is
+                wanted needs the unsplit model.
         """
         blueprint = self.bottom.blueprint
         generator = make_generator(blueprint.meta_model, self.forward, self.parts)
         generator.generation_config = copy.deepcopy(blueprint.generation_config or generator.generation_config)
-        settings = kwargs.get("generation_config") or generator.generation_config
-        wants_cache = kwargs.get("use_cache", settings.use_cache) is not False
-        if wants_cache and not generator._supports_default_dynamic_cache():
-            raise ValueError(
-                f"{type(generator).__name__} keeps a cache of its own kind, which cannot be divided among parts; "
-                "pass use_cache=False"
-            )
-        return generator.generate(input_ids, **kwargs)
+        refuse_what_parts_cannot(generator, args, kwargs)
+        return generator.generate(inputs, *args, **kwargs)

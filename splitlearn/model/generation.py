@@ -7,7 +7,7 @@ only its ``forward`` is replaced by a call of the parts.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -47,3 +47,36 @@ def make_generator(meta_model: PreTrainedModel, forward: Callable[..., Any], par
     module_state = set(vars(generator))
     generator.__dict__.update({name: value for name, value in vars(meta_model).items() if name not in module_state})
     return generator
+
+
+def refuse_what_parts_cannot(generator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse ways of generating that need more of the unsplit model than its ``forward``.
+
+    Args:
+        generator: from `make_generator`, with the settings of the checkpoint's authors.
+        args: what ``generate`` was given after the prompts.
+        kwargs: what it was given by name.
+
+    Raises:
+        ValueError: one is wanted.
+    """
+    given = kwargs.get("generation_config", args[0] if args else None)
+
+    def setting(name: str) -> Any:
+        """Return a setting as transformers settles it: by name, else as given, else the authors'."""
+        values = [kwargs.get(name, getattr(given, name, None)), getattr(generator.generation_config, name, None)]
+        return next((value for value in values if value is not None), None)
+
+    if kwargs.get("inputs_embeds") is not None:
+        raise ValueError("a cut model takes token ids as input_ids, not inputs_embeds")
+    early_exit = setting("assistant_early_exit")
+    if early_exit is not None:
+        raise ValueError(
+            f"assistant_early_exit is {early_exit}, but the first layers of a cut model have no head to draft with: "
+            "give an assistant_model or prompt_lookup_num_tokens instead"
+        )
+    if setting("use_cache") is not False and not generator._supports_default_dynamic_cache():
+        raise ValueError(
+            f"{type(generator).__name__} keeps a cache of its own kind, which cannot be divided among parts; "
+            "pass use_cache=False"
+        )

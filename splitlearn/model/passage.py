@@ -56,7 +56,7 @@ class Threshold(nn.Module):
 
 # What transformers models return once for each layer, if asked to.
 Records = dict[str, tuple[Any, ...]]
-_PER_LAYER_OUTPUTS = ("router_logits", "hidden_states", "attentions")
+_PER_LAYER_OUTPUTS = ("router_logits", "hidden_states", "attentions", "cross_attentions")
 
 
 class Passage:

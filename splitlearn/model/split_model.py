@@ -25,6 +25,7 @@ from splitlearn.model.caches import PartCache, cache_of_part, make_cache
 from splitlearn.model.filling import put_tensor, share_parameters
 from splitlearn.model.passage import Passage, Records
 from splitlearn.model.quantization import count_values, stored_bytes
+from splitlearn.model.recorded_outputs import refuse_unlike_outputs
 from splitlearn.model.surgery import cut_out
 
 
@@ -118,8 +119,10 @@ class SplitModel(nn.Module):
             were given. A few architectures have smashed data with more dimensions.
 
         Raises:
-            ValueError: a cache is wanted and none was given, or ``inputs`` are not what this part takes.
+            ValueError: a cache is wanted and none was given, ``inputs`` are not what this part takes, or hidden states or
+                attentions of all layers are wanted that would not be the unsplit model's.
         """
+        refuse_unlike_outputs(self.model, self.blueprint.anatomy, self.part, kwargs)
         self._check_inputs(inputs, past_key_values, use_cache)
         if self.part.name == "trunk" and self.part.start == self.part.end:
             return inputs

@@ -217,13 +217,13 @@ class SplitCausalLM(LightningModule):
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
         return self.composed(input_ids, **kwargs)
 
-    def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Generate from token ids of shape (B, T) with transformers' own ``generate``; see `ComposedCausalLM.generate`.
 
         The parts are put in evaluation mode while it lasts.
         """
         with self.composed.evaluating():
-            return self.composed.generate(input_ids, **kwargs)
+            return self.composed.generate(inputs, *args, **kwargs)
 
     def _loss_of(self, batch: Batch, divisor: int, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self._loss is None:

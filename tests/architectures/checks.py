@@ -5,6 +5,7 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -250,6 +251,22 @@ def saved_parts(pair: Comparison) -> float:
     return max(gaps)
 
 
+def recorded_outputs(pair: Comparison) -> float:
+    """Hidden states and attentions of all layers; nothing to compare where the parts refuse them."""
+    gaps = [0.0]
+    for output in ("hidden_states", "attentions"):
+        arguments = {f"output_{output}": True}
+        with torch.no_grad():
+            expected = pair.whole(token_ids(), use_cache=False, **arguments).get(output)
+            try:
+                found = pair.split(token_ids(), **arguments).get(output)
+            except ValueError:
+                continue
+        pairs = itertools.zip_longest(expected or (), found or ())
+        gaps += [difference(one, other) for one, other in pairs]
+    return max(gaps)
+
+
 def changes_after_loading(pair: Comparison) -> list[str]:
     """Return the tensors that transformers changes after it has loaded them from the checkpoint."""
     return sorted(changed_after_loading(pair.whole, open_checkpoint(read_config(pair.folder), CheckpointSource(pair.folder))))
@@ -271,5 +288,6 @@ CHECKS: dict[str, Check] = {
     "bf16": bfloat16,
     "router loss": router_loss,
     "saved parts": saved_parts,
+    "recorded outputs": recorded_outputs,
 }
 AT_OTHER_CUTS = ("left padding", "gradients", "greedy")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, MaxLengthCriteria, StaticCache, StoppingCriteriaList
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    MaxLengthCriteria,
+    StaticCache,
+    StoppingCriteriaList,
+)
 
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, save_parts
@@ -103,6 +111,38 @@ def test_generation_settings_that_cannot_be_read_are_told(tmp_path: Path) -> Non
     (tmp_path / "generation_config.json").write_text("{broken")
     with pytest.raises(CheckpointError, match=r"generation_config\.json cannot be used"):
         ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
+
+
+def test_settings_that_stand_in_the_models_configuration_hold(tmp_path: Path) -> None:
+    """Checkpoints from before generation_config.json."""
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"max_length": 15, "no_repeat_ngram_size": 1, "num_beams": 2}))
+    whole, split = both(tmp_path)
+    expected = whole.generate(token_ids(), pad_token_id=0)
+    assert expected.shape == (3, 15)
+    assert torch.equal(expected, split.generate(token_ids(), pad_token_id=0))
+
+
+def test_every_spelling_of_the_arguments_is_transformers_own(tiny_checkpoint: Callable[..., Path]) -> None:
+    whole, split = both(tiny_checkpoint("llama"))
+    settings = GenerationConfig(max_new_tokens=4, do_sample=False, pad_token_id=0)
+    expected = whole.generate(token_ids(), settings)
+    assert torch.equal(expected, split.generate(token_ids(), settings))
+    assert torch.equal(expected, split.generate(inputs=token_ids(), generation_config=settings))
+    assert torch.equal(expected, split.generate(input_ids=token_ids(), generation_config=settings))
+    with pytest.raises(ValueError, match="inputs"):
+        split.generate(token_ids(), settings, input_ids=token_ids())
+
+
+def test_drafting_with_the_first_layers_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:
+    _, split = both(tiny_checkpoint("llama"))
+    ids = token_ids(rows=1)
+    with pytest.raises(ValueError, match=r"assistant_early_exit is 2.*assistant_model"):
+        split.generate(ids, assistant_early_exit=2, max_new_tokens=2)
+    with pytest.raises(ValueError, match="assistant_early_exit is 3"):
+        split.generate(ids, GenerationConfig(assistant_early_exit=3, max_new_tokens=2))
 
 
 def test_a_module_generates_and_stays_in_training_mode(tiny_checkpoint: Callable[..., Path]) -> None:
