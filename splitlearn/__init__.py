@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,12 @@ __all__ = [
     "compose",
     "train",
 ]
+
+
+# transformers and PEFT import these where they are installed, which then tell of kernels for other machines.
+for _name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
+    if logging.getLogger(_name).level == logging.NOTSET:
+        logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from difflib import get_close_matches
@@ -18,11 +17,6 @@ COMMANDS = {
     "export": "write a run's model as one ordinary Hugging Face folder",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
 }
-
-
-# transformers and PEFT import these where they are installed, which then tell of kernels for other machines.
-for _name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def main() -> None:

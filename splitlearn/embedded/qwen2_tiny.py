@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from splitlearn.embedded.cache import build_once
 from splitlearn.embedded.python_docs import read_python_docs
+from splitlearn.model.silence import silent_transformers
 
 _END_OF_TEXT = "<|endoftext|>"
 _MAX_SHARD_SIZE = "2MB"
@@ -50,7 +51,8 @@ def _write(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Qwen2ForCausalLM(Qwen2Config(**_CONFIG))
-    model.save_pretrained(folder, max_shard_size=_MAX_SHARD_SIZE)
+    with silent_transformers():
+        model.save_pretrained(folder, max_shard_size=_MAX_SHARD_SIZE)
 
 
 def qwen2_tiny() -> Path:

@@ -62,6 +62,7 @@ class ModelFactory:
         quantization: str | Mapping[str, Any] | None = None,
         unexpected_tensors: str = "auto",
         in_float32: Collection[str] = (),
+        shows_bars: bool = True,
     ) -> Parts:
         """Load a causal LM as three parts.
 
@@ -91,6 +92,7 @@ class ModelFactory:
                 speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
             in_float32: parts whose floating-point weights become float32 whatever the others are. Smashed data are cast where
                 they pass from one dtype to the other. A tied head goes with its embedding.
+            shows_bars: whether ``verbose`` shows progress bars too.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -106,7 +108,7 @@ class ModelFactory:
         """
         if auto_save and storage_path is None:
             raise ValueError("auto_save=True needs storage_path, the folder to save the parts in")
-        narrator = Narrator(verbose, tracker or MemoryTracker())
+        narrator = Narrator(verbose, tracker or MemoryTracker(), shows_bars)
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
         plan, loader = _open(
             model_name_or_path, model_type, split_point_1, split_point_2, dtype, PART_NAMES, revision, unexpected_tensors

@@ -24,16 +24,23 @@ Parts = tuple[SplitModel, SplitModel, SplitModel]
 _PART_SAMPLE_INTERVAL_S = 0.005
 
 
+class _Bar(tqdm):
+    # Otherwise tqdm starts a thread that outlives the bar.
+    monitor_interval = 0
+
+
 class Narrator:
     """Tells the user what is being loaded and the tracker what it cost.
 
     Args:
         verbose: whether to print at all.
         tracker: records a snapshot when loading begins and after each part.
+        shows_bars: whether there are progress bars if it prints.
     """
 
-    def __init__(self, verbose: bool, tracker: MemoryTracker) -> None:
+    def __init__(self, verbose: bool, tracker: MemoryTracker, shows_bars: bool = True) -> None:
         self._verbose = verbose
+        self._shows_bars = verbose and shows_bars
         self._tracker = tracker
         tracker.snapshot("before loading")
 
@@ -43,8 +50,8 @@ class Narrator:
             print(f"Loading component: {part.name} ({part.describe()})", flush=True)
 
     def bar(self, description: str, total: int) -> tqdm:
-        """Return a progress bar over ``total`` steps, silent unless verbose."""
-        return tqdm(total=total, desc=description, disable=not self._verbose)
+        """Return a progress bar over ``total`` steps, silent unless bars are shown."""
+        return _Bar(total=total, desc=description, disable=not self._shows_bars)
 
     def show(self, receipt: LoadReceipt) -> None:
         """Print what loading cost."""

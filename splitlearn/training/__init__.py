@@ -1,7 +1,7 @@
 """Training the three parts with Lightning."""
 
 from splitlearn.training.module import SplitCausalLM
-from splitlearn.training.optimization import Optimization, PartOptimization
+from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
 from splitlearn.training.part_memory import PartMemory, part_memory
 from splitlearn.training.precision import SplitPrecision
 from splitlearn.training.strategy import SplitStrategy
@@ -14,4 +14,5 @@ __all__ = [
     "SplitPrecision",
     "SplitStrategy",
     "part_memory",
+    "unique_parameters",
 ]

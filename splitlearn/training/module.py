@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, V vocabulary size.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -184,6 +185,8 @@ class SplitCausalLM(LightningModule):
             revision=hparams.revision,
             quantization=hparams.quantization,
             unexpected_tensors=hparams.unexpected_tensors,
+            # In a log file a bar is hundreds of lines.
+            shows_bars=sys.stderr.isatty(),
             in_float32=parts_in_float32(trained, self.load_dtype),
         )
         added = add_adapters(parts, self.adapters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,19 @@ from splitlearn.model import SplitModel
 from splitlearn.training.trainable import TRAINABLE
 
 SCHEDULES = ("constant_with_warmup", "cosine", "linear")
+
+
+def unique_parameters(parts: Iterable[torch.nn.Module]) -> list[torch.nn.Parameter]:
+    """Return the parameters of parts that require gradients, each once, for an optimizer of your own.
+
+    A head that is tied to the embedding is one parameter of bottom and top. Two optimizers, or one that lists it twice, would
+    step it twice.
+
+    Args:
+        parts: the parts that one optimizer steps.
+    """
+    found = (parameter for part in parts for parameter in part.parameters() if parameter.requires_grad)
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
