@@ -93,22 +93,34 @@ class LoadReceipt:
         commit = f" at {self.commit[:12]}" if self.commit else ""
         title = f"{self.model}{commit} cut at {self.split_point_1} / {self.split_point_2}, {self.dtype}"
         table = Table(title=title, title_justify="left")
-        for heading in ("part", "holds", "device"):
-            table.add_column(heading)
-        for heading in ("shards", "tensors", "needed", "read", "mapped", "shared", "peak anonymous", "s"):
-            table.add_column(heading, justify="right")
-        for each in self.parts:
-            sizes = each.needed_bytes, each.read_bytes, each.mapped_bytes, each.shared_bytes, each.peak_anonymous_bytes
-            shown = ["?" if size is None else f"{size / GIB:.3f}" for size in sizes]
-            counts = f"{len(each.shards)}", f"{each.num_tensors}"
-            table.add_row(each.part, each.holds, each.device, *counts, *shown, f"{each.seconds:.2f}")
+        # One column for each part, so that it can be read in 80 columns.
+        table.add_column("")
+        for part in self.parts:
+            table.add_column(part.part, justify="right")
+        rows = [_column(part) for part in self.parts]
+        for heading in rows[0] if rows else ():
+            table.add_row(heading, *(row[heading] for row in rows))
         notes = [note for each in self.parts for note in _notes(each)]
         if self.left_out:
             notes.append(
                 f"left out: {len(self.left_out)} tensors that the model does not have ({name_some([*self.left_out], 3)})"
             )
-        table.caption, table.caption_justify = "\n".join(["sizes in GiB", *notes]), "left"
+        table.caption, table.caption_justify = "\n".join(notes), "left"
         return table
+
+
+def _column(part: PartReceipt) -> dict[str, str]:
+    """Return what the table says of a part, by the headings of its rows."""
+    sizes = {
+        "needed": part.needed_bytes,
+        "read": part.read_bytes,
+        "mapped": part.mapped_bytes,
+        "shared": part.shared_bytes,
+        "peak anonymous": part.peak_anonymous_bytes,
+    }
+    counts = {"shards": f"{len(part.shards)}", "tensors": f"{part.num_tensors}"}
+    shown = {f"{name}, GiB": "?" if size is None else f"{size / GIB:.3f}" for name, size in sizes.items()}
+    return {"holds": part.holds, "device": part.device, **counts, **shown, "seconds": f"{part.seconds:.2f}"}
 
 
 def _notes(part: PartReceipt) -> list[str]:

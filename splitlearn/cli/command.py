@@ -6,9 +6,12 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 
 from splitlearn.cli.arguments import prepare
 from splitlearn.cli.errors import one_sentence
@@ -23,7 +26,17 @@ def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """
 
     def decorate(task: Callable[[Any], Any]) -> Callable[[], None]:
-        run = hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(one_sentence(task))
+        run_task = one_sentence(task)
+
+        @functools.wraps(task)
+        def import_and_run(cfg: Any) -> Any:
+            import_module("splitlearn.app")
+            # Lightning sets its logger up when it is imported; what the configuration says of it comes after.
+            configured: Any = HydraConfig.get()
+            configure_log(configured.job_logging, configured.verbose)
+            return run_task(cfg)
+
+        run = hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(import_and_run)
 
         @functools.wraps(task)
         def main() -> None:

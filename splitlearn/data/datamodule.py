@@ -379,9 +379,11 @@ class BlockDataModule(LightningDataModule, ABC):
         self.prompt_format.write(folder)
 
     def sample(self, max_tokens: int = 128) -> str:
-        """Return the beginning of the first training block, decoded; what is supervised stands between » and «."""
+        """Return the beginning of the first training block without padding; what is supervised stands between » and «."""
         row = next(iter(self.stream)) if self.stream is not None else self.blocks["train"][0]
-        columns = {name: [int(each) for each in row[name][:max_tokens]] for name in ("input_ids", "labels")}
+        # Padding fills a block's end.
+        end = min(max_tokens, int(row["num_tokens"])) if "num_tokens" in row else max_tokens
+        columns = {name: [int(each) for each in row[name][:end]] for name in ("input_ids", "labels")}
         return show_example(self._tokenizer, columns)
 
     def train_dataloader(self) -> ResumableLoader:

@@ -150,3 +150,11 @@ def test_exchanged_fields_are_other_data(tmp_path: Path, tokenizer_folder: str) 
     for streaming in ({}, {"streaming": True, "val_rows": 5}):
         contents = {data(tokenizer_folder, source, **each, **streaming).order_settings["content"] for each in ({}, exchanged)}
         assert len(contents) == 2
+
+
+def test_the_sample_shows_no_padding(tmp_path: Path, tokenizer_folder: str) -> None:
+    module = data(tokenizer_folder, write(tmp_path / "a.jsonl", ROWS[:3]))
+    row = module.blocks["train"][0]
+    assert row["num_tokens"] < 64
+    ends = [module.sample(max_tokens) for max_tokens in (int(row["num_tokens"]), 64)]
+    assert ends[0] == ends[1] and ends[0].endswith("«")

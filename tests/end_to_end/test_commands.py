@@ -40,6 +40,8 @@ def test_train_shows_loading_and_leaves_its_results(tmp_path: Path) -> None:
     assert "Loading component: bottom (layers 0-2 + embedding)" in done.stdout
     assert "embedded:qwen2_tiny cut at 3 / 5" in done.stdout
     assert "memory, epoch 1" in done.stdout
+    assert "INFO" not in done.stdout + done.stderr, "what Lightning looked for concerns nobody"
+    assert not list(tmp_path.rglob("*.log")), "nothing was logged"
     (summary,) = summaries(tmp_path)
     assert summary["status"] == "completed"
     folder = Path(str(summary["folder"]))

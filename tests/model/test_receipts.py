@@ -176,3 +176,13 @@ def test_a_part_saved_before_origins_were_noted_still_loads(folder: Path, tmp_pa
     del content["description"]["origin"], content["description"]["dtype"]
     torch.save(content, tmp_path / "trunk.pt")
     assert SplitModel.load(tmp_path / "trunk.pt").blueprint.origin is None
+
+
+def test_a_receipt_can_be_read_in_80_columns(folder: Path) -> None:
+    receipt = ModelFactory.load_parts(folder, 2, 4).receipt
+    printed = StringIO()
+    Console(file=printed, width=80).print(receipt.table())
+    told = printed.getvalue()
+    assert "…" not in told and max(map(len, told.splitlines())) <= 80
+    for heading in ("bottom", "trunk", "top", "needed, GiB", "peak anonymous, GiB", "seconds"):
+        assert heading in told
