@@ -113,7 +113,8 @@ class Recorder:
         summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
         summary |= {"trained": module.trained, "learning_rate": module.learning_rate, "batch_size": cfg.data.get("batch_size")}
         if isinstance(datamodule, BlockDataModule):
-            summary["batch_size"] = datamodule.batch_size
+            # Of a stream, rows that were left out are known only now.
+            summary |= {"batch_size": datamodule.batch_size, "rows": datamodule.counts}
         stopped = [each for each in trainer.callbacks if isinstance(each, EarlyStopping) and each.stopped_epoch]
         if stopped:
             summary["stopped_early"] = f"{stopped[0].monitor} no longer improved in epoch {stopped[0].stopped_epoch + 1}"

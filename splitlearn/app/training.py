@@ -15,7 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
 from splitlearn.adapters import save_adapters
@@ -123,6 +123,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     # Bad data is found here, before weights are read.
     datamodule.setup("fit")
     _check_data(datamodule, config, cfg.verbose)
+    _check_watched(cfg, datamodule)
     recorder.summary["rows"] = datamodule.counts if isinstance(datamodule, BlockDataModule) else None
     with keeping_metrics(run_folder, lambda: recorder.has_begun), _with_less_advice(), module.tracker:
         if checkpoint is not None:
@@ -162,6 +163,19 @@ def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbo
     if verbose:
         print(datamodule.describe())
         print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
+
+
+def _check_watched(cfg: DictConfig, datamodule: LightningDataModule) -> None:
+    """Refuse settings that wait for a held-out loss where nothing is held out."""
+    if not isinstance(datamodule, BlockDataModule) or datamodule.has_held_out:
+        return
+    names = ["load_best_model_at_end=true"] if cfg.load_best_model_at_end else []
+    for name, callback in cfg.callbacks.items() if OmegaConf.is_dict(cfg.callbacks) else ():
+        # The best checkpoint is then simply the latest.
+        if OmegaConf.is_dict(callback) and name != "checkpoint" and str(callback.get("monitor")).startswith("val_"):
+            names.append(f"callbacks.{name}")
+    if names:
+        raise ValueError(f"nothing is held out, but {' and '.join(names)} needs the held-out loss; hold out some rows")
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 from splitlearn.cut import PART_NAMES
 from splitlearn.export.run_record import RunRecord
@@ -47,12 +49,20 @@ def model_card(record: RunRecord, loader: PartLoader, keeps_adapters: bool = Fal
         "",
         f"Data: {data.get('source')}, blocks of {data.get('block_size')} tokens.",
         "",
-        "| held-out text | before | after |",
-        "|---|---|---|",
-        f"| loss (nats a token) | {metrics['val_loss_before']:.4f} | {metrics['val_loss_after']:.4f} |",
-        f"| perplexity | {metrics['val_perplexity_before']:.2f} | {metrics['val_perplexity_after']:.2f} |",
+        *_quality(metrics),
         "",
         f"{metrics['train_steps']} steps, {metrics['train_tokens']:,} tokens. Made with splitlearn {version('splitlearn')}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _quality(metrics: Mapping[str, Any]) -> list[str]:
+    if metrics["val_loss_after"] is None:
+        return ["No text was held out, so nothing was measured on text that was not learned."]
+    return [
+        "| held-out text | before | after |",
+        "|---|---|---|",
+        f"| loss (nats a token) | {metrics['val_loss_before']:.4f} | {metrics['val_loss_after']:.4f} |",
+        f"| perplexity | {metrics['val_perplexity_before']:.2f} | {metrics['val_perplexity_after']:.2f} |",
+    ]

@@ -39,6 +39,9 @@ def _quality_table(summary: dict[str, Any]) -> Table:
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")
     metrics = summary["metrics"]
+    if metrics["val_loss_after"] is None:
+        table.add_row("nothing was held out", "-", "-")
+        return table
     for label, name, places in (("loss (nats a token)", "val_loss", 4), ("perplexity", "val_perplexity", 2)):
         before, after = metrics[f"{name}_before"], metrics[f"{name}_after"]
         table.add_row(label, f"{before:.{places}f}", f"{after:.{places}f}")

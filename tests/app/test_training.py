@@ -214,3 +214,16 @@ def test_weights_in_bfloat16_by_lightnings_name(tmp_path: Path) -> None:
     assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"]
     with pytest.raises(ValueError, match=r"trainer\.precision is bf16-true, but model\.dtype is float32"):
         train(compose("trainer.precision=bf16-true", "model.dtype=float32", *short), folder=tmp_path / "refused")
+
+
+def test_a_stream_without_held_out_rows_is_passed_until_the_last_step(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("".join(f"This is line {number}, one of a few.\n" for number in range(20)))
+    settings = ["data=text_files", f"data.source={tmp_path / 'lines.txt'}", "data.sample_by=line", "data.block_size=16"]
+    settings += ["data.streaming=true", "data.val_rows=0", "data.rows_at_once=7", "trainer.max_steps=9", "save_parts=false"]
+    settings += ["trainer.enable_progress_bar=false", "callbacks.throughput.counts_flops=false"]
+    with pytest.raises(ValueError, match=r"nothing is held out, but callbacks\.early_stopping needs the held-out loss"):
+        train(compose(*settings, "callbacks=early_stopping"), folder=tmp_path / "refused")
+    result = train(compose(*settings, "trainer.max_epochs=1"), folder=tmp_path / "run")
+    assert result.metrics["train_steps"] == 9 and result.metrics["val_loss_after"] is None
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "completed" and summary["rows"]["rows"] == 20
