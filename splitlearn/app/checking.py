@@ -34,7 +34,7 @@ def check_settings(cfg: DictConfig, config: PreTrainedConfig) -> None:
         ValueError: one cannot.
     """
     _check_finders(cfg)
-    best = cfg.callbacks.get("checkpoint")
+    best = (cfg.get("callbacks") or {}).get("checkpoint")
     if cfg.load_best_model_at_end and (
         best is None or best.get("save_top_k", cfg.save_top_k) == 0 or best.get("monitor") != "val_loss"
     ):

@@ -10,19 +10,18 @@ from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from splitlearn.app.checking import check_positions
+from splitlearn.app.opening_runs import open_run
 from splitlearn.app.prompts import Message, Question, ask, read_prompts
-from splitlearn.checkpoint import CheckpointSource
 from splitlearn.data import PromptFormat, read_tokenizer
-from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, export_run, restore
-from splitlearn.model import ComposedCausalLM, open_checkpoint, plan_cut, read_config
+from splitlearn.model import ComposedCausalLM, plan_cut
 from splitlearn.model.part_loading import PartLoader
 from splitlearn.settings import check
 from splitlearn.training.module import parse_dtype
 
 
 def export(cfg: DictConfig) -> Path:
-    """Write a completed run's model as one ordinary Hugging Face folder.
+    """Write a run's model as one ordinary Hugging Face folder.
 
     Args:
         cfg: a configuration like ``conf/export.yaml``.
@@ -35,26 +34,13 @@ def export(cfg: DictConfig) -> Path:
         FileNotFoundError: the run's folder is none, or lacks what was trained.
     """
     check(cfg, "export")
-    record, loader = _open_run(cfg.run)
+    record, loader = open_run(cfg.run, cfg.ckpt)
     dtype = parse_dtype(cfg.dtype, "dtype")
     return export_run(record, loader, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters, dtype)
 
 
-def _open_run(folder: str) -> tuple[RunRecord, PartLoader]:
-    """Read a run's folder and open its base checkpoint."""
-    record = RunRecord.read(folder)
-    model = record.config["model"]
-    name = resolve_model(model["name_or_path"])
-    # The commit that the run began from, also if the branch has moved since.
-    source = CheckpointSource(name, record.summary.get("commit"))
-    config = read_config(name, model["type"], source.commit)
-    # Runs of older releases do not say; what they left out was known to transformers.
-    unexpected = model.get("unexpected_tensors", "auto")
-    return record, open_checkpoint(config, source, parse_dtype(model["dtype"]), unexpected_tensors=unexpected)
-
-
 def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
-    """Have a completed run's model go on from one or several prompts, with transformers' own ``generate``.
+    """Have a run's model go on from one or several prompts, with transformers' own ``generate``.
 
     Args:
         cfg: a configuration like ``conf/generate.yaml``.
@@ -69,7 +55,7 @@ def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
     """
     check(cfg, "generate")
     prompts = read_prompts(cfg)
-    speaker = _Speaker(cfg, *_open_run(cfg.run))
+    speaker = _Speaker(cfg, *open_run(cfg.run, cfg.ckpt))
     questions = [speaker.ask(prompt) for prompt in prompts]
     said = []
     for title, record in (("base model", None), ("trained model", speaker.record)) if cfg.compare else (("", speaker.record),):
@@ -101,7 +87,7 @@ def converse(cfg: DictConfig, turns: Iterable[str], stream: bool = False) -> Ite
     check(cfg, "generate")
     if cfg.compare:
         raise ValueError("compare is true, but one conversation has one model; leave compare=false")
-    speaker = _Speaker(cfg, *_open_run(cfg.run))
+    speaker = _Speaker(cfg, *open_run(cfg.run, cfg.ckpt))
     # What cannot be a conversation is refused before weights are read.
     speaker.ask([{"role": "user", "content": "?"}])
     model = speaker.restore(speaker.record)
@@ -114,7 +100,7 @@ def converse(cfg: DictConfig, turns: Iterable[str], stream: bool = False) -> Ite
 
 
 class _Speaker:
-    """A completed run with its tokenizer, as ``conf/generate.yaml`` has it speak."""
+    """A run with its tokenizer, as ``conf/generate.yaml`` has it speak."""
 
     def __init__(self, cfg: DictConfig, record: RunRecord, loader: PartLoader) -> None:
         self._cfg, self.record, self._loader = cfg, record, loader

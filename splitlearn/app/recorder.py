@@ -18,6 +18,7 @@ from splitlearn.app.configuration import plain
 from splitlearn.app.run_folder import CONFIG_FILE, foreign_file, holds_run, own_files, remove, save_hydra_files
 from splitlearn.cut import CutError
 from splitlearn.data import BlockDataModule
+from splitlearn.data.tokenizer import base_tokenizer_digest
 from splitlearn.training import SplitCausalLM, part_memory
 from splitlearn.training.callbacks import DivergedError
 from splitlearn.training.callbacks.last_checkpoint import LAST
@@ -119,6 +120,10 @@ class Recorder:
         if stopped:
             summary["stopped_early"] = f"{stopped[0].monitor} no longer improved in epoch {stopped[0].stopped_epoch + 1}"
         summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
+        # What export and generate compare the base checkpoint with.
+        summary["base"] = module.base | {
+            "tokenizer": base_tokenizer_digest(module.hparams.model_name_or_path, summary["commit"])
+        }
         write_summary(self.folder, summary)
         print_summary(summary)
 

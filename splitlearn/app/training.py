@@ -30,6 +30,7 @@ from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, SplitPlan, resolve_device_map
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule
+from splitlearn.data.tokenizer import base_tokenizer_digest
 from splitlearn.memory import GIB
 from splitlearn.model import dtype_in_full, open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
@@ -131,12 +132,13 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         _measure_before(figures, trainer, module, datamodule, checkpoint)
         # Whatever could be refused has been by now.
         recorder.begin(cfg, trainer, replaces=ckpt_path is None or cfg.overwrite)
+        # An interrupted run is asked in the same way as a completed one.
+        for file in (TEMPLATE_FILE, PROMPT_FORMAT_FILE):
+            (run_folder / file).unlink(missing_ok=True)
+        if isinstance(datamodule, BlockDataModule):
+            datamodule.save_prompt_format(run_folder)
         metrics = _fit(trainer, module, datamodule, figures, ckpt_path, cfg.load_best_model_at_end)
     saved = _save(cfg, module, run_folder)
-    for name in (TEMPLATE_FILE, PROMPT_FORMAT_FILE):
-        (run_folder / name).unlink(missing_ok=True)
-    if isinstance(datamodule, BlockDataModule):
-        datamodule.save_prompt_format(run_folder)
     recorder.complete(cfg, metrics, module, datamodule, trainer, saved)
     return TrainResult(metrics, module, datamodule, trainer, run_folder)
 
@@ -280,6 +282,7 @@ def _measure_before(
 ) -> None:
     """Find the base model's held-out loss: in the checkpoint, if it was measured on the same rows, or by measuring it."""
     figures.held_out = _identify_held_out(datamodule, trainer)
+    figures.tokenizer = base_tokenizer_digest(module.hparams.model_name_or_path, module.hparams.revision)
     saved = {} if checkpoint is None else saved_figures(checkpoint)
     if saved.get("before") is not None and saved["held_out"] == figures.held_out:
         figures.before = saved["before"]

@@ -11,6 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 # In a run's folder: the chat template that the run was given instead of the tokenizer's own; empty for none.
 TEMPLATE_FILE = "chat_template.jinja"
 
+# Words, numbers, signs and letters that tokenizers divide in different ways.
+_SAMPLE = "Unhappily, the 1,234 naïve cafés' résumés (été 2020)\n\tdef f(x):\n        return x ** 2  # größer 日本語 🙂"
+
 
 def read_tokenizer(name_or_path: str, revision: str | None = None, run_folder: Path | None = None) -> PreTrainedTokenizerBase:
     """Read a tokenizer, with the chat template that a run taught its model.
@@ -40,3 +43,18 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     rules = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
     special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.chat_template]
     return hashlib.sha256(json.dumps([rules, special], default=str).encode()).hexdigest()
+
+
+def base_tokenizer_digest(name_or_path: str, revision: str | None = None) -> str | None:
+    """Return a digest of a tokenizer's vocabulary and of how it divides a text; None if there is none.
+
+    Args:
+        name_or_path: a local folder or a hub id.
+        revision: of a hub's repository the branch, tag or commit.
+    """
+    try:
+        tokenizer = read_tokenizer(name_or_path, revision)
+    except FileNotFoundError:
+        return None
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(repr((vocabulary, tokenizer(_SAMPLE)["input_ids"])).encode()).hexdigest()

@@ -11,6 +11,7 @@ from splitlearn.export.run_record import RunRecord
 from splitlearn.model import plan_cut
 from splitlearn.model.part_loading import PartLoader
 
+_FIGURES = (("loss (nats a token)", "val_loss", 4), ("perplexity", "val_perplexity", 2))
 _WORDS = {"full": "trained", "frozen": "as in the base model"}
 
 
@@ -23,7 +24,7 @@ def model_card(record: RunRecord, loader: PartLoader, keeps_adapters: bool = Fal
         keeps_adapters: whether adapters lie beside the weights instead of being merged.
     """
     words = {**_WORDS, "adapters": "as in the base model, with adapters beside them" if keeps_adapters else "adapters, merged"}
-    config, metrics = record.config, record.summary["metrics"]
+    config, metrics = record.config, record.metrics
     name, commit = config["model"]["name_or_path"], loader.source.commit
     plan = plan_cut(loader.blueprint.config, *record.split_points)
     rows = [
@@ -58,11 +59,13 @@ def model_card(record: RunRecord, loader: PartLoader, keeps_adapters: bool = Fal
 
 
 def _quality(metrics: Mapping[str, Any]) -> list[str]:
-    if metrics["val_loss_after"] is None:
+    if metrics["val_loss_before"] is None and metrics["val_loss_after"] is None:
         return ["No text was held out, so nothing was measured on text that was not learned."]
-    return [
-        "| held-out text | before | after |",
-        "|---|---|---|",
-        f"| loss (nats a token) | {metrics['val_loss_before']:.4f} | {metrics['val_loss_after']:.4f} |",
-        f"| perplexity | {metrics['val_perplexity_before']:.2f} | {metrics['val_perplexity_after']:.2f} |",
-    ]
+    rows = [_row(label, metrics, name, digits) for label, name, digits in _FIGURES]
+    return ["| held-out text | before | after |", "|---|---|---|", *rows]
+
+
+def _row(label: str, metrics: Mapping[str, Any], name: str, digits: int) -> str:
+    values = [metrics[f"{name}_{when}"] for when in ("before", "after")]
+    cells = ["not measured" if value is None else f"{value:.{digits}f}" for value in values]
+    return f"| {label} | {cells[0]} | {cells[1]} |"

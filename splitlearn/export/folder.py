@@ -11,18 +11,21 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 
-from splitlearn.adapters import copy_adapter
+from splitlearn.adapters import copy_adapter, save_adapters
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.checkpoint.tensor_file import write_tensor_file
+from splitlearn.cut import SplitPlan
 from splitlearn.data import PromptFormat, read_tokenizer, with_learned_ends
 from splitlearn.export.card import model_card
+from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
 from splitlearn.export.tensors import Tensors, part_tensors
 from splitlearn.model import plan_cut
 from splitlearn.model.part_loading import PartLoader
 
 ADAPTERS = ("merge", "keep")
+_FROM_CHECKPOINT = ".adapters"
 
 
 def export_run(
@@ -73,17 +76,26 @@ def export_run(
         loader.blueprint.config.dtype = dtype or _widest(record, loader)
         _write_descriptions(record, loader, temporary, keeps)
         if keeps:
-            copy_adapter(
-                record.folder / "adapters", temporary, stands_alone={"adapters", "frozen"}.issuperset(record.trained.values())
-            )
+            adapters_folder = _adapters_of(record, loader, plan, temporary)
+            copy_adapter(adapters_folder, temporary, stands_alone={"adapters", "frozen"}.issuperset(record.trained.values()))
+            shutil.rmtree(temporary / _FROM_CHECKPOINT, ignore_errors=True)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 
+def _adapters_of(record: RunRecord, loader: PartLoader, plan: SplitPlan, folder: Path) -> Path:
+    """Return the folder of a run's adapters; those of a checkpoint are written first."""
+    if record.checkpoint is None:
+        return record.folder / "adapters"
+    save_adapters([restore_part(loader, part, record) for part in plan.parts], record.adapters, folder / _FROM_CHECKPOINT)
+    return folder / _FROM_CHECKPOINT
+
+
 def _widest(record: RunRecord, loader: PartLoader) -> torch.dtype:
-    held = {part["dtype"] for part in record.summary.get("parts", ())}
+    held = {part["dtype"] for part in record.summary.get("parts", ())} if record.checkpoint is None else set()
+    held |= {record.part_dtype(name) for name in record.trained}
     return torch.float32 if "float32" in held else loader.blueprint.dtype
 
 

@@ -1,11 +1,17 @@
-"""The parts of a finished run, as they were at its end."""
+"""The parts of a run, as they were at its end or in one of its checkpoints."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
 from splitlearn.adapters import add_adapters, load_adapters
+from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES, PartSpec, SplitPlan
 from splitlearn.export.run_record import RunRecord
 from splitlearn.model import ComposedCausalLM, SplitModel, tie_parts
+from splitlearn.model.blueprint import draw_blueprint
 from splitlearn.model.part_loading import PartLoader
 
 
@@ -22,6 +28,8 @@ def restore_part(loader: PartLoader, part: PartSpec, record: RunRecord | None) -
         CheckpointError: a file is damaged.
     """
     what = "frozen" if record is None else record.trained[part.name]
+    if record is not None and record.checkpoint is not None:
+        return _restore_from_checkpoint(loader, part, record)
     if record is not None and what not in ("frozen", "adapters"):
         path = record.saved_part(part.name)
         if path is None:
@@ -32,6 +40,36 @@ def restore_part(loader: PartLoader, part: PartSpec, record: RunRecord | None) -
     if record is not None and what == "adapters":
         add_adapters([loaded], record.adapters)
         load_adapters([loaded], record.folder / "adapters")
+    return loaded
+
+
+def load_base_part(loader: PartLoader, part: PartSpec, dtype: str | None = None, writable: bool = False) -> SplitModel:
+    """Return a part of the base checkpoint.
+
+    Args:
+        loader: the opened base checkpoint.
+        part: the part.
+        dtype: what its floating-point weights become; None takes the loader's.
+        writable: whether it will be written to.
+    """
+    if dtype is not None and getattr(torch, dtype) != loader.blueprint.dtype:
+        drawn = loader.blueprint
+        other = draw_blueprint(drawn.config, getattr(torch, dtype), drawn.generation_config, drawn.origin)
+        loader = PartLoader(replace(other, ties=drawn.ties), loader.source, unexpected_tensors="leave_out")
+    loaded = loader.load(loader.reading(part), lambda name, size_bytes: None, {}, writable=writable)
+    loader.close(part)
+    return loaded
+
+
+def _restore_from_checkpoint(loader: PartLoader, part: PartSpec, record: RunRecord) -> SplitModel:
+    """Return a part of the base checkpoint with the trained tensors that a checkpoint of the run holds."""
+    loaded = load_base_part(loader, part, record.part_dtype(part.name), writable=record.trained[part.name] != "frozen")
+    if record.adapters.adapts(part.name):
+        add_adapters([loaded], record.adapters)
+    tensors = record.trained_tensors(part.name)
+    unknown = loaded.load_state_dict(tensors, strict=False).unexpected_keys
+    if unknown:
+        raise CheckpointError(f"the checkpoint holds {unknown[0]}, which {part.name} does not have; is it of this run?")
     return loaded
 
 

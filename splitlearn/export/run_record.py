@@ -1,15 +1,20 @@
-"""What a finished run left behind, as far as its model can be put together again from it."""
+"""What a run left behind, as far as its model can be put together again from it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from splitlearn.adapters import AdapterSettings
+
+# Of which module of a checkpoint's the parts are.
+_PREFIX = "model"
 
 
 @dataclass(frozen=True)
@@ -19,47 +24,96 @@ class RunRecord:
     Attributes:
         folder: the folder.
         config: its resolved configuration, as plain values; nothing that it names is imported.
-        summary: its ``summary.json``.
+        summary: its ``summary.json``; empty if it was killed before it wrote one.
+        checkpoint: the content of the checkpoint whose state is wanted; None for what the run ended with.
     """
 
     folder: Path
     config: dict[str, Any]
     summary: dict[str, Any]
+    checkpoint: Mapping[str, Any] | None = None
 
     @classmethod
-    def read(cls, folder: str | Path) -> RunRecord:
+    def read(cls, folder: str | Path, checkpoint: Mapping[str, Any] | None = None) -> RunRecord:
         """Read a run's folder.
 
+        Args:
+            folder: the folder.
+            checkpoint: the content of one of its checkpoints, for the state that the run had there.
+
         Raises:
-            FileNotFoundError: the folder is no run's, or the run did not complete.
+            FileNotFoundError: the folder is no run's, or the run did not complete and no checkpoint is given.
         """
         path = Path(folder).expanduser()
-        for name in ("summary.json", "config.yaml"):
-            if not (path / name).is_file():
-                raise FileNotFoundError(f"{path} has no {name}; name the folder of a completed run, such as outputs/DATE/TIME")
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        if summary.get("status") != "completed":
-            raise FileNotFoundError(
-                f"the run in {path} is {summary.get('status')}, not completed; go on with ckpt_path=last first"
-            )
+        if not (path / "config.yaml").is_file():
+            raise FileNotFoundError(f"{path} has no config.yaml; name the folder of a run, such as outputs/DATE/TIME")
+        file = path / "summary.json"
+        summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if checkpoint is None and summary.get("status") != "completed":
+            has_any = next((path / "checkpoints").glob("*.ckpt"), None) is not None
+            remedy = "take what it had reached with ckpt=last or ckpt=best" if has_any else "it has left no checkpoint"
+            raise FileNotFoundError(f"the run in {path} is {summary.get('status', 'unfinished')}, not completed; {remedy}")
         config: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"), resolve=True)
-        return cls(path, config, summary)
+        return cls(path, config, summary, checkpoint)
 
     @property
     def adapters(self) -> AdapterSettings:
         """The adapters that the run trained."""
-        return AdapterSettings.from_plain(self.config.get("peft"))
+        settings = AdapterSettings.from_plain(self.config.get("peft"))
+        return settings.without([name for name, what in self.trained.items() if what == "frozen"])
 
     @property
     def split_points(self) -> tuple[int, int]:
         """First layer of the trunk, and of the top."""
-        return self.summary["split_point_1"], self.summary["split_point_2"]
+        values = self.summary if self.checkpoint is None else self.checkpoint["hyper_parameters"]
+        return values["split_point_1"], values["split_point_2"]
 
     @property
     def trained(self) -> dict[str, str]:
         """For each part what of it was trained: ``"full"``, ``"frozen"``, ``"adapters"``, ``"biases"`` and so on."""
-        trained: dict[str, str] = self.summary["trained"]
+        trained: dict[str, str] = self.summary["trained"] if self.checkpoint is None else self.checkpoint["trained"]
         return trained
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """Which model the run began from, with a digest of its tokenizer; empty in runs of older releases."""
+        if self.checkpoint is None:
+            return dict(self.summary.get("base", {}))
+        return {**self.checkpoint.get("base", {}), "tokenizer": self._state("RunFigures").get("tokenizer")}
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a hub's repository that the run began from."""
+        commit: str | None = self.base.get("commit") or self.summary.get("commit")
+        return commit
+
+    def part_dtype(self, name: str) -> str | None:
+        """Return the dtype in which the weights of the part ``name`` were held; None in runs of older releases."""
+        dtype: str | None = self.base.get("part_dtypes", {}).get(name)
+        return dtype
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Figures of the run up to the state that is wanted; None for what was not measured there."""
+        if self.checkpoint is None:
+            metrics: dict[str, Any] = self.summary["metrics"]
+            return metrics
+        step, evaluation = self.checkpoint["global_step"], self._state("Evaluation")
+        after = evaluation.get("last_figures", {}) if evaluation.get("last_step") == step else {}
+        before = self._state("RunFigures").get("before") or {}
+        names = ("val_loss", "val_perplexity")
+        figures = {f"{name}_before": before.get(name) for name in names} | {f"{name}_after": after.get(name) for name in names}
+        return figures | {"train_steps": step, "train_tokens": self._state("TokenThroughput").get("tokens", 0)}
+
+    def _state(self, callback: str) -> dict[str, Any]:
+        state: dict[str, Any] = (self.checkpoint or {}).get("callbacks", {}).get(callback, {})
+        return state
+
+    def trained_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """Return what the checkpoint holds of the part ``name``, by the names that the part itself has for it."""
+        prefix = f"{_PREFIX}.{name}."
+        tensors: Mapping[str, torch.Tensor] = {} if self.checkpoint is None else self.checkpoint["state_dict"]
+        return {key.removeprefix(prefix): each for key, each in tensors.items() if key.startswith(prefix)}
 
     def saved_part(self, name: str) -> Path | None:
         """Return the file of the part ``name``, or None if the run saved none."""

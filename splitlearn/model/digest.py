@@ -8,6 +8,18 @@ import torch
 import xxhash
 
 from splitlearn.model.quantization import is_quantized, raw_tensors
+from splitlearn.model.split_model import SplitModel
+
+
+def part_digest(part: SplitModel, quantized: frozenset[str] = frozenset()) -> str:
+    """Return a digest of a part's parameters as they are in the base checkpoint.
+
+    Args:
+        part: the part, before adapters or training change it.
+        quantized: names in the unsplit model of parameters that do not count, since a run had them in few bits.
+    """
+    named = ((part.blueprint.global_name(name, part.part), each) for name, each in part.model.named_parameters())
+    return digest(((name, each) for name, each in named if name not in quantized), with_quantized=False)
 
 
 def digest(tensors: Iterable[tuple[str, torch.Tensor]], with_quantized: bool = True) -> str:

@@ -83,6 +83,7 @@ class GenerateSettings:
     """``conf/generate.yaml``."""
 
     run: str
+    ckpt: str | None
     prompt: Annotated[Any, Rule(literal=True)]
     prompt_file: str | None
     chat: bool | None
@@ -100,6 +101,7 @@ class ExportSettings:
     """``conf/export.yaml``."""
 
     run: str
+    ckpt: str | None
     out: str
     adapters: str
     dtype: str | None

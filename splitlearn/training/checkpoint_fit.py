@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from splitlearn.adapters import AdapterSettings
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.errors import name_some
-from splitlearn.model import ComposedCausalLM, compare_configs
-from splitlearn.model.digest import digest
+from splitlearn.model import SplitModel, compare_configs
 from splitlearn.training.optimization import Optimization
 
-_WEIGHTS = "frozen_weights"
+_WEIGHTS = "base_weights"
 
 
-def describe_base(composed: ComposedCausalLM, adapters: AdapterSettings, quantization: Any) -> dict[str, Any]:
+def describe_base(
+    parts: Sequence[SplitModel], adapters: AdapterSettings, quantization: Any, weights: Mapping[str, str]
+) -> dict[str, Any]:
     """Return, as plain values, which model the parts are of and what stands beside its weights.
 
     Args:
-        composed: the model, with what is trained marked.
+        parts: the parts.
         adapters: which adapters it has.
         quantization: plain settings of how frozen weights are quantized.
+        weights: of each part that is not trained as a whole the digest of its weights in the base checkpoint.
     """
-    blueprint = composed.bottom.blueprint
+    blueprint = parts[0].blueprint
     origin = blueprint.origin
     commit = origin.commit if origin else None
-    frozen = [(name, each) for name, each in composed.named_parameters() if not each.requires_grad]
     return {
         "model": origin.model if origin and commit else None,
         "commit": commit,
         # One word where all parts have one dtype.
-        "dtype": " / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in composed.parts)),
+        "dtype": " / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in parts)),
         "quantization": quantization,
         # Their learning rate is the optimizer's.
         "adapters": {name: value for name, value in asdict(adapters).items() if name != "learning_rate"},
         "config": json.loads(blueprint.config.to_json_string(use_diff=False)),
-        _WEIGHTS: digest(frozen, with_quantized=False),
+        "part_dtypes": {part.part.name: str(part.blueprint.dtype).removeprefix("torch.") for part in parts},
+        _WEIGHTS: dict(weights),
     }
 
 
-def _compare_bases(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """Return how a checkpoint's base model differs from this run's; what an older checkpoint does not say is passed over."""
+def compare_bases(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Return how a base model differs from another; what an older checkpoint does not say is passed over.
+
+    Args:
+        saved: the one that a run was of, from `describe_base`.
+        base: the other.
+    """
     known = [name for name in ("model", "commit", "dtype") if saved.get(name) is not None and base[name] is not None]
     # None says that nothing was quantized.
     known += [name for name in ("quantization",) if name in saved]
@@ -53,7 +60,10 @@ def _compare_bases(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[st
             differences.append(f"peft.{name} is {setting} and {base['adapters'][name]}")
     differences += compare_configs(saved["config"], base["config"]) if "config" in saved else []
     if not differences and saved.get(_WEIGHTS, base[_WEIGHTS]) != base[_WEIGHTS]:
-        differences.append("the configurations are equal, but the weights that are not trained have other values")
+        parts = [name for name, value in saved[_WEIGHTS].items() if value != base[_WEIGHTS].get(name)]
+        differences.append(
+            f"the configurations are equal, but the weights that are not trained have other values (in {', '.join(parts)})"
+        )
     return differences
 
 
@@ -79,7 +89,7 @@ def check_checkpoint(
     for names, what in ((trained - stored, "lacks trained tensors"), (stored - trained, "holds tensors not trained here")):
         if names:
             raise CheckpointError(f"the checkpoint {what}: {name_some(list(names))}")
-    differences = _compare_bases(checkpoint.get("base", {}), base)
+    differences = compare_bases(checkpoint.get("base", {}), base)
     if differences:
         raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
     if saved.get("optimizer") is not None:

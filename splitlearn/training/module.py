@@ -27,6 +27,7 @@ from splitlearn.model import (
     Tie,
     find_ties,
 )
+from splitlearn.model.digest import part_digest
 from splitlearn.model.quantization import keep_trainable
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.compilation import checkpoint_layers, compile_layers, compile_settings
@@ -115,6 +116,7 @@ class SplitCausalLM(LightningModule):
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
         self.trained: dict[str, str] = {}
+        self._base_weights: dict[str, str] = {}
         self._loss: SplitLoss | None = None
         self._ties: list[Tie] = []
         self._window = TokenWindow()
@@ -189,6 +191,8 @@ class SplitCausalLM(LightningModule):
             shows_bars=sys.stderr.isatty(),
             in_float32=parts_in_float32(trained, self.load_dtype),
         )
+        # Some adapters change the weights beside them.
+        self._base_weights = {part.part.name: part_digest(part) for part in parts if self.trains(part.part.name) != "full"}
         added = add_adapters(parts, self.adapters)
         if added:
             # What could not be saved in the end is refused here.
@@ -334,15 +338,15 @@ class SplitCausalLM(LightningModule):
         """Leave out what was not trained: it is in the base checkpoint."""
         trained = self._trained_names()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
-        checkpoint["base"] = self._base
+        checkpoint["base"], checkpoint["trained"] = self.base, self.trained
         if any(self._window.counts()):
             gradients = {name: each.grad for name, each in self.named_parameters() if each.grad is not None}
             checkpoint["unfinished_step"] = {"counts": self._window.counts(), "gradients": gradients}
 
     @cached_property
-    def _base(self) -> dict[str, Any]:
-        # What it says does not change while a run lasts.
-        return describe_base(self.composed, self.adapters, self.hparams.quantization)
+    def base(self) -> dict[str, Any]:
+        """Which model the parts are of, as plain values; it is kept in checkpoints and in the summary."""
+        return describe_base(self.parts, self.adapters, self.hparams.quantization, self._base_weights)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained tensors; frozen ones, which a checkpoint leaves out, do not count as missing."""
@@ -358,7 +362,7 @@ class SplitCausalLM(LightningModule):
             CheckpointError: the checkpoint does not fit; the message shows the difference.
         """
         self.load_parts()
-        check_checkpoint(checkpoint, self.hparams, self._base, self._trained_names())
+        check_checkpoint(checkpoint, self.hparams, self.base, self._trained_names())
         self._unfinished = checkpoint.get("unfinished_step")
 
 

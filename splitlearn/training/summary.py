@@ -44,7 +44,7 @@ def _quality_table(summary: dict[str, Any]) -> Table:
         return table
     for label, name, places in (("loss (nats a token)", "val_loss", 4), ("perplexity", "val_perplexity", 2)):
         before, after = metrics[f"{name}_before"], metrics[f"{name}_after"]
-        table.add_row(label, f"{before:.{places}f}", f"{after:.{places}f}")
+        table.add_row(label, *("not measured" if value is None else f"{value:.{places}f}" for value in (before, after)))
     return table
 
 
