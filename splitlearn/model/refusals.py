@@ -20,6 +20,7 @@ _REFUSED = {
     "big_bird": "it replaces the attention of its layers while it runs",
     "deepseek_v4": "its layers route tokens by their ids, which must not leave the bottom",
     "hy_v4": "its layers reuse the choice of tokens that a lower layer made",
+    "mllama_text_model": "some of its layers attend to images, which would have to reach every part",
     "rwkv": "its layers ask for their number in the whole model while they run",
     "inkling2_text": "its layers attend to what the layers of all blocks below returned",
 }

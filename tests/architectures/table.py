@@ -22,14 +22,18 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import CutError
 from splitlearn.model import UnsupportedModelError, read_config
 from splitlearn.model.blueprint import draw_blueprint
 from tests.architectures.catalogue import ARCHITECTURES, tiny_config, tiny_model
 from tests.architectures.checks import AT_OTHER_CUTS, CHECKS, MAIN_CUT, OTHER_CUTS, Comparison, changes_after_loading
+from tests.architectures.published import published_class, published_model
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
 EXACT, INEXACT, REFUSED, NOT_COMPARED = "exact", "not exact", "refused", "not compared"
+EQUAL, INCOMPLETE, ITS_OWN = "equal", "incomplete", "its own"
 
 _HEAD = """# Architectures
 
@@ -49,11 +53,16 @@ A few classes of transformers change weights after they have loaded them, though
 lacks: then the unsplit model is not what its files say. The parts are what `from_pretrained` gives, not what the files say, and
 the remarks name the tensors; `python -m splitlearn verify` names them too.
 
+*Published layout*: checkpoints are often published as another class, with towers, an encoder or a pooler beside the causal LM.
+Where transformers has such a class for the configuration, it was saved tiny and loaded as a causal LM by both. *Equal* means
+that the logits, left padding included, differ by 0.0. *Incomplete* means that transformers itself finds tensors missing and
+fills them at random, which splitlearn refuses. *Its own* means that there is no other class.
+
 *Refused* means that splitlearn says why it does not cut the model, before it reads any weights. *Not compared* means that
 transformers itself did not build, load or run the tiny model; splitlearn makes no claim about these.
 
-| architecture | class | status | remarks |
-|---|---|---|---|
+| architecture | class | status | published layout | remarks |
+|---|---|---|---|---|
 """
 
 
@@ -65,16 +74,19 @@ class Row:
         architecture: its key in transformers' mapping.
         status: exact, not exact, refused or not compared.
         remarks: the reason, or what differs and by how much.
+        published: what came out for the layout in which it is published.
     """
 
     architecture: str
     status: str
     remarks: list[str] = field(default_factory=list)
+    published: str = "-"
 
     def render(self) -> str:
         """Return the row of the table."""
         class_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[self.architecture]
-        return f"| {self.architecture} | {class_name} | {self.status} | {'; '.join(self.remarks)} |"
+        remarks = "; ".join(self.remarks)
+        return f"| {self.architecture} | {class_name} | {self.status} | {self.published} | {remarks} |"
 
 
 def _one_line(error: Exception) -> str:
@@ -118,6 +130,35 @@ def compare(architecture: str) -> Row:
         except Exception as error:
             return Row(architecture, NOT_COMPARED, [_one_line(error)])
         return _compare_at_all_cuts(architecture, folder)
+
+
+def compare_published(architecture: str) -> str:
+    """Compare the causal LM that transformers loads from an architecture's published layout with its parts."""
+    if _refusal(architecture) is not None:
+        return "-"
+    model_class = published_class(tiny_config(architecture))
+    if model_class is None:
+        return ITS_OWN
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            published_model(architecture).save_pretrained(name)
+            whole, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True)
+            whole(torch.ones(1, 3, dtype=torch.long), use_cache=False)
+        except Exception as error:
+            return f"{model_class.__name__}: {NOT_COMPARED} ({_one_line(error)})"
+        outcome = _judge_published(Path(name), sorted(info["missing_keys"]))
+    return f"{model_class.__name__}: {outcome}"
+
+
+def _judge_published(folder: Path, missing: list[str]) -> str:
+    try:
+        pair = Comparison.load(folder)
+    except CheckpointError as error:
+        return f"{INCOMPLETE} ({name_some(missing, 2)})" if missing else f"{INEXACT} ({_one_line(error)})"
+    differences = _differences(pair, ("logits", "left padding"), "")
+    if missing:
+        differences.append(f"{name_some(missing, 2)} are missing and were not refused")
+    return f"{INEXACT} ({'; '.join(differences)})" if differences else EQUAL
 
 
 def _compare_at_all_cuts(architecture: str, folder: Path) -> Row:
@@ -176,9 +217,10 @@ def main() -> int:
     rows = []
     for architecture in ARCHITECTURES:
         rows.append(compare(architecture))
+        rows[-1].published = compare_published(architecture)
         print(rows[-1].render(), flush=True)
     DOCUMENT.write_text(render(rows), encoding="utf-8")
-    return int(any(row.status == INEXACT for row in rows))
+    return int(any(row.status == INEXACT or INEXACT in row.published for row in rows))
 
 
 if __name__ == "__main__":

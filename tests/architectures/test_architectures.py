@@ -11,7 +11,17 @@ from splitlearn.model import UnsupportedModelError
 from splitlearn.model.blueprint import draw_blueprint
 from tests.architectures.catalogue import ARCHITECTURES, tiny_config, tiny_model
 from tests.architectures.checks import CHECKS, Comparison, difference
-from tests.architectures.table import DOCUMENT, EXACT, REFUSED, compare
+from tests.architectures.table import (
+    DOCUMENT,
+    EQUAL,
+    EXACT,
+    INCOMPLETE,
+    INEXACT,
+    ITS_OWN,
+    REFUSED,
+    compare,
+    compare_published,
+)
 
 # One for each thing that a cut can break; `make test-all` compares every architecture.
 REPRESENTATIVE = {
@@ -40,17 +50,35 @@ REFUSALS = {
 }
 
 
+# One for each thing that may lie beside a causal LM.
+PUBLISHED = {
+    "bert": f"BertForPreTraining: {EQUAL}",
+    "llama4": f"Llama4ForConditionalGeneration: {EQUAL}",
+    "mbart": f"MBartForConditionalGeneration: {INCOMPLETE} (lm_head.weight, model.decoder.embed_tokens.weight)",
+    "qwen3_5": f"Qwen3_5ForConditionalGeneration: {EQUAL}",
+    "roc_bert": f"RoCBertForPreTraining: {EQUAL}",
+    "llama": ITS_OWN,
+}
+
+
 def rows_of_document() -> dict[str, tuple[str, str]]:
     lines = re.findall(
-        r"^\| ((?!architecture )[\w-]+) \| \w+ \| ([\w ]+) \| (.*) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| ((?!architecture )[\w-]+) \| \w+ \| ([\w ]+) \| ([^|]*) \| .* \|$",
+        DOCUMENT.read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
-    return {architecture: (status, remarks) for architecture, status, remarks in lines}
+    return {architecture: (status, published) for architecture, status, published in lines}
 
 
 @pytest.mark.parametrize("architecture", REPRESENTATIVE)
 def test_an_architecture_and_its_parts_are_the_same_model(architecture: str) -> None:
     row = compare(architecture)
     assert row.status == EXACT, row.remarks
+
+
+@pytest.mark.parametrize("architecture", PUBLISHED)
+def test_the_published_layout_loads_or_is_refused_for_what_it_lacks(architecture: str) -> None:
+    assert compare_published(architecture) == PUBLISHED[architecture]
 
 
 @pytest.mark.parametrize("architecture", REFUSALS)
@@ -70,6 +98,8 @@ def test_the_document_has_a_row_for_every_architecture() -> None:
     assert statuses[EXACT] >= 140
     assert all(rows[architecture][0] == EXACT for architecture in REPRESENTATIVE)
     assert all(rows[architecture][0] == REFUSED for architecture in REFUSALS)
+    assert not any(INEXACT in published for _, published in rows.values())
+    assert all(rows[architecture][1] == PUBLISHED[architecture] for architecture in PUBLISHED)
 
 
 @pytest.mark.parametrize("check", sorted(set(CHECKS) - {"5 steps", "bf16"}))
