@@ -164,6 +164,18 @@ def _forwards_replaced(replacements: dict[nn.Module, Callable[..., Any]]) -> Ite
 
 
 @contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Keep a model from leaving out layers at random."""
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+@contextmanager
 def _own_tensors_replaced(modules: list[nn.Module]) -> Iterator[None]:
     """Put ones on the CPU for the tensors, on the meta device, that ``modules`` themselves own."""
     stores: list[dict[str, Any]] = [store for module in modules for store in (module._buffers, module._parameters)]
@@ -206,6 +218,7 @@ def _run_to_layers(model: PreTrainedModel, base_name: str, layers_path: str) -> 
     # Two rows, so that a stand-in's output can be unpacked like the (cos, sin) pair of a rotary embedding.
     ids = torch.ones(2, 3, dtype=torch.long, device="cpu")
     with (
+        _evaluating(model),
         _forwards_replaced(replacements | dict.fromkeys(layers, reached)),
         _own_tensors_replaced(way),
         torch.enable_grad(),

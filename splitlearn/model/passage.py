@@ -67,6 +67,12 @@ class Passage:
         self._left: torch.Tensor | None = None
         self._records: Records = {}
 
+    def allow_no_layer(self, module: nn.Module) -> None:
+        """Let data pass by all layers in training, for ``module`` leaves out layers at random (LayerDrop)."""
+        cls: Any = type(module)
+        module.__class__ = _bypassed_class(cls)
+        module._passage = self  # type: ignore[assignment]
+
     def guard(self, module: nn.Module) -> None:
         """Let smashed data enter and leave at ``module``, a layer or what runs after the layers."""
         cls: Any = type(module)
@@ -126,6 +132,16 @@ class Passage:
         if isinstance(module, Threshold):
             raise _ThresholdReachedError
 
+    def bypass(self, output: Any) -> Any:
+        """Return ``output`` with the smashed data for hidden states if they still wait: all layers were left out."""
+        if not self.waits:
+            return output
+        self._left, self._pending = self._pending, None
+        if isinstance(output, ModelOutput):
+            output[next(iter(output))] = self._left
+            return output
+        return (self._left, *output[1:])
+
     def gather(self, output: Any) -> None:
         """Put what the parts below returned for each of their layers before what this part's base model returned."""
         for name in _PER_LAYER_OUTPUTS:
@@ -146,6 +162,16 @@ def _watched_class(cls: Any) -> Any:
 
     watched: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
     return watched
+
+
+@cache
+def _bypassed_class(cls: Any) -> Any:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = super(bypassed, self).__call__(*args, **kwargs)
+        return self._passage.bypass(output) if self.training and self.layerdrop > 0 else output
+
+    bypassed: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+    return bypassed
 
 
 @cache

@@ -138,6 +138,8 @@ def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[P
     _forget_ties(model)
     passage = Passage()
     passage.watch(anatomy.base(model))
+    for module in _dropping_modules(model, anatomy):
+        passage.allow_no_layer(module)
     for layer in kept:
         passage.guard(layer)
     if part.has_head:
@@ -152,7 +154,8 @@ def _copy_without_foreign_layers(
 ) -> tuple[PreTrainedModel, nn.ModuleList]:
     layers = anatomy.layers(whole)
     wanted: list[nn.Module] = list(layers)[part.start : part.end]
-    if part.has_embedding and not wanted and not _drops_layers(whole, anatomy):
+    # A stand-in for a layer would use up a random number.
+    if part.has_embedding and not wanted and not _dropping_modules(whole, anatomy):
         # Without a layer nobody could tell what the first one would have been given.
         wanted = [Threshold(layers[0])]
     # deepcopy takes what its memo holds as copies already made: the parameters themselves, which loading replaces anyway, and
@@ -163,10 +166,11 @@ def _copy_without_foreign_layers(
     return copy.deepcopy(whole, memo), kept
 
 
-def _drops_layers(model: PreTrainedModel, anatomy: Anatomy) -> bool:
-    """Whether the model may draw a random number before each layer, which a stand-in for a layer would use up."""
+def _dropping_modules(model: PreTrainedModel, anatomy: Anatomy) -> list[nn.Module]:
+    """Return the modules on the way to the layers that may draw a random number before each of them, to leave it out."""
     steps = anatomy.layers_path.split(".")
-    return any(hasattr(model.get_submodule(".".join(steps[:depth])), "layerdrop") for depth in range(1, len(steps)))
+    way = [model.get_submodule(".".join(steps[:depth])) for depth in range(1, len(steps))]
+    return [module for module in way if hasattr(module, "layerdrop")]
 
 
 def _forget_ties(model: Any) -> None:
