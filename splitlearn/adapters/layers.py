@@ -102,7 +102,8 @@ def merge_adapters(part: SplitModel) -> None:
                 # Weights are mapped privately: merging writes to copies of the pages, never to the checkpoint.
                 module.merge()
                 plain = module.get_base_layer()
-        except (NotImplementedError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            # PEFT has no exception of its own for it.
             reason = " ".join(str(error).split()) or type(module).__name__
             raise ValueError(
                 f"these adapters cannot be merged into the weights ({reason}); export with adapters=keep"

@@ -10,8 +10,8 @@ from splitlearn.adapters.layers import adapted_modules, adapts_one_parameter, co
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.model import SplitModel
 
-# What PEFT raises for settings that do not fit a model.
-PEFT_ERRORS = (ValueError, TypeError, AttributeError, IndexError, KeyError)
+# What PEFT raises for settings that do not fit a model, or that need a package which is not installed.
+PEFT_ERRORS = (ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError)
 
 
 def refuse_tied(part: SplitModel) -> None:

@@ -95,6 +95,10 @@ class AdapterSettings:
             raise ValueError(
                 "peft.settings.init_lora_weights=pissa_niter_... cannot be repeated when adapters are read; take pissa"
             )
+        if chosen.get("layer_replication"):
+            raise ValueError(
+                "peft.settings.layer_replication makes layers anew, but the layers of a cut are fixed; leave it out"
+            )
         try:
             return classes[self.method](task_type="CAUSAL_LM", **chosen)
         except (TypeError, ValueError) as error:

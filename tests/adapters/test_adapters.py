@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from splitlearn.adapters import AdapterSettings, add_adapters, load_adapters, save_adapters
+from splitlearn.adapters import AdapterSettings, add_adapters, load_adapters, merge_adapters, save_adapters
 from splitlearn.adapters.layers import adapted_modules
 from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
 from tests.tiny_models import token_ids
@@ -205,6 +205,7 @@ def test_what_cannot_be_adapted(tiny_checkpoint: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
+        ({"method": "lora", "settings": {"layer_replication": [[0, 2]]}}, "the layers of a cut are fixed"),
         ({"method": "lorra"}, r"peft.method is 'lorra'; use one of .*lora"),
         ({"method": "prompt_tuning"}, r"peft.method is 'prompt_tuning'; use one of"),
         ({"method": "adalora"}, r"peft.method is 'adalora'; use one of"),
@@ -221,6 +222,22 @@ def test_what_cannot_be_adapted(tiny_checkpoint: Callable[..., Path]) -> None:
 def test_bad_settings(plain: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdapterSettings.from_plain(plain)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"method": "lora", "settings": {"lora_bias": True, "target_modules": ["q_proj"]}},
+        {"method": "lora", "settings": {"alora_invocation_tokens": [3], "target_modules": ["q_proj"]}},
+        {"method": "beft", "settings": {"target_modules": ["q_proj"]}},
+        {"method": "lily", "settings": {"target_modules": ["q_proj"]}},
+    ],
+)
+def test_what_cannot_be_merged_is_told(plain: dict[str, Any], tiny_checkpoint: Callable[..., Path]) -> None:
+    """The layers of this model have no bias that one of an adapter could be added to."""
+    bottom, _, _ = adapted(tiny_checkpoint("llama"), plain)
+    with pytest.raises(ValueError, match=r"^these adapters cannot be merged into the weights \(.*adapters=keep$"):
+        merge_adapters(bottom)
 
 
 def test_a_setting_that_one_adapter_cannot_have_twice(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
