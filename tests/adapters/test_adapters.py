@@ -213,7 +213,7 @@ def test_what_cannot_be_adapted(tiny_checkpoint: Callable[..., Path]) -> None:
         ({"method": "lora", "settings": "all-linear"}, r"peft.settings is 'all-linear'; give names with values"),
         ({"method": "lora", "settings": {"init_lora_weights": "pissa_niter_4"}}, "cannot be repeated when adapters are read"),
         ({"method": "lora", "settings": {"rank": 4}}, r"the settings of peft.method=lora cannot be used: .*rank"),
-        ({"method": "lora", "rank": 4}, "peft.rank is not known; there are method, settings, parts"),
+        ({"method": "lora", "rank": 4}, "peft.rank is not known; there are method, settings, learning_rate, parts"),
         ({"method": "lora", "parts": {"middle": {}}}, "peft.parts names 'middle'"),
         ({"method": "lora", "parts": {"top": 4}}, r"peft.parts.top is 4; give settings"),
         ({"method": "lora", "parts": dict.fromkeys(("bottom", "trunk", "top"), False)}, "leaves bottom, trunk and top without"),
