@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from splitlearn.model.split_model import SplitModel
+from splitlearn.model.tied_steps import watch_steps
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,4 @@ def tie_parts(parts: Sequence[SplitModel], devices: Mapping[str, str]) -> None:
         if devices[owner.part.name] == devices[borrower.part.name] and not tie.is_shared:
             path, _, leaf = name.rpartition(".")
             setattr(borrower.model.get_submodule(path), leaf, tie.parameters[0])
+            watch_steps(tie.parameters[0])
