@@ -33,7 +33,7 @@ NOT_RUN = {
     "python train.py logger=wandb logger.wandb.offline=true": "needs the package wandb; test_conf.py composes it",
     "python train.py logger=mlflow": "needs the package mlflow; test_conf.py composes it",
     "python train.py experiment=smollm2_135m_questions hydra.run.dir=questions": "takes minutes; test_smollm2.py shortens it",
-    "python -m splitlearn generate run=questions 'prompt=\"What does json.dumps do?\"' compare=true": (
+    'python -m splitlearn generate run=questions "What does json.dumps do?" compare=true': (
         "needs the run above, which is not run; the same command is run on another"
     ),
     "python benchmarks/generate.py --write": "takes minutes; test_benchmarks.py runs it with a tiny model",
@@ -61,7 +61,7 @@ def commands() -> list[str]:
 
 
 def test_the_documentation_has_pages_commands_and_reasons() -> None:
-    assert len(PAGES) == 12
+    assert len(PAGES) == 13
     assert len(commands()) >= 15
     assert set(NOT_RUN) <= set(commands()), "a reason without its command"
 

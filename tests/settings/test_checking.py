@@ -26,7 +26,7 @@ from splitlearn.settings import SettingError, check, compose
         ("train", ["+callbacks.throughput.windw=1"], "callbacks.throughput.window was probably meant"),
         ("train", ["+callbacks.chekpoint.monitor=val_loss"], "callbacks.chekpoint names no class, so nobody reads it"),
         ("train", ["+logger.csv.foo=1"], "logger.csv.foo is no setting of train"),
-        ("train", ["+peft.foo=1"], "peft.foo is no setting of train; peft has method, settings, parts"),
+        ("train", ["+peft.foo=1"], "peft.foo is no setting of train; peft has method, settings, "),
         ("train", ["+peft.parts.middle=false"], "peft.parts.middle is no setting of train"),
         ("train", ["+optimizer.parts.trunk.foo=1"], "optimizer.parts.trunk.foo is no setting of train"),
         ("train", ["+activation_cache.foo=1"], "activation_cache.foo is no setting of train"),
