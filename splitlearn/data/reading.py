@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
@@ -138,7 +140,8 @@ class SourceRows:
         if first is None:
             raise ValueError(f"{self.source}: no text in there")
         schema = pa.schema(dict.fromkeys(first, pa.large_string()))
-        path = new_folder() / "rows.arrow"
+        # Not in the system's temporary folder, which is often small, or memory.
+        path = new_folder(Path(datasets.config.HF_DATASETS_CACHE)) / "rows.arrow"
         batch = [first, *islice(rows, _ROWS_AT_ONCE - 1)]
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             while batch:

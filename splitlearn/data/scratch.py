@@ -19,18 +19,28 @@ _LOCK = "in_use"
 _open_locks: list[int] = []
 
 
-def new_folder() -> Path:
-    """Return a new, empty folder that lasts as long as this process."""
-    folder = _process_folder(os.getpid()) / uuid.uuid4().hex
+def new_folder(where: Path) -> Path:
+    """Return a new, empty folder that lasts as long as this process.
+
+    Args:
+        where: the folder to make it in; where that cannot be written, it is made in the system's folder for temporary files.
+    """
+    folder = _process_folder(os.getpid(), where) / uuid.uuid4().hex
     folder.mkdir()
     return folder
 
 
 @functools.cache
-def _process_folder(process_id: int) -> Path:
+def _process_folder(process_id: int, where: Path) -> Path:
     """Return this process's folder, with a locked file in it: the lock goes when the process does, however it ends."""
-    parent = Path(tempfile.gettempdir()) / f"splitlearn-rows-{os.getuid()}"
-    parent.mkdir(mode=0o700, exist_ok=True)
+    name = f"splitlearn-rows-{os.getuid()}"
+    try:
+        parent = where / name
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError:
+        parent = Path(tempfile.gettempdir()) / name
+        parent.mkdir(mode=0o700, exist_ok=True)
     if parent.stat().st_uid != os.getuid():
         raise PermissionError(f"{parent} belongs to another user; set TMPDIR to a folder of your own")
     _remove_abandoned(parent)

@@ -6,8 +6,8 @@ from pathlib import Path
 from splitlearn.data import scratch
 
 PROGRAM = """
-import os, runpy, sys
-folder = runpy.run_path(sys.argv[2])["new_folder"]()
+import os, pathlib, runpy, sys
+folder = runpy.run_path(sys.argv[2])["new_folder"](pathlib.Path(sys.argv[3]))
 (folder / "rows").write_text("x")
 print(folder.parent, flush=True)
 if sys.argv[1] == "killed":
@@ -18,7 +18,7 @@ if sys.argv[1] == "waits":
 
 
 def start(tmp_path: Path, how: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, how, scratch.__file__]
+    command = [sys.executable, "-c", PROGRAM, how, scratch.__file__, str(tmp_path / "cache")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
     return subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path)}, **pipes)  # type: ignore[call-overload, no-any-return]
