@@ -17,12 +17,26 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return {name: value for name, value in plain.items() if name not in ("training", "forward")}
+
+
 class Neutral(nn.Module):
-    """Stands for a module that another part owns: passes activations through, and adds nothing where a sum is taken."""
+    """Stands for a module that another part owns: passes activations through, and adds nothing where a sum is taken.
+
+    Args:
+        module: one whose plain attributes are kept, for the model may ask for them; None keeps none.
+    """
 
     # What transformers asks some modules for to initialise them.
     weight = torch.empty(0)
     bias = None
+
+    def __init__(self, module: nn.Module | None = None) -> None:
+        super().__init__()
+        if module is not None:
+            self.__dict__.update(_plain_attributes(module))
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the activations (B, T, D) among the arguments unchanged, or a zero without dimensions if there are none."""
@@ -46,8 +60,7 @@ class Threshold(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        plain = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
-        self.__dict__.update({name: value for name, value in plain.items() if name not in ("training", "forward")})
+        self.__dict__.update(_plain_attributes(layer))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the hidden states."""

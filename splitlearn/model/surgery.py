@@ -106,7 +106,9 @@ def _drop_foreign_modules(model: Any, part: PartSpec, anatomy: Anatomy) -> None:
                 anatomy.replace(model, path, Neutral())
     if not part.has_head:
         for path in anatomy.after_layers:
-            anatomy.replace(model, path, Neutral())
+            module = model.get_submodule(path)
+            # Rotary embeddings that no layer asks for own nothing and are not run, but say for which kinds of layers they are.
+            anatomy.replace(model, path, Neutral(None if owns_something(module) else module))
     for module in (model, anatomy.base(model)):
         # transformers asks for what it may initialise, tie, or require gradients of.
         if not part.has_embedding:
