@@ -4,6 +4,7 @@ Notebooks and tests call them; the command line does the same.
 """
 
 from splitlearn.app.checkpoints import FinishedRunError
+from splitlearn.app.evaluating import evaluate
 from splitlearn.app.finished_runs import converse, export, generate
 from splitlearn.app.models import plan_split
 from splitlearn.app.planning import plan
@@ -17,6 +18,7 @@ __all__ = [
     "compose",
     "conf_folder",
     "converse",
+    "evaluate",
     "export",
     "generate",
     "plan",

@@ -311,7 +311,7 @@ def _fit(
     after = _last_figures(trainer, module, datamodule)
     best = find_best(trainer) if loads_best else None
     if best is not None and best["step"] != trainer.global_step:
-        module.load_state_dict(read_checkpoint(best["file"])["state_dict"])
+        module.load_state_dict(read_checkpoint(best["file"])["state_dict"], strict=False)
         after = {"val_loss": best["val_loss"], "val_perplexity": math.exp(best["val_loss"])}
     throughput = next((each for each in trainer.callbacks if isinstance(each, TokenThroughput)), None)
     tracker = module.tracker

@@ -14,6 +14,7 @@ COMMANDS = {
     "plan": "say what a cut will read, need and send, without touching weights",
     "verify": "show that a checkpoint's parts are the unsplit model",
     "generate": "have a run's model go on from a prompt",
+    "evaluate": "measure a run's model, or one of its checkpoints, on held-out text",
     "export": "write a run's model as one ordinary Hugging Face folder",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
 }

@@ -109,6 +109,34 @@ class ExportSettings:
 
 
 @dataclass
+class EvaluateDataSettings:
+    """What of a run's data is measured on instead."""
+
+    source: Any
+    subset: str | None
+    split: str | None
+    revision: str | None
+    packing: str | None
+    block_size: Annotated[int | None, Rule(least=1)]
+    batch_size: Annotated[int | None, Rule(least=1)]
+    max_val_rows: Annotated[int | None, Rule(least=1)]
+    max_val_blocks: Annotated[int | None, Rule(least=1)]
+
+
+@dataclass
+class EvaluateSettings:
+    """``conf/evaluate.yaml``."""
+
+    run: str
+    ckpt: str | None
+    base: bool
+    json: bool
+    device: str | None
+    device_map: Any
+    data: EvaluateDataSettings
+
+
+@dataclass
 class PrepareSettings:
     """``conf/prepare.yaml``."""
 
@@ -124,5 +152,6 @@ SCHEMAS: dict[str, type] = {
     "verify": VerifySettings,
     "generate": GenerateSettings,
     "export": ExportSettings,
+    "evaluate": EvaluateSettings,
     "prepare": PrepareSettings,
 }

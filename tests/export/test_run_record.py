@@ -19,6 +19,7 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.embedded import resolve_model
 from splitlearn.export import restore
 from splitlearn.model import plan_cut
+from splitlearn.training import SplitCausalLM
 from tests.export.test_export import CHOICES, IDS_BT, SHORT
 
 
@@ -77,11 +78,12 @@ def test_adapters_of_a_checkpoint_are_kept_beside_the_weights(tmp_path: Path) ->
     assert not list(out.glob(".*"))
 
 
-def test_the_best_is_not_the_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("choice", ["full", "adapters"])
+def test_the_best_is_not_the_last(choice: str, tmp_path: Path) -> None:
     """A learning rate that rises far too high: the first step is the best, and is what load_best_model_at_end saves."""
     settings = ["eval_steps=1", "trainer.max_steps=3", "optimizer.learning_rate=3", "optimizer.warmup_fraction=1"]
     settings += ["load_best_model_at_end=true"]
-    result = train(compose(*SHORT, *settings), folder=tmp_path / "run")
+    result = train(compose(*SHORT, *settings, *CHOICES[choice]), folder=tmp_path / "run")
     best = json.loads((tmp_path / "run" / "summary.json").read_text())["best"]
     assert best["step"] < 3 and Path(best["file"]).name == f"step_{best['step']:06d}.ckpt"
     assert result.metrics["val_loss_after"] == best["val_loss"]
@@ -118,3 +120,10 @@ def test_what_was_trained_in_full_needs_no_weights_of_the_base(tiny_checkpoint: 
     with pytest.raises(CheckpointError, match="the tokenizer is another"):
         open_run(str(tmp_path / "run"))
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["base"]["base_weights"] == {}
+
+
+def test_a_module_is_made_from_a_checkpoint_alone(tmp_path: Path) -> None:
+    result = train(compose(*SHORT, "peft=lora"), folder=tmp_path)
+    module = SplitCausalLM.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    with torch.no_grad():
+        assert torch.equal(module.composed.eval()(IDS_BT).logits, result.module.composed.eval()(IDS_BT).logits)

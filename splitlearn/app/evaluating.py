@@ -1,0 +1,135 @@
+"""Measuring a run's model on held-out text, as the run itself does."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from splitlearn.adapters import load_adapters
+from splitlearn.app.configuration import make, plain
+from splitlearn.app.opening_runs import open_run
+from splitlearn.app.training import make_module
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.cut import resolve_device_map
+from splitlearn.data import BlockDataModule
+from splitlearn.export import RunRecord
+from splitlearn.model import SplitModel, plan_cut
+from splitlearn.settings import check
+from splitlearn.settings.targets import TARGETS
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
+from splitlearn.training.callbacks.token_throughput import count_tokens
+from splitlearn.training.module import count_supervised
+from splitlearn.training.strategy import root_device_arguments
+
+
+class _Counts(Callback):
+    """Counts what is measured on."""
+
+    def __init__(self) -> None:
+        self.rows = self.tokens = self.supervised_tokens = 0
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count a batch."""
+        self.rows += len(batch["input_ids"])
+        self.tokens += count_tokens(batch)
+        self.supervised_tokens += count_supervised(batch["labels"])
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Measure the loss of a run's model, of one of its checkpoints, or of its base model. Nothing is written.
+
+    Args:
+        cfg: a configuration like ``conf/evaluate.yaml``.
+
+    Returns:
+        ``loss`` in nats for each supervised token, ``perplexity``, and how many ``rows``, ``tokens`` and ``supervised_tokens``
+        they are of.
+
+    Raises:
+        ValueError: a setting, the data or the checkpoint cannot be used.
+        FileNotFoundError: the run's folder is none, or lacks what was trained.
+    """
+    check(cfg, "evaluate")
+    record, loader = open_run(cfg.run, cfg.ckpt)
+    run = OmegaConf.create(record.config)
+    run.verbose, run.model.revision = False, record.commit
+    for name in ("device", "device_map"):
+        if cfg[name] is not None:
+            run[name] = cfg[name]
+    datamodule = _make_data(cfg, run, loader.source.name, loader.source.commit)
+    module = make_module(run, loader.source.name, plan_cut(loader.blueprint.config, *record.split_points))
+    module.load_parts()
+    if not cfg.base:
+        _fill(module, record)
+    counts = _Counts()
+    trainer = _make_trainer(run, counts)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        figures = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
+    measured = {"loss": figures["val_loss"], "perplexity": figures["val_perplexity"], **vars(counts)}
+    model = "base" if cfg.base else cfg.ckpt or "end"
+    return {"run": str(record.folder), "model": model, "data": str(plain(run.data.source)), **measured}
+
+
+def _make_data(cfg: DictConfig, run: DictConfig, name: str, commit: str | None) -> BlockDataModule:
+    """Return the run's data, or given data that are read as the run's; of these all rows are held out."""
+    target = run.data.get("_target_")
+    if target not in TARGETS or not str(target).startswith("splitlearn.data."):
+        # What a configuration file names would be run.
+        raise ValueError(
+            f"the run's data module {target} is none of splitlearn's own, so it is not made from its configuration"
+        )
+    given = {key: value for key, value in plain(cfg.data).items() if value is not None}
+    settings = {**plain(run.data), **given}
+    if "source" in given:
+        settings |= {"val_fraction": 0, "val_source": None, "streaming": False}
+        settings |= {f"max_train_{what}": given.get(f"max_val_{what}") for what in ("rows", "blocks")}
+    run.data = settings
+    data: BlockDataModule = make(run.data, tokenizer_name_or_path=name, tokenizer_revision=commit)
+    data.setup("validate")
+    if "source" in given:
+        data.blocks["val"] = data.blocks["train"]
+    if "val" not in data.blocks:
+        raise ValueError("the run holds out no text; give some with data.source=...")
+    return data
+
+
+def _fill(module: SplitCausalLM, record: RunRecord) -> None:
+    """Put into the loaded parts what the run has trained."""
+    if record.checkpoint is not None:
+        keys = module.load_state_dict(record.checkpoint["state_dict"], strict=False)
+        if keys.missing_keys or keys.unexpected_keys:
+            name = (keys.missing_keys or keys.unexpected_keys)[0]
+            raise CheckpointError(f"the checkpoint and the run's model differ in {name}; is it of this run?")
+        return
+    for part in module.parts:
+        what = record.trained[part.part.name]
+        if what == "adapters":
+            load_adapters([part], record.folder / "adapters")
+        elif what != "frozen":
+            path = record.saved_part(part.part.name)
+            if path is None:
+                raise FileNotFoundError(f"{record.folder} has no parts/{part.part.name}.pt; take ckpt=last or ckpt=best")
+            with torch.no_grad():
+                part.model.load_state_dict(SplitModel.load(path).model.state_dict())
+
+
+def _make_trainer(run: DictConfig, counts: _Counts) -> Trainer:
+    devices = resolve_device_map(run.device, plain(run.device_map), num_gpus=torch.cuda.device_count())
+    precision = SplitPrecision(run.trainer.precision, devices)
+    return Trainer(
+        **root_device_arguments(devices),
+        strategy=SplitStrategy(devices, precision_plugin=precision),
+        callbacks=[counts],
+        limit_val_batches=run.trainer.get("limit_val_batches"),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
