@@ -54,6 +54,14 @@ def fill(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
     model.eval()
 
 
+def tie_within(blueprint: Blueprint, part: PartSpec, model: PreTrainedModel) -> None:
+    """Make a parameter that has two names in one part one parameter, as whoever holds several parts does for all ties."""
+    for borrowed, owned in blueprint.ties.items():
+        if blueprint.belongs_to(borrowed, part) and blueprint.belongs_to(owned, part):
+            path, _, leaf = blueprint.local_name(borrowed, part).rpartition(".")
+            setattr(model.get_submodule(path), leaf, model.get_parameter(blueprint.local_name(owned, part)))
+
+
 @torch.no_grad()
 def change_as_owners_do(blueprint: Blueprint, part: PartSpec, model: PreTrainedModel) -> None:
     """Do to a borrowed tensor what transformers does after loading to the module that owns it, if that is in another part.

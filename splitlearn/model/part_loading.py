@@ -16,7 +16,7 @@ from splitlearn.checkpoint.prefetch import is_on_network, prefetch
 from splitlearn.checkpoint.reading import TensorRead, read_tensors
 from splitlearn.cut import CutError, PartSpec
 from splitlearn.model.blueprint import Blueprint
-from splitlearn.model.filling import change_as_owners_do, fill
+from splitlearn.model.filling import change_as_owners_do, fill, tie_within
 from splitlearn.model.matching import match_tensors, sources_for
 from splitlearn.model.quantization import leave_out, quantized_names
 from splitlearn.model.silence import silent_transformers
@@ -219,6 +219,7 @@ class PartLoader:
                 f"{reading.part.name} would have no layers (split points {reading.part.start} and {reading.part.end}), but a "
                 f"{self.blueprint.model_class.__name__} cannot be made without any ({error}): give it at least one"
             ) from error
+        tie_within(self.blueprint, reading.part, model)
         change_as_owners_do(self.blueprint, reading.part, model)
         return SplitModel(self.blueprint, reading.part, model, passage)
 

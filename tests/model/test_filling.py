@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from splitlearn.model import ModelFactory, part_loading
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.model import ModelFactory, open_checkpoint, part_loading, read_config
+from splitlearn.model.digest import part_digest
 from tests.architectures.catalogue import tiny_model
 
 # One with buffers that no checkpoint holds, one that keeps its router in float32, one that keeps whole modules in it, one whose
@@ -62,3 +64,13 @@ def test_a_head_loaded_by_itself_is_what_the_embedding_would_lend_it(tmp_path: P
     expected = AutoModelForCausalLM.from_pretrained(tmp_path).get_output_embeddings().weight
     top = ModelFactory.load_parts(tmp_path, 2, 4, parts=["top"])["top"]
     assert torch.equal(top.named_tensors()["lm_head.weight"], expected)
+
+
+def test_a_parameter_of_two_names_is_one_in_a_part_loaded_by_itself(tmp_path: Path) -> None:
+    tiny_model("bert").save_pretrained(tmp_path)
+    _, _, top = ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
+    loader = open_checkpoint(read_config(tmp_path), CheckpointSource(tmp_path))
+    alone = loader.load(loader.reading(top.part), lambda name, size_bytes: None, {})
+    head = alone.model.get_submodule("cls.predictions")
+    assert head.bias is head.decoder.bias
+    assert part_digest(alone) == part_digest(top)
