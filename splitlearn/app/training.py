@@ -112,7 +112,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     name, config, source, plan = open_model(cfg)
     recorder.summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
     check_settings(cfg, config)
-    if checkpoint is not None:
+    if checkpoint is not None and run_folder.resolve() in Path(str(ckpt_path)).resolve().parents:
         refuse_finished(checkpoint, str(ckpt_path), cfg)
     module = make_module(cfg, name, plan)
     _check_memory(cfg, config, source, plan, module)
