@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
-from splitlearn.data import PromptFormat, with_learned_ends
+from splitlearn.data import PromptFormat, PromptTemplate, with_learned_ends
 
 Message = dict[str, Any]
 
@@ -100,11 +101,30 @@ def ask(
     if not is_chat and system:
         raise ValueError("system is set, but there is no chat template to write it out with; leave it out")
     settings = _endings(tokenizer, prompt_format, base_config)
+    if isinstance(prompt, str) and prompt_format.prompt_template is not None:
+        prompt = _fill_template(prompt_format.prompt_template, prompt)
     if is_chat:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         inputs = _render(tokenizer, messages, prompt_format.system if system is None else system)
         return Question(inputs["input_ids"], inputs["attention_mask"], settings=settings)
     return _ask_text(tokenizer, str(prompt), prompt_format.merges_at_border, settings)
+
+
+def _fill_template(template: str, prompt: str) -> str:
+    """Return a prompt as the run's template writes it; for several placeholders the prompt is a JSON object of them."""
+    filled = PromptTemplate(template)
+    if len(filled.columns) == 1:
+        return filled.fill({filled.columns[0]: prompt})
+    try:
+        row = json.loads(prompt)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or set(row) != set(filled.columns):
+        example = json.dumps(dict.fromkeys(filled.columns, "..."))
+        raise ValueError(
+            f"prompt is {prompt[:40]!r}, but the run made its prompts of {', '.join(filled.columns)}; give them as {example}"
+        )
+    return filled.fill(row)
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], system: str | None) -> Any:

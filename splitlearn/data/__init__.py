@@ -7,6 +7,7 @@ from splitlearn.data.examples import encode, mark_completion, mark_document, sho
 from splitlearn.data.instructions import InstructionDataModule
 from splitlearn.data.packing import isolate, join, pack
 from splitlearn.data.prompt_format import PROMPT_FORMAT_FILE, PromptFormat, with_learned_ends
+from splitlearn.data.prompt_template import PromptTemplate
 from splitlearn.data.sources import Source
 from splitlearn.data.text import TextDataModule
 from splitlearn.data.tokenizer import TEMPLATE_FILE, read_tokenizer
@@ -17,6 +18,7 @@ __all__ = [
     "BlockDataModule",
     "InstructionDataModule",
     "PromptFormat",
+    "PromptTemplate",
     "Source",
     "TextDataModule",
     "encode",

@@ -20,7 +20,7 @@ from splitlearn.data.reading import Layout
 
 Example = dict[str, Any]
 # The text around prompts that the Alpaca data set was published with.
-_ALPACA = (
+ALPACA_PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
@@ -98,7 +98,7 @@ def _alpaca(settings: FormatSettings) -> Layout:
         if context is not None and not isinstance(context, str):
             raise ValueError(f"'input' is {str(context)[:40]!r}, which is no text")
         has_input = bool(context and context.strip())
-        plain = _ALPACA_WITH_INPUT if has_input else _ALPACA
+        plain = _ALPACA_WITH_INPUT if has_input else ALPACA_PROMPT
         prompt = f"{instruction}\n\n{context}" if has_input else instruction
         return {
             "prompt": prompt,

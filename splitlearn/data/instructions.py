@@ -20,7 +20,7 @@ from splitlearn.data.examples import (
     merges_at_border,
     num_supervised,
 )
-from splitlearn.data.formats import Example, FormatSettings, check_format, choose_format
+from splitlearn.data.formats import ALPACA_PROMPT, Example, FormatSettings, check_format, choose_format
 from splitlearn.data.messages import Message
 from splitlearn.data.packing import TOKENS, TooLittleError, fit_rows
 from splitlearn.data.prompt_format import PromptFormat
@@ -135,10 +135,12 @@ class InstructionDataModule(BlockDataModule):
             looked_at = rows.select(range(min(len(rows), _ROWS_LOOKED_AT)))
             examples = map(json.loads, looked_at["example"])
             merges = tokenizer.is_fast and any(merges_at_border(tokenizer, self._mark(each, tokenizer)) for each in examples)
-            return PromptFormat(prompt_template=template, end_token_ids=ends, merges_at_border=merges)
+            written = ALPACA_PROMPT if "plain_prompt" in row else template
+            return PromptFormat(prompt_template=written, end_token_ids=ends, merges_at_border=merges)
         answers = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
+        system = self._common_system(rows, tokenizer)
         if not answers or not text_of(messages[answers[-1]]).strip():
-            return PromptFormat(self.system, template)
+            return PromptFormat(system, template)
         until_answer = messages[: answers[-1] + 1]
         try:
             tools = row.get("tools")
@@ -146,7 +148,16 @@ class InstructionDataModule(BlockDataModule):
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
         end_token_ids, end_text = end_of_answers(tokenizer, marked, text_of(until_answer[-1]))
-        return PromptFormat(self.system, template, end_token_ids=tuple(end_token_ids), end_text=end_text)
+        return PromptFormat(system, template, end_token_ids=tuple(end_token_ids), end_text=end_text)
+
+    def _common_system(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """Return the system message that the first rows begin with, if it is the same in all of them."""
+        texts = set()
+        for example in rows.select(range(min(len(rows), _ROWS_LOOKED_AT)))["example"]:
+            messages, _ = self._conversation(json.loads(example), tokenizer)
+            begins = bool(messages) and messages is not None and messages[0].get("role") == "system"
+            texts.add(text_of(messages[0]) if begins and messages else None)
+        return texts.pop() if len(texts) == 1 else self.system
 
     def _choose_template(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if self.chat_template == "none":

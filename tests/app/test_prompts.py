@@ -110,3 +110,14 @@ def test_only_the_first_token_is_constrained(tokenizer: PreTrainedTokenizerBase)
     scores = torch.zeros(1, len(tokenizer))
     longer = torch.cat([question.ids, question.ids[:, :1]], 1)
     assert torch.equal(question.settings["logits_processor"](longer, scores), scores)
+
+
+def test_a_prompt_is_put_into_the_template_of_the_run(tokenizer: PreTrainedTokenizerBase) -> None:
+    question = ask(tokenizer, "Why {not}?", PromptFormat(prompt_template="Q: {question}\nA:"))
+    assert tokenizer.decode(question.ids[0]) == "Q: Why {not}?\nA:"
+    several = PromptFormat(prompt_template="{instruction}: {input}")
+    question = ask(tokenizer, '{"instruction": "Add", "input": "2, 3"}', several)
+    assert tokenizer.decode(question.ids[0]) == "Add: 2, 3"
+    for prompt in ("Add 2, 3", '{"instruction": "Add"}', "[1]"):
+        with pytest.raises(ValueError, match=r"made its prompts of instruction, input; give them as \{"):
+            ask(tokenizer, prompt, several)

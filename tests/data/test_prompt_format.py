@@ -80,3 +80,21 @@ def test_a_damaged_file_is_told(tmp_path: Path, text: str) -> None:
 
 def test_a_run_without_the_file_taught_nothing_of_its_own(tmp_path: Path) -> None:
     assert PromptFormat.read(tmp_path) == PromptFormat()
+
+
+def test_a_system_message_that_all_rows_have_is_kept(tmp_path: Path) -> None:
+    def conversation(system: str, number: int) -> dict[str, Any]:
+        turns = [("system", system), ("user", f"{number}?"), ("assistant", "Yes.")]
+        return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+    template = UNMARKED
+    assert taught(tmp_path, [conversation("Be kind.", number) for number in range(20)], template).system == "Be kind."
+    assert taught(tmp_path, [conversation(f"Be {number}.", number) for number in range(20)], template).system is None
+
+
+def test_prompts_of_alpaca_are_asked_in_its_text(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {number}", "input": "", "output": str(number)} for number in range(20)]
+    prompt_template = taught(tmp_path, rows).prompt_template
+    assert prompt_template is not None
+    assert prompt_template.endswith("### Instruction:\n{instruction}\n\n### Response:\n")
+    assert taught(tmp_path, rows, UNMARKED).prompt_template is None
