@@ -8,6 +8,7 @@ from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -148,7 +149,7 @@ def test_saved_parts_go_together_again(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        ({"dtype": torch.bfloat16}, "dtypes are float32 and bfloat16"),
+        ({"dtype": torch.bfloat16, "below": torch.float16}, "dtypes are float16 and bfloat16"),
         ({"copied": True}, "they are from .* and .*copy"),
         ({"rope": 5.0}, "rope_parameters is .* and .*5.0"),
     ],
@@ -156,7 +157,8 @@ def test_saved_parts_go_together_again(folder: Path, tmp_path: Path) -> None:
 def test_parts_of_two_models_are_refused_with_the_difference(
     other: dict[str, object], difference: str, folder: Path, tmp_path: Path
 ) -> None:
-    save_parts(ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True), tmp_path / "parts")
+    below: Any = other.get("below")
+    save_parts(ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True, dtype=below), tmp_path / "parts")
     source = folder
     if "dtype" not in other:
         source = shutil.copytree(folder, tmp_path / "copy")
