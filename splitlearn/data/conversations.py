@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -39,17 +40,9 @@ def mark_conversation(
             template leaves out or changes a message, or it writes a conversation's beginning in another way once it goes on, so
             that turns cannot be told apart.
     """
-
-    def render(number: int, begins_answer: bool) -> str:
-        if number == 0:
-            return ""
-        text: Any = tokenizer.apply_chat_template(
-            list(messages[:number]), tools=tools or None, tokenize=False, add_generation_prompt=begins_answer
-        )
-        return str(text)
-
     if tokenizer.chat_template is None:
         raise ValueError("the tokenizer has no chat template; give data.chat_template, or rows of prompt and completion")
+    render = partial(_render, tokenizer, messages, tools)
     try:
         answers = [index for index in range(num_asked, len(messages)) if messages[index].get("role") == "assistant"]
         text = render(len(messages), begins_answer=False)
@@ -66,18 +59,45 @@ def mark_conversation(
         raise ValueError("no message has the role 'assistant', so there is nothing to learn")
     _check_written([message for message in messages if message.get("role") != "assistant"], text)
     for index, (before, after) in zip(answers, turns, strict=True):
-        if not text.startswith(after):
-            raise ValueError(
-                "the chat template writes earlier turns anew as a conversation goes on, so answers cannot be told from it; "
-                "end rows at the first answer, give the turns before the last answer as the prompt and that answer as the "
-                "completion, or set data.completion_only=false"
-            )
-        # Without what the template writes to ask for an answer, which may be the beginning of the answer itself.
-        asked = render(index, begins_answer=False)
-        if not after.startswith(before):
-            _refuse_opening(before, after, asked)
-        _check_written([messages[index]], after.removeprefix(asked))
+        _check_turn(text, before, after, asked=render(index, begins_answer=False), answer=messages[index])
     return MarkedText(text, tuple((len(before), len(after)) for before, after in turns), is_whole=True)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None,
+    number: int,
+    begins_answer: bool,
+) -> str:
+    """Return the first ``number`` messages as the chat template writes them."""
+    if number == 0:
+        return ""
+    text: Any = tokenizer.apply_chat_template(
+        list(messages[:number]), tools=tools or None, tokenize=False, add_generation_prompt=begins_answer
+    )
+    return str(text)
+
+
+def _check_turn(text: str, before: str, after: str, asked: str, answer: Message) -> None:
+    """Refuse an answer that cannot be told from the written-out conversation.
+
+    Args:
+        text: the whole conversation.
+        before: its beginning up to the answer, with what the template writes to ask for one.
+        after: its beginning with the answer.
+        asked: its beginning up to the answer, without what asks for one, which may be the beginning of the answer itself.
+        answer: the answer's message.
+    """
+    if not text.startswith(after):
+        raise ValueError(
+            "the chat template writes earlier turns anew as a conversation goes on, so answers cannot be told from it; end rows at "
+            "the first answer, give the turns before the last answer as the prompt and that answer as the completion, or set "
+            "data.completion_only=false"
+        )
+    if not after.startswith(before):
+        _refuse_opening(before, after, asked)
+    _check_written([answer], after.removeprefix(asked))
 
 
 def text_of(message: Mapping[str, Any]) -> str:
