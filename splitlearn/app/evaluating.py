@@ -30,15 +30,15 @@ class _Counts(Callback):
     """Counts what is measured on."""
 
     def __init__(self) -> None:
-        self.rows = self.tokens = self.supervised_tokens = 0
+        self.figures = {"rows": 0, "tokens": 0, "supervised_tokens": 0}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Count a batch."""
-        self.rows += len(batch["input_ids"])
-        self.tokens += count_tokens(batch)
-        self.supervised_tokens += count_supervised(batch["labels"])
+        self.figures["rows"] += len(batch["input_ids"])
+        self.figures["tokens"] += count_tokens(batch)
+        self.figures["supervised_tokens"] += count_supervised(batch["labels"])
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -71,8 +71,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     trainer = _make_trainer(run, counts)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         figures = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
-    measured = {"loss": figures["val_loss"], "perplexity": figures["val_perplexity"], **vars(counts)}
+    measured = {"loss": figures["val_loss"], "perplexity": figures["val_perplexity"], **counts.figures}
     model = "base" if cfg.base else cfg.ckpt or "end"
     return {"run": str(record.folder), "model": model, "data": str(plain(run.data.source)), **measured}
 

@@ -28,6 +28,7 @@ def test_figures_are_the_runs_own(choice: str, tmp_path: Path) -> None:
     for setting, loss in wanted.items():
         figures = evaluate(compose(f"run={tmp_path}", *([setting] if setting else []), config_name="evaluate"))
         assert figures["loss"] == loss, setting
+        assert json.loads(json.dumps(figures)) == figures, "plain values, and nothing else"
         assert (figures["rows"], figures["tokens"], figures["supervised_tokens"]) == (8, 8 * 128, 8 * 127)
     assert files_of(tmp_path) == before, "nothing is written"
 
