@@ -91,9 +91,9 @@ def _check_turn(text: str, before: str, after: str, asked: str, answer: Message)
     """
     if not text.startswith(after):
         raise ValueError(
-            "the chat template writes earlier turns anew as a conversation goes on, so answers cannot be told from it; end rows "
-            "at the first answer, give the turns before the last answer as the prompt and that answer as the completion, or "
-            "set data.completion_only=false"
+            "the chat template writes earlier turns anew as a conversation goes on, so answers cannot be told from it; end "
+            "rows at the first answer, give the turns before the last answer as the prompt and that answer as the completion, "
+            "or set data.completion_only=false"
         )
     if not after.startswith(before):
         _refuse_opening(before, after, asked)
