@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -132,7 +133,8 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     steps = [
         json.loads((tmp_path / name / "summary.json").read_text())["metrics"]["train_steps"] for name in ("first", "second")
     ]
-    assert steps == [2, 2]
+    # Those of the second are of the whole run.
+    assert steps == [2, 4]
 
 
 def read_until(process: subprocess.Popen[bytes], wanted: bytes) -> None:
@@ -176,7 +178,9 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(data: list[str], nu
     assert again.returncode == 0, again.stderr
     metrics = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "stopped")]
     assert metrics[0]["val_loss_after"] == metrics[1]["val_loss_after"]
-    assert 0 < metrics[1]["train_steps"] < metrics[0]["train_steps"] == 20
+    assert metrics[0]["train_steps"] == metrics[1]["train_steps"] == 20
+    rows = list(csv.DictReader((tmp_path / "stopped" / "metrics" / "metrics.csv").open(newline="")))
+    assert 0 < sum(bool(row["train_loss_step"]) for row in rows) < 20, "it went on, and did not begin anew"
 
 
 @pytest.mark.parametrize("which", ["last", "best"])
