@@ -22,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=8"]
 
 
+COMMANDS = ("train", "plan", "verify", "generate", "evaluate", "export", "prepare")
+
+
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "HYDRA_FULL_ERROR": "0", **environment}
     return subprocess.run([sys.executable, *map(str, command)], cwd=cwd, env=variables, capture_output=True, text=True)
@@ -210,10 +213,10 @@ def test_the_command_line_explains_itself(tmp_path: Path) -> None:
     for arguments in ([], ["--help"]):
         done = run("-m", "splitlearn", *arguments, cwd=tmp_path)
         assert done.returncode == 0
-        assert all(f"{command} " in done.stdout for command in ("train", "plan", "verify", "generate", "export", "prepare"))
+        assert all(f"{command} " in done.stdout for command in COMMANDS)
     done = run("-m", "splitlearn", "fly", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: 'fly' is no command; there are train, plan, verify, generate, export, prepare\n"
+    assert done.stderr == "error: 'fly' is no command; there are train, plan, verify, generate, evaluate, export, prepare\n"
 
 
 def test_verify_shows_that_the_parts_are_the_model_and_leaves_nothing_behind(tmp_path: Path) -> None:
