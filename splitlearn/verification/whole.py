@@ -83,7 +83,7 @@ def verify_whole(
             model_name_or_path, dtype=wanted, trust_remote_code=False, revision=source.commit or "main"
         )
     whole, ids_BT = whole.to(device).eval(), ids_BT.to(device)
-    outcomes = _remark_changes(whole, open_checkpoint(config, source, wanted))
+    outcomes = _remark_changes(whole, open_checkpoint(config, source, wanted, unexpected_tensors=unexpected_tensors))
     outcomes += [_compare_logits(whole, split, ids_BT, side) for side in ("no", "left", "right")]
     if gradients:
         outcomes += _compare_gradients(whole, split, ids_BT, seed)

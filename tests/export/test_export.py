@@ -185,7 +185,7 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         with pytest.raises(kind, match=message):
             export(compose(f"run={run}", f"out={out}", config_name="export"))
 
-    fails(FileNotFoundError, r"has no summary.json; name the folder of a completed run", tmp_path / "absent")
+    fails(FileNotFoundError, r"has no config.yaml; name the folder of a run", tmp_path / "absent")
     run = tmp_path / "run"
     train(compose(*SHORT, "save_parts=false"), folder=run)
     fails(FileNotFoundError, r"has no parts/bottom.pt; train with save_parts=true", run)
@@ -199,7 +199,7 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
             export(compose(f"run={run}", f"out={tmp_path / 'out'}", f"adapters={how}", config_name="export"))
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
-    fails(FileNotFoundError, "is interrupted, not completed; go on with ckpt_path=last", run)
+    fails(FileNotFoundError, "is interrupted, not completed; take what it had reached with ckpt=last or ckpt=best", run)
 
 
 def test_a_configuration_is_read_and_nothing_in_it_is_called(tmp_path: Path) -> None:
