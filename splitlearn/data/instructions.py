@@ -155,8 +155,8 @@ class InstructionDataModule(BlockDataModule):
         texts = set()
         for example in rows.select(range(min(len(rows), _ROWS_LOOKED_AT)))["example"]:
             messages, _ = self._conversation(json.loads(example), tokenizer)
-            begins = bool(messages) and messages is not None and messages[0].get("role") == "system"
-            texts.add(text_of(messages[0]) if begins and messages else None)
+            first = messages[0] if messages else {}
+            texts.add(text_of(first) if first.get("role") == "system" else None)
         return texts.pop() if len(texts) == 1 else self.system
 
     def _choose_template(self, tokenizer: PreTrainedTokenizerBase) -> None:
