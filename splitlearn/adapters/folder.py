@@ -42,7 +42,7 @@ def save_adapters(parts: Sequence[SplitModel], settings: AdapterSettings, folder
     """
     config = unsplit_config(parts, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    by_part = {part.part.name: _renamed(part) for part in parts}
+    by_part = {part.spec.name: _renamed(part) for part in parts}
     files = {f"{name}.safetensors": tensors for name, tensors in by_part.items() if tensors}
     files[ADAPTER_FILE] = {name: each for tensors in by_part.values() for name, each in tensors.items()}
     paths = []

@@ -20,7 +20,7 @@ def whole_name(path: str, part: SplitModel) -> str:
     """Return the path that a module of a part has in the unsplit model."""
     if path == part.blueprint.anatomy.layers_path:
         return path
-    return part.blueprint.global_name(f"{path}.", part.part).removesuffix(".")
+    return part.blueprint.global_name(f"{path}.", part.spec).removesuffix(".")
 
 
 def ends_with_any(path: str, names: Sequence[str]) -> bool:
@@ -63,7 +63,7 @@ def adapter_tensors(part: SplitModel) -> dict[str, torch.Tensor]:
 
     if not adapted_modules(part):
         return {}
-    return {part.blueprint.global_name(name, part.part): each for name, each in get_peft_model_state_dict(part.model).items()}
+    return {part.blueprint.global_name(name, part.spec): each for name, each in get_peft_model_state_dict(part.model).items()}
 
 
 def load_adapter_tensors(part: SplitModel, tensors: dict[str, torch.Tensor]) -> None:
@@ -78,8 +78,8 @@ def load_adapter_tensors(part: SplitModel, tensors: dict[str, torch.Tensor]) -> 
     for name, each in wanted.items():
         if name not in tensors or tensors[name].shape != each.shape:
             found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
-            raise ValueError(f"the adapter tensor {name} {found}; {part.part.name} needs shape {tuple(each.shape)}")
-    set_peft_model_state_dict(part.model, {part.blueprint.local_name(name, part.part): tensors[name] for name in wanted})
+            raise ValueError(f"the adapter tensor {name} {found}; {part.spec.name} needs shape {tuple(each.shape)}")
+    set_peft_model_state_dict(part.model, {part.blueprint.local_name(name, part.spec): tensors[name] for name in wanted})
 
 
 def merge_adapters(part: SplitModel) -> None:

@@ -42,11 +42,11 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
 
     added = {}
     for part in parts:
-        if not settings.adapts(part.part.name):
+        if not settings.adapts(part.spec.name):
             continue
         if part.num_parameters == 0:
-            raise ValueError(f"{part.part.name} holds no weights to put adapters beside; set peft.parts.{part.part.name}=false")
-        config = settings.config_of(part.part.name)
+            raise ValueError(f"{part.spec.name} holds no weights to put adapters beside; set peft.parts.{part.spec.name}=false")
+        config = settings.config_of(part.spec.name)
         try:
             _speak_of_this_part(config, part)
             targets = [getattr(config, target, None) for target in _TARGETS]
@@ -55,12 +55,12 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
             inject_adapter_in_model(config, part.model)
         except PEFT_ERRORS as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"adapters cannot be put into {part.part.name}: {reason}") from error
+            raise ValueError(f"adapters cannot be put into {part.spec.name}: {reason}") from error
         refuse_tied(part)
         cast_adapter_dtype(part.model, ADAPTER_NAME)
-        added[part.part.name] = [each for each in part.model.parameters() if each.requires_grad]
-        if not added[part.part.name]:
-            raise ValueError(f"the settings of peft leave nothing to be trained in {part.part.name}; is inference_mode true?")
+        added[part.spec.name] = [each for each in part.model.parameters() if each.requires_grad]
+        if not added[part.spec.name]:
+            raise ValueError(f"the settings of peft leave nothing to be trained in {part.spec.name}; is inference_mode true?")
     if len(parts) == len(PART_NAMES):
         refuse_unknown_names(parts, settings)
     if settings.method is not None and not added:

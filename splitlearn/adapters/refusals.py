@@ -37,7 +37,7 @@ def refuse_unknown_names(parts: Sequence[SplitModel], settings: AdapterSettings)
         ValueError: a name is in none.
     """
     paths = {path for part in parts for path in adapted_modules(part)}
-    for name in (part.part.name for part in parts if settings.adapts(part.part.name)):
+    for name in (part.spec.name for part in parts if settings.adapts(part.spec.name)):
         names = settings.config_of(name).target_modules
         if isinstance(names, str) or not paths:
             continue

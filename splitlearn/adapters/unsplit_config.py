@@ -26,7 +26,7 @@ def unsplit_config(parts: Sequence[SplitModel], settings: AdapterSettings) -> An
     Raises:
         ValueError: parts differ in a setting that one PEFT adapter cannot have twice.
     """
-    configs = {part.part.name: settings.config_of(part.part.name) for part in parts if settings.adapts(part.part.name)}
+    configs = {part.spec.name: settings.config_of(part.spec.name) for part in parts if settings.adapts(part.spec.name)}
     merged = next(iter(configs.values()))
     _refuse_differences(merged, configs)
     layers = {path: layer for part in parts for path, layer in adapted_modules(part).items()}

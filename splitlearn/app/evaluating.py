@@ -110,13 +110,13 @@ def _fill(module: SplitCausalLM, record: RunRecord) -> None:
             raise CheckpointError(f"the checkpoint and the run's model differ in {name}; is it of this run?")
         return
     for part in module.parts:
-        what = record.trained[part.part.name]
+        what = record.trained[part.spec.name]
         if what == "adapters":
             load_adapters([part], record.folder / "adapters")
         elif what != "frozen":
-            path = record.saved_part(part.part.name)
+            path = record.saved_part(part.spec.name)
             if path is None:
-                raise FileNotFoundError(f"{record.folder} has no parts/{part.part.name}.pt; take ckpt=last or ckpt=best")
+                raise FileNotFoundError(f"{record.folder} has no parts/{part.spec.name}.pt; take ckpt=last or ckpt=best")
             with torch.no_grad():
                 part.model.load_state_dict(SplitModel.load(path).model.state_dict())
 

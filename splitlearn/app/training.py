@@ -197,10 +197,10 @@ def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str,
     if module.adapters.method is not None:
         save_adapters(module.parts, module.adapters, run_folder / "adapters")
         folders["adapters"] = str((run_folder / "adapters").resolve())
-        wanted = [part for part in module.parts if module.trained[part.part.name] not in ("adapters", "frozen")]
+        wanted = [part for part in module.parts if module.trained[part.spec.name] not in ("adapters", "frozen")]
     if cfg.model.quantization is not None:
         # What was quantized is in the base checkpoint, with more digits.
-        wanted = [part for part in wanted if module.trained[part.part.name] == "full"]
+        wanted = [part for part in wanted if module.trained[part.spec.name] == "full"]
     if cfg.save_parts and wanted:
         save_parts(wanted, run_folder / "parts")
         folders["parts"] = str((run_folder / "parts").resolve())

@@ -50,9 +50,9 @@ def _base_tensors(loader: PartLoader, part: PartSpec) -> Tensors:
 
 def _own_tensors(part: SplitModel) -> Tensors:
     """Return a part's tensors that a checkpoint holds."""
-    wanted = {name for name in part.blueprint.meta_model.state_dict() if part.blueprint.belongs_to(name, part.part)}
+    wanted = {name for name in part.blueprint.meta_model.state_dict() if part.blueprint.belongs_to(name, part.spec)}
     found = {name: each for name, each in part.named_tensors().items() if name in wanted}
     lost = sorted(wanted - found.keys())
     if lost:
-        raise CheckpointError(f"{part.part.name} would be exported without {name_some(lost)}; this is a fault of splitlearn")
+        raise CheckpointError(f"{part.spec.name} would be exported without {name_some(lost)}; this is a fault of splitlearn")
     return found

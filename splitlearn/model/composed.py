@@ -40,16 +40,16 @@ class ComposedCausalLM(nn.Module):
 
     def __init__(self, bottom: SplitModel, trunk: SplitModel, top: SplitModel) -> None:
         super().__init__()
-        found = [(part.part.name, part.part.start, part.part.end, part.part.num_layers) for part in (bottom, trunk, top)]
-        num_layers = bottom.part.num_layers
-        cuts = bottom.part.end, trunk.part.end
+        found = [(part.spec.name, part.spec.start, part.spec.end, part.spec.num_layers) for part in (bottom, trunk, top)]
+        num_layers = bottom.spec.num_layers
+        cuts = bottom.spec.end, trunk.spec.end
         wanted = [("bottom", 0, cuts[0], num_layers), ("trunk", *cuts, num_layers), ("top", cuts[1], num_layers, num_layers)]
         if found != wanted:
             raise ValueError(f"these are not bottom, trunk and top of one cut: {found} (name, start, end, layers)")
         for part in (trunk, top):
             differences = compare_blueprints(bottom.blueprint, part.blueprint)
             if differences:
-                raise ValueError(f"bottom and {part.part.name} are not of one model: {'; '.join(differences)}")
+                raise ValueError(f"bottom and {part.spec.name} are not of one model: {'; '.join(differences)}")
         self.bottom = bottom
         self.trunk = trunk
         self.top = top
@@ -107,7 +107,7 @@ class ComposedCausalLM(nn.Module):
             lambda part: {
                 "attention_mask": attention_mask,
                 "position_ids": position_ids,
-                "past_key_values": cache_of_part(cache, part.part, num_cached_tokens) if use_cache else None,
+                "past_key_values": cache_of_part(cache, part.spec, num_cached_tokens) if use_cache else None,
                 "use_cache": use_cache,
             },
         )

@@ -18,7 +18,7 @@ def part_digest(part: SplitModel, quantized: frozenset[str] = frozenset()) -> st
         part: the part, before adapters or training change it.
         quantized: names in the unsplit model of parameters that do not count, since a run had them in few bits.
     """
-    named = ((part.blueprint.global_name(name, part.part), each) for name, each in part.model.named_parameters())
+    named = ((part.blueprint.global_name(name, part.spec), each) for name, each in part.model.named_parameters())
     return digest(((name, each) for name, each in named if name not in quantized), with_quantized=False)
 
 

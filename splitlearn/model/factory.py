@@ -200,7 +200,7 @@ class ModelFactory:
         loaded = load_incrementally(loaders, devices, narrator, _check_names(trained, "trained"))
         receipt = _receipt(loader, plan, loaded)
         narrator.show(receipt)
-        return LoadedParts({part.part.name: part for part in loaded}, receipt)
+        return LoadedParts({part.spec.name: part for part in loaded}, receipt)
 
     @staticmethod
     def load_saved_parts(
@@ -223,7 +223,7 @@ class ModelFactory:
         composed = ComposedCausalLM(*parts)
         for part in parts:
             tie_parts(parts[: parts.index(part) + 1], devices)
-            part.to(devices[part.part.name])
+            part.to(devices[part.spec.name])
         return composed
 
 
@@ -286,7 +286,7 @@ def save_parts(parts: Sequence[SplitModel], folder: str | Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be written or the disk is full.
     """
-    paths = [Path(folder) / f"{part.part.name}.pt" for part in parts]
+    paths = [Path(folder) / f"{part.spec.name}.pt" for part in parts]
     for part, path in zip(parts, paths, strict=True):
         part.save(path)
     return paths

@@ -283,8 +283,8 @@ class PartLoader:
         for borrowed, owned in self.blueprint.ties.items():
             source = reading.sources.get(borrowed)
             for part in loaded:
-                if source is not None and self.blueprint.belongs_to(owned, part.part):
-                    parameter = part.model.get_parameter(self.blueprint.local_name(owned, part.part))
+                if source is not None and self.blueprint.belongs_to(owned, part.spec):
+                    parameter = part.model.get_parameter(self.blueprint.local_name(owned, part.spec))
                     if parameter.device.type == "cpu" and parameter.dtype == self.blueprint.dtype:
                         found[source] = parameter.detach()
         return found

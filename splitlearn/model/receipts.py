@@ -79,8 +79,8 @@ def write_receipt(
     copied = {read.name for read in loader.copies(reading, shards, log.shared, writable)}
     kept = [name for name in log.read_bytes if loader.takes_as_is(name) and name not in copied and name not in cast_names]
     return PartReceipt(
-        part=part.part.name,
-        holds=part.part.describe(),
+        part=part.spec.name,
+        holds=part.spec.describe(),
         device=str(part.device),
         shards=tuple(sorted(files)),
         num_tensors=len(names),

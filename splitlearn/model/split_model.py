@@ -37,7 +37,7 @@ class SplitModel(nn.Module):
 
     Args:
         blueprint: the unsplit model's structure.
-        part: which part this is.
+        spec: which part this is.
         model: the causal LM, already cut down to the part.
         passage: where smashed data enter and leave its layers.
 
@@ -45,11 +45,11 @@ class SplitModel(nn.Module):
         receipt: what loading it cost; None if it was not loaded from a checkpoint by itself.
     """
 
-    def __init__(self, blueprint: Blueprint, part: PartSpec, model: PreTrainedModel, passage: Passage) -> None:
+    def __init__(self, blueprint: Blueprint, spec: PartSpec, model: PreTrainedModel, passage: Passage) -> None:
         super().__init__()
         self.receipt: PartReceipt | None = None
         self.blueprint = blueprint
-        self.part = part
+        self.spec = spec
         self.model = model
         self._passage = passage
         self.train(model.training)
@@ -87,7 +87,7 @@ class SplitModel(nn.Module):
 
     def make_cache(self) -> PartCache:
         """Return an empty key-value cache for this part's own layers, to pass as ``past_key_values``."""
-        return cache_of_part(make_cache(self.blueprint.meta_model.config), self.part, num_cached_tokens=0)
+        return cache_of_part(make_cache(self.blueprint.meta_model.config), self.spec, num_cached_tokens=0)
 
     def forward(
         self,
@@ -122,9 +122,9 @@ class SplitModel(nn.Module):
             ValueError: a cache is wanted and none was given, ``inputs`` are not what this part takes, or hidden states or
                 attentions of all layers are wanted that would not be the unsplit model's.
         """
-        refuse_unlike_outputs(self.model, self.blueprint.anatomy, self.part, kwargs)
+        refuse_unlike_outputs(self.model, self.blueprint.anatomy, self.spec, kwargs)
         self._check_inputs(inputs, past_key_values, use_cache)
-        if self.part.name == "trunk" and self.part.start == self.part.end:
+        if self.spec.name == "trunk" and self.spec.start == self.spec.end:
             return inputs
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments[self._cache_name] = past_key_values
@@ -148,23 +148,23 @@ class SplitModel(nn.Module):
     def _check_inputs(self, inputs: torch.Tensor, cache: Cache | None, use_cache: bool | None) -> None:
         if use_cache and cache is None:
             raise ValueError("use_cache=True needs a cache to fill: pass past_key_values=part.make_cache()")
-        takes_ids = self.part.has_embedding
+        takes_ids = self.spec.has_embedding
         is_right = inputs.ndim == 2 if takes_ids else inputs.ndim >= 3
         if not is_right or inputs.is_floating_point() == takes_ids:
             wanted = "token ids of shape (B, T)" if takes_ids else "smashed data of shape (B, T, D)"
-            raise ValueError(f"{self.part.name} takes {wanted}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
+            raise ValueError(f"{self.spec.name} takes {wanted}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
 
     def _run(self, inputs: torch.Tensor, arguments: dict[str, Any], records: Records, skips_head: bool) -> Any:
         base = self.blueprint.anatomy.base(self.model)
-        if self.part.has_embedding:
+        if self.spec.has_embedding:
             output, hidden_BTD = self._passage.run(lambda: base(input_ids=inputs, **arguments), None, records)
             return output[0] if hidden_BTD is None else hidden_BTD
-        model = self.model if self.part.has_head and not skips_head else base
+        model = self.model if self.spec.has_head and not skips_head else base
         # The model sees only the shape of the smashed data, which enter at its first layer: some models change what they are
         # given in place, and some have several streams of hidden states, (B, T, streams, D).
         shape_BTD = inputs.new_zeros(*inputs.shape[:2], inputs.shape[-1])
         output, hidden_BTD = self._passage.run(lambda: model(inputs_embeds=shape_BTD, **arguments), inputs, records)
-        return output if self.part.has_head else hidden_BTD
+        return output if self.spec.has_head else hidden_BTD
 
     def loss(self, logits_BTV: torch.Tensor, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int) -> torch.Tensor:
         """Return the model's own next-token loss, summed over supervised tokens and divided by ``num_tokens``.
@@ -190,7 +190,7 @@ class SplitModel(nn.Module):
         """Return the part's parameters and all its buffers under the unsplit model's names."""
         # A parameter under two names is there under both.
         tensors = dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
-        return {self.blueprint.global_name(name, self.part): tensor.detach() for name, tensor in tensors.items()}
+        return {self.blueprint.global_name(name, self.spec): tensor.detach() for name, tensor in tensors.items()}
 
     def save(self, path: str | Path) -> None:
         """Write the part as one file that `load` reads without the original checkpoint.
@@ -202,17 +202,17 @@ class SplitModel(nn.Module):
         unknown = self.named_tensors().keys() - self.blueprint.tensor_names
         if unknown:
             raise ValueError(
-                f"{self.part.name} holds {min(unknown)}, which is no tensor of its model; save adapters by themselves"
+                f"{self.spec.name} holds {min(unknown)}, which is no tensor of its model; save adapters by themselves"
             )
         generation = self.blueprint.generation_config
         description = {
             "config": self.blueprint.config.to_json_string(use_diff=False),
             "attn_implementation": self.blueprint.config._attn_implementation,
             "generation_config": json.dumps(generation.to_dict()) if generation else "",
-            "name": self.part.name,
-            "start": self.part.start,
-            "end": self.part.end,
-            "num_layers": self.part.num_layers,
+            "name": self.spec.name,
+            "start": self.spec.start,
+            "end": self.spec.end,
+            "num_layers": self.spec.num_layers,
             "dtype": str(self.blueprint.dtype).removeprefix("torch."),
             "origin": asdict(self.blueprint.origin) if self.blueprint.origin else {},
         }

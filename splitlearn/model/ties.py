@@ -51,8 +51,8 @@ def find_ties(parts: Sequence[SplitModel]) -> list[Tie]:
 
 def _holder(name: str, parts: Sequence[SplitModel]) -> tuple[SplitModel, str] | None:
     for part in parts:
-        if part.blueprint.belongs_to(name, part.part):
-            return part, part.blueprint.local_name(name, part.part)
+        if part.blueprint.belongs_to(name, part.spec):
+            return part, part.blueprint.local_name(name, part.spec)
     return None
 
 
@@ -65,7 +65,7 @@ def tie_parts(parts: Sequence[SplitModel], devices: Mapping[str, str]) -> None:
     """
     for tie in find_ties(parts):
         (owner, _), (borrower, name) = tie.owner, tie.borrower
-        if devices[owner.part.name] == devices[borrower.part.name] and not tie.is_shared:
+        if devices[owner.spec.name] == devices[borrower.spec.name] and not tie.is_shared:
             path, _, leaf = name.rpartition(".")
             setattr(borrower.model.get_submodule(path), leaf, tie.parameters[0])
             watch_steps(tie.parameters[0])

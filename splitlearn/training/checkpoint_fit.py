@@ -39,7 +39,7 @@ def describe_base(
         # Their learning rate is the optimizer's.
         "adapters": {name: value for name, value in asdict(adapters).items() if name != "learning_rate"},
         "config": json.loads(blueprint.config.to_json_string(use_diff=False)),
-        "part_dtypes": {part.part.name: str(part.blueprint.dtype).removeprefix("torch.") for part in parts},
+        "part_dtypes": {part.spec.name: str(part.blueprint.dtype).removeprefix("torch.") for part in parts},
         _WEIGHTS: dict(weights),
     }
 

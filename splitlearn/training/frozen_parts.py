@@ -112,7 +112,7 @@ class FrozenParts:
             "dtype": str(blueprint.dtype),
             "quantization": self._quantization,
             "attention": str(blueprint.config._attn_implementation),
-            "layers": self._composed.parts[self.number - 1].part.end,
+            "layers": self._composed.parts[self.number - 1].spec.end,
             "autocast": torch.is_autocast_enabled(bottom.device.type),
         }
         if self._settings.keep == "disk":

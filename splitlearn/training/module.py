@@ -192,7 +192,7 @@ class SplitCausalLM(LightningModule):
             in_float32=parts_in_float32(trained, self.load_dtype),
         )
         # Some adapters change the weights beside them.
-        self._base_weights = {part.part.name: part_digest(part) for part in parts if self.trains(part.part.name) != "full"}
+        self._base_weights = {part.spec.name: part_digest(part) for part in parts if self.trains(part.spec.name) != "full"}
         added = add_adapters(parts, self.adapters)
         if added:
             # What could not be saved in the end is refused here.
@@ -200,10 +200,10 @@ class SplitCausalLM(LightningModule):
             if hparams.quantization is not None:
                 check_layers_run(parts)
         for part in parts:
-            own = added.get(part.part.name, ())
-            train = self.optimization.of(part.part.name).train
-            self.trained[part.part.name] = settle(train, bool(own), self.adapters.method is not None)
-            mark_trainable(part, self.trained[part.part.name], own)
+            own = added.get(part.spec.name, ())
+            train = self.optimization.of(part.spec.name).train
+            self.trained[part.spec.name] = settle(train, bool(own), self.adapters.method is not None)
+            mark_trainable(part, self.trained[part.spec.name], own)
         for part in parts:
             keep_trainable(part)
         if hparams.gradient_checkpointing:

@@ -162,7 +162,7 @@ class Optimization:
         groups: list[dict[str, Any]] = []
         seen = set(leave_out)
         for part in parts:
-            settings = self.of(part.part.name)
+            settings = self.of(part.spec.name)
             decay = self.weight_decay if settings.weight_decay is None else settings.weight_decay
             rate = self.learning_rate if settings.learning_rate is None else settings.learning_rate
             own = [each for each in part.parameters() if each.requires_grad and each not in seen]
@@ -170,7 +170,7 @@ class Optimization:
             matrices, vectors = [each for each in own if each.ndim > 1], [each for each in own if each.ndim <= 1]
             for kind, parameters, weight_decay in (("", matrices, decay), ("/no_decay", vectors, 0.0)):
                 if parameters:
-                    name = f"{part.part.name}{kind}"
+                    name = f"{part.spec.name}{kind}"
                     groups.append({"params": parameters, "name": name, "lr": rate, "weight_decay": weight_decay})
         return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
 

@@ -48,8 +48,8 @@ def part_memory(parts: Sequence[SplitModel]) -> list[PartMemory]:
         seen.update(own)
         counted.append(
             PartMemory(
-                name=part.part.name,
-                layers=part.part.describe(),
+                name=part.spec.name,
+                layers=part.spec.describe(),
                 device=str(part.device),
                 dtype=str(part.dtype).removeprefix("torch."),
                 num_parameters=sum(count_values(each) for each in own),

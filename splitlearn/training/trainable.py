@@ -38,7 +38,7 @@ def mark_trainable(part: SplitModel, what: str, adapters: Collection[nn.Paramete
     Raises:
         ValueError: the part has nothing of the kind, or weights are to be trained beside adapters that do not hold them.
     """
-    name = part.part.name
+    name = part.spec.name
     if adapters and what not in ("adapters", "frozen"):
         raise ValueError(
             f"optimizer.parts.{name}.train is {what}, but {name} has adapters, and would be saved as them alone: set "

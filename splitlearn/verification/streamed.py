@@ -114,10 +114,10 @@ class StreamedModel:
         return {**self._seen, None: logits}
 
     def _fill_around_layers(self, part: SplitModel) -> None:
-        paths = self._anatomy.before_layers if part.part.has_embedding else self._anatomy.after_layers
+        paths = self._anatomy.before_layers if part.spec.has_embedding else self._anatomy.after_layers
         for path in paths:
             self._anatomy.replace(self._model, path, part.model.get_submodule(path))
-        if part.part.has_embedding:
+        if part.spec.has_embedding:
             steps = self._anatomy.layers_path.split(".")
             for depth in range(len(steps)):
                 way = ".".join(steps[:depth])

@@ -145,7 +145,7 @@ def _with_names(split: ComposedCausalLM, call: Callable[[str, torch.nn.Parameter
     found: dict[torch.nn.Parameter, Any] = {}
     for part in split.parts:
         for name, parameter in part.model.named_parameters():
-            found.setdefault(parameter, partial(call, part.blueprint.global_name(name, part.part)))
+            found.setdefault(parameter, partial(call, part.blueprint.global_name(name, part.spec)))
     return list(found.items())
 
 

@@ -204,7 +204,7 @@ def test_a_part_that_is_trained_beside_adapters_is_saved_itself(tmp_path: Path) 
     train(compose(*SHORT, *chosen), folder=tmp_path)
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {"trunk.pt"}
     assert {path.stem for path in (tmp_path / "adapters").glob("*.safetensors")} == {"bottom", "top", "adapter_model"}
-    assert SplitModel.load(tmp_path / "parts" / "trunk.pt").part.name == "trunk"
+    assert SplitModel.load(tmp_path / "parts" / "trunk.pt").spec.name == "trunk"
 
 
 def test_weights_in_bfloat16_by_lightnings_name(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _gradients(pair: Comparison) -> dict[str, torch.Tensor | None]:
     found: dict[str, torch.Tensor | None] = {}
     for part in pair.split.parts:
         for name, parameter in part.model.named_parameters():
-            found.setdefault(part.blueprint.global_name(name, part.part), parameter.grad)
+            found.setdefault(part.blueprint.global_name(name, part.spec), parameter.grad)
     return found
 
 
@@ -162,7 +162,7 @@ def steps(pair: Comparison) -> float:
     held: dict[str, torch.Tensor] = {}
     for part in pair.split.parts:
         for name, parameter in part.model.named_parameters():
-            held.setdefault(part.blueprint.global_name(name, part.part), parameter)
+            held.setdefault(part.blueprint.global_name(name, part.spec), parameter)
     return max(difference(parameter, held.get(name)) for name, parameter in expected.items())
 
 

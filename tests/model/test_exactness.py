@@ -59,7 +59,7 @@ def assert_same_gradients(whole: Any, split: ComposedCausalLM) -> None:
     gradients: dict[str, torch.Tensor] = {}
     for part in split.parts:
         for name, parameter in part.model.named_parameters():
-            gradients.setdefault(part.blueprint.global_name(name, part.part), parameter.grad)
+            gradients.setdefault(part.blueprint.global_name(name, part.spec), parameter.grad)
     largest = 0.0
     for name, parameter in whole.named_parameters():
         assert difference(parameter.grad, gradients[name]) == 0.0, name
@@ -93,7 +93,7 @@ def assert_same_parameters(whole: Any, split: ComposedCausalLM) -> None:
     held: list[str] = []
     for part in split.parts:
         for name, parameter in part.model.named_parameters(remove_duplicate=False):
-            global_name = part.blueprint.global_name(name, part.part)
+            global_name = part.blueprint.global_name(name, part.spec)
             assert torch.equal(parameter, expected[global_name]), global_name
             held.append(global_name)
     assert sorted(held) == sorted(expected), "each parameter is in one part, and no part has a foreign one"

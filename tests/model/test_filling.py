@@ -70,7 +70,7 @@ def test_a_parameter_of_two_names_is_one_in_a_part_loaded_by_itself(tmp_path: Pa
     tiny_model("bert").save_pretrained(tmp_path)
     _, _, top = ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
     loader = open_checkpoint(read_config(tmp_path), CheckpointSource(tmp_path))
-    alone = loader.load(loader.reading(top.part), lambda name, size_bytes: None, {})
+    alone = loader.load(loader.reading(top.spec), lambda name, size_bytes: None, {})
     head = alone.model.get_submodule("cls.predictions")
     assert head.bias is head.decoder.bias
     assert part_digest(alone) == part_digest(top)

@@ -174,11 +174,11 @@ def test_a_part_sees_its_share_of_a_cache(tiny_checkpoint: Callable[..., Path]) 
     with torch.no_grad():
         split(token_ids(), past_key_values=cache)
     assert cache.get_seq_length() == 11
-    trunk = cache_of_part(cache, split.trunk.part, 11)
+    trunk = cache_of_part(cache, split.trunk.spec, 11)
     assert isinstance(trunk, DynamicCache)
     assert trunk.layers == cache.layers[2:4]
     with pytest.raises(ValueError, match="make it with the model's configuration"):
-        cache_of_part(DynamicCache(), split.top.part, 0)
+        cache_of_part(DynamicCache(), split.top.spec, 0)
     assert isinstance(make_cache(split.trunk.blueprint.config), DynamicCache)
 
 
@@ -204,4 +204,4 @@ def test_what_a_cut_model_does_not_take_is_refused(tiny_checkpoint: Callable[...
 def test_a_static_cache_keeps_its_kind_in_every_part(tiny_checkpoint: Callable[..., Path]) -> None:
     _, split = both(tiny_checkpoint("llama"))
     cache = StaticCache(config=split.bottom.blueprint.config, max_cache_len=32)
-    assert isinstance(cache_of_part(cache, split.top.part, 0), StaticCache)
+    assert isinstance(cache_of_part(cache, split.top.spec, 0), StaticCache)

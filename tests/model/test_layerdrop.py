@@ -37,7 +37,7 @@ def test_losses_and_gradients_are_the_unsplit_models_from_the_same_seed(
         gradients = {name: parameter.grad for name, parameter in whole.named_parameters(remove_duplicate=False)}
         for part in parts:
             for name, parameter in part.model.named_parameters():
-                expected = gradients[part.blueprint.global_name(name, part.part)]
+                expected = gradients[part.blueprint.global_name(name, part.spec)]
                 assert (expected is None) == (parameter.grad is None)
                 assert expected is None or torch.equal(expected, parameter.grad)
             skipped += bool(part.layers) and all(each.grad is None for each in part.layers.parameters())

@@ -51,7 +51,7 @@ def test_parts_loaded_one_by_one_are_one_model(folder: Path, tmp_path: Path) -> 
     split = one_by_one(folder)
     assert_equal(folder, split)
     for part in split.parts:
-        part.save(tmp_path / f"{part.part.name}.pt")
+        part.save(tmp_path / f"{part.spec.name}.pt")
     assert_equal(folder, ModelFactory.load_saved_parts(tmp_path))
 
 

@@ -48,7 +48,7 @@ def test_parts_quantize_what_the_unsplit_model_does(model_type: str, tmp_path: P
     expected = {name for name, each in whole.named_parameters() if is_quantized(each)}
     loaded = ModelFactory.load_parts(tmp_path, 2, 4, quantization="int8")
     found = {
-        part.blueprint.global_name(name, part.part)
+        part.blueprint.global_name(name, part.spec)
         for part in loaded.parts.values()
         for name, each in part.model.named_parameters()
         if is_quantized(each)

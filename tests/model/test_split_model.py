@@ -96,7 +96,7 @@ def test_a_saved_trained_part_keeps_what_it_learned(tiny_checkpoint: Callable[..
             parameter.add_(1.0)
     trunk.save(tmp_path / "trunk.pt")
     loaded = SplitModel.load(tmp_path / "trunk.pt")
-    assert loaded.part == trunk.part
+    assert loaded.spec == trunk.spec
     assert not loaded.training
     for (name, saved), (other, read) in zip(trunk.named_parameters(), loaded.named_parameters(), strict=True):
         assert name == other and torch.equal(saved, read)

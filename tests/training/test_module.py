@@ -61,7 +61,7 @@ def fit(module: SplitCausalLM, data: list[dict[str, torch.Tensor]], folder: Path
 
 def trained_parameters(module: SplitCausalLM) -> dict[str, torch.Tensor]:
     return {
-        part.blueprint.global_name(name, part.part): parameter
+        part.blueprint.global_name(name, part.spec): parameter
         for part in module.parts
         for name, parameter in part.model.named_parameters(remove_duplicate=False)
     }

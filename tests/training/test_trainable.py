@@ -52,7 +52,7 @@ def test_training_adapters_takes_the_steps_that_peft_takes(tiny_checkpoint: Call
         LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     ours = {
-        part.blueprint.global_name(name, part.part): each
+        part.blueprint.global_name(name, part.spec): each
         for part in module.parts
         for name, each in part.model.named_parameters()
         if each.requires_grad
@@ -117,7 +117,7 @@ def test_frozen_parts_get_no_adapters_and_are_run_once(tiny_checkpoint: Callable
     assert [any("lora_" in name for name, _ in part.named_parameters()) for part in module.parts] == [False, False, True]
     calls = []
     for part in module.parts:
-        part.layers[0].mlp.register_forward_pre_hook(lambda mlp, inputs, name=part.part.name: calls.append(name))
+        part.layers[0].mlp.register_forward_pre_hook(lambda mlp, inputs, name=part.spec.name: calls.append(name))
     trunk = module.parts[1]
     trunk.register_forward_hook(lambda part, inputs, output: calls.append(f"needs gradients: {output.requires_grad}"))
     module.composed.train()(**batches([2])[0]).loss.backward()
