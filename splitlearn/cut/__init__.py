@@ -1,7 +1,22 @@
-"""Arithmetic of a cut, without any tensor: where the parts begin and end, which names belong to them, where they live."""
+"""Arithmetic of a cut, without any tensor: where the parts begin and end, which names belong to them, where they live and
+who holds them.
+"""
 
 from splitlearn.cut.devices import DeviceMapError, resolve_device_map
 from splitlearn.cut.names import ParamMapper
+from splitlearn.cut.placement import CUTS, Party, Placement, PlacementError
 from splitlearn.cut.plan import PART_NAMES, CutError, PartSpec, SplitPlan
 
-__all__ = ["PART_NAMES", "CutError", "DeviceMapError", "ParamMapper", "PartSpec", "SplitPlan", "resolve_device_map"]
+__all__ = [
+    "CUTS",
+    "PART_NAMES",
+    "CutError",
+    "DeviceMapError",
+    "ParamMapper",
+    "PartSpec",
+    "Party",
+    "Placement",
+    "PlacementError",
+    "SplitPlan",
+    "resolve_device_map",
+]

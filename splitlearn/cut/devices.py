@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from splitlearn.cut.plan import PART_NAMES
 
@@ -38,9 +38,13 @@ def _automatic(num_gpus: int) -> dict[str, str]:
 
 
 def resolve_device_map(
-    device: str = "cpu", device_map: str | Mapping[str, str] | None = None, *, num_gpus: int
+    device: str = "cpu",
+    device_map: str | Mapping[str, str] | None = None,
+    *,
+    num_gpus: int,
+    parts: Sequence[str] = PART_NAMES,
 ) -> dict[str, str]:
-    """Say where bottom, trunk and top live.
+    """Say where bottom, trunk and top live, or those of them that are on this machine.
 
     Args:
         device: where a part goes that ``device_map`` does not name.
@@ -48,9 +52,10 @@ def resolve_device_map(
             device. ``"auto"`` places all parts on the CPU without a GPU; with one GPU bottom on the CPU, trunk and top on the
             GPU; with two bottom on the CPU and one GPU each for trunk and top; with three or more one GPU for each part.
         num_gpus: how many GPUs this machine has.
+        parts: the parts that are on this machine. The devices of others are not looked for.
 
     Returns:
-        One device string (``"cpu"`` or ``"cuda:N"``) for each part name.
+        One device string (``"cpu"`` or ``"cuda:N"``) for each of ``parts``.
 
     Raises:
         DeviceMapError: an unknown part name, a malformed device, or a device that is not there.
@@ -58,11 +63,12 @@ def resolve_device_map(
     if device_map == "auto":
         # It decides for all parts, but a device that is not there is a mistake all the same.
         _check_device(device, "device", num_gpus)
-        return _automatic(num_gpus)
+        automatic = _automatic(num_gpus)
+        return {part: automatic[part] for part in parts}
     if device_map is None or isinstance(device_map, str):
         where = "device" if device_map is None else "device_map"
         chosen = _check_device(device if device_map is None else device_map, where, num_gpus)
-        return dict.fromkeys(PART_NAMES, chosen)
+        return dict.fromkeys(parts, chosen)
     if not isinstance(device_map, Mapping):
         raise DeviceMapError(f"device_map is {device_map!r}; use 'auto', one device, or a mapping such as {{trunk: 'cuda:0'}}")
     unknown = [key for key in device_map if key not in PART_NAMES]
@@ -72,5 +78,5 @@ def resolve_device_map(
         part: _check_device(device_map[part], f"device_map[{part!r}]", num_gpus)
         if part in device_map
         else _check_device(device, "device", num_gpus)
-        for part in PART_NAMES
+        for part in parts
     }

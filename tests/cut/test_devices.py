@@ -38,3 +38,8 @@ def test_parts_that_the_map_leaves_out_take_device() -> None:
 def test_devices_that_cannot_be_had_are_refused(device: str, device_map: object, message: str) -> None:
     with pytest.raises(DeviceMapError, match=message):
         resolve_device_map(device, device_map, num_gpus=0)  # type: ignore[arg-type]
+
+
+def test_devices_of_parts_that_are_elsewhere_are_not_looked_for() -> None:
+    assert resolve_device_map("cpu", {"top": "cuda:7"}, num_gpus=0, parts=("trunk",)) == {"trunk": "cpu"}
+    assert resolve_device_map("cpu", "auto", num_gpus=1, parts=("trunk",)) == {"trunk": "cuda:0"}

@@ -1,0 +1,272 @@
+"""Who holds what: parties, the parts of each, and which data must pass from one party to another. No tensors.
+
+Cut 1 lies between bottom and trunk, cut 2 between trunk and top.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitlearn.cut.devices import DeviceMapError, resolve_device_map
+from splitlearn.cut.plan import PART_NAMES
+
+CUTS = (1, 2)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_PARTY_SETTINGS = ("parts", "devices", "address")
+
+
+class PlacementError(ValueError):
+    """Parties that cannot hold a model's parts as they are told to; the message begins with the argument's name."""
+
+
+@dataclass(frozen=True)
+class Party:
+    """One party of split learning.
+
+    Attributes:
+        name: for example ``"client"``.
+        parts: the parts that it holds, in the order in which data pass them.
+        devices: the device of each of its parts by name; empty for a party elsewhere, whose machine is not looked at.
+        address: where the party runs, as ``"host:port"``; None for a party of this process.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    devices: Mapping[str, str] = field(default_factory=dict)
+    address: str | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the party runs in this process."""
+        return self.address is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the party as plain values, for JSON."""
+        return {"parts": list(self.parts), "devices": dict(self.devices) or None, "address": self.address}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which party holds which part, checked when it is made.
+
+    Args:
+        parties: the parties; together they hold bottom, trunk and top once each.
+        data: the party that holds the text. It holds the bottom, which takes the tokens.
+        labels: the party that knows the labels when the loss is computed. It holds the top, which computes it. If it is not
+            the party that holds the text, labels are sent to it.
+
+    Raises:
+        PlacementError: a part is unknown, held twice or by nobody, or data or labels are with another party than the part
+            that takes them.
+    """
+
+    parties: tuple[Party, ...]
+    data: str
+    labels: str
+
+    def __post_init__(self) -> None:
+        holders = self._checked_holders()
+        for name, value, part, use in (
+            ("data", self.data, "bottom", "takes the tokens"),
+            ("labels", self.labels, "top", "computes the loss"),
+        ):
+            if value not in holders.values():
+                raise PlacementError(f"{name} is {value!r}, which is no party; the parties are {self._names}")
+            if value != holders[part]:
+                raise PlacementError(
+                    f"{name} is {value!r}, but {holders[part]!r} holds the {part}, which {use}: "
+                    f"set {name} to {holders[part]!r}, or give the {part} to {value!r}"
+                )
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(party.name for party in self.parties) or "none"
+
+    def _checked_holders(self) -> dict[str, str]:
+        """Return the party that holds each part; refuse parts that are unknown, held twice or by nobody."""
+        holders: dict[str, str] = {}
+        for party in self.parties:
+            where = f"parties.{party.name}.parts"
+            if not party.parts:
+                raise PlacementError(f"{where} is empty; give it at least one of {', '.join(PART_NAMES)}")
+            for part in party.parts:
+                if part not in PART_NAMES:
+                    raise PlacementError(f"{where} names {part!r}; the parts are {', '.join(PART_NAMES)}")
+                if part in holders:
+                    raise PlacementError(f"{where} names {part!r}, which {holders[part]!r} holds already; name it once")
+                holders[part] = party.name
+        for part in PART_NAMES:
+            if part not in holders:
+                raise PlacementError(f"parties leave {part!r} to nobody; give it to one of them (there are: {self._names})")
+        return holders
+
+    @classmethod
+    def one_party(cls, device: str = "cpu", device_map: str | Mapping[str, str] | None = None, *, num_gpus: int) -> Placement:
+        """Place all parts with one party in this process; the arguments are those of `resolve_device_map`.
+
+        Raises:
+            DeviceMapError: an unknown part name, a malformed device, or a device that is not there.
+        """
+        devices = resolve_device_map(device, device_map, num_gpus=num_gpus)
+        return cls((Party("owner", PART_NAMES, devices),), data="owner", labels="owner")
+
+    @classmethod
+    def resolve(
+        cls,
+        parties: Mapping[str, Mapping[str, Any]],
+        data: str,
+        labels: str,
+        *,
+        device: str = "cpu",
+        device_map: str | Mapping[str, str] | None = None,
+        num_gpus: int,
+    ) -> Placement:
+        """Make a placement of plain values, with a device for every part that is in this process.
+
+        Args:
+            parties: by name, each party's ``parts``; and its ``devices`` (None, one device, or a device for each of its parts)
+                and ``address`` (``"host:port"``, or None for this process), both None if they are left out.
+            data: the party that holds the text.
+            labels: the party that knows the labels.
+            device: where a part goes that neither its party's ``devices`` nor ``device_map`` names.
+            device_map: as for `resolve_device_map`; only its entries of parts in this process are looked at.
+            num_gpus: how many GPUs this machine has.
+
+        Raises:
+            PlacementError: the parties do not hold bottom, trunk and top once each, a setting is malformed or unknown, or a
+                party's device is not there.
+            DeviceMapError: ``device`` or ``device_map`` cannot be honoured.
+        """
+        if not isinstance(parties, Mapping) or not parties:
+            raise PlacementError(f"parties is {parties!r}; give at least one party by name, with its parts")
+        described = [_party_of(name, settings) for name, settings in parties.items()]
+        # Who holds what is settled before any device is looked for.
+        unplaced = cls(tuple(party for party, _ in described), data, labels)
+        general = resolve_device_map(device, device_map, num_gpus=num_gpus, parts=unplaced.parts_here())
+        placed = [_placed(party, devices, general, num_gpus) if party.is_here else party for party, devices in described]
+        return cls(tuple(placed), data, labels)
+
+    def holder(self, part: str) -> str:
+        """Return the name of the party that holds ``part``.
+
+        Raises:
+            KeyError: there is no such part.
+        """
+        return {part: party.name for party in self.parties for part in party.parts}[part]
+
+    def party(self, name: str) -> Party:
+        """Return the party of that name.
+
+        Raises:
+            KeyError: there is no such party.
+        """
+        return {party.name: party for party in self.parties}[name]
+
+    def parts_here(self, party: str | None = None) -> tuple[str, ...]:
+        """Return the parts in this process, in the order in which data pass them; of one party, or of all for None."""
+        parties = self.parties if party is None else (self.party(party),)
+        held = {part for one in parties if one.is_here for part in one.parts}
+        return tuple(part for part in PART_NAMES if part in held)
+
+    @property
+    def devices(self) -> dict[str, str]:
+        """The device of each part in this process by name."""
+        placed = {part: device for party in self.parties for part, device in party.devices.items()}
+        return {part: placed[part] for part in self.parts_here() if part in placed}
+
+    def crosses(self, cut: int) -> bool:
+        """Whether ``cut`` (1 or 2) lies between two parties.
+
+        Raises:
+            ValueError: there is no such cut.
+        """
+        below, above = self._beside(cut)
+        return self.holder(below) != self.holder(above)
+
+    def inputs_cross(self, cut: int) -> bool:
+        """Whether mask and positions are sent at ``cut``: the party above it holds no part below, so it has not seen them.
+
+        Raises:
+            ValueError: there is no such cut.
+        """
+        above = self.holder(self._beside(cut)[1])
+        return all(self.holder(part) != above for part in PART_NAMES[:cut])
+
+    def labels_cross(self) -> int | None:
+        """Return the cut at which labels are sent to the party that computes the loss; None if they are there already.
+
+        Labels go directly to the holder of the top. They count at the cut where its share of the model begins.
+        """
+        if self.labels == self.data:
+            return None
+        return next(cut for cut in reversed(CUTS) if self.crosses(cut))
+
+    def what_crosses(self, cut: int) -> tuple[str, ...]:
+        """Say in words what is sent at ``cut`` in a training step; empty if the cut lies inside one party.
+
+        Raises:
+            ValueError: there is no such cut.
+        """
+        if not self.crosses(cut):
+            return ()
+        more = ("mask", "positions") if self.inputs_cross(cut) else ()
+        return ("smashed data", *more, *(("labels",) if self.labels_cross() == cut else ()))
+
+    def addresses(self) -> Iterator[tuple[str, str]]:
+        """Yield name and address of each party elsewhere."""
+        for party in self.parties:
+            if party.address is not None:
+                yield party.name, party.address
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the placement as plain values, for JSON; `resolve` takes them."""
+        return {"parties": {party.name: party.to_dict() for party in self.parties}, "data": self.data, "labels": self.labels}
+
+    @staticmethod
+    def _beside(cut: int) -> tuple[str, str]:
+        """Return the part below a cut and the part above it."""
+        if cut not in CUTS:
+            raise ValueError(f"cut is {cut!r}; a model has cut 1, between bottom and trunk, and cut 2, between trunk and top")
+        return PART_NAMES[cut - 1], PART_NAMES[cut]
+
+
+def _party_of(name: object, settings: object) -> tuple[Party, Any]:
+    """Return a party without devices, and the devices that its settings ask for."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PlacementError(f"parties has {name!r}; a party's name is a letter followed by letters, digits, - or _")
+    where = f"parties.{name}"
+    if not isinstance(settings, Mapping):
+        raise PlacementError(f"{where} is {settings!r}; give its parts, such as {where}.parts=[bottom]")
+    unknown = [key for key in settings if key not in _PARTY_SETTINGS]
+    if unknown:
+        raise PlacementError(f"{where} has {unknown[0]!r}; a party has {', '.join(_PARTY_SETTINGS)}")
+    parts = settings.get("parts")
+    if isinstance(parts, str) or not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+        raise PlacementError(f"{where}.parts is {parts!r}; give a list such as [bottom, top]")
+    address = settings.get("address")
+    if address is not None and (not isinstance(address, str) or not re.fullmatch(r"\S+:\d+", address)):
+        raise PlacementError(f"{where}.address is {address!r}; give host:port, or null for a party of this process")
+    ordered = sorted(parts, key=lambda part: PART_NAMES.index(part) if part in PART_NAMES else len(PART_NAMES))
+    return Party(name, tuple(ordered), address=address), settings.get("devices")
+
+
+def _placed(party: Party, devices: Any, general: Mapping[str, str], num_gpus: int) -> Party:
+    """Return the party with a device for each of its parts: its own settings come before the general ones."""
+    where = f"parties.{party.name}.devices"
+    if devices is not None and not isinstance(devices, (str, Mapping)):
+        raise PlacementError(f"{where} is {devices!r}; give one device, or a device for each of its parts, or null")
+    foreign = [part for part in devices if part not in party.parts] if isinstance(devices, Mapping) else []
+    if foreign:
+        raise PlacementError(f"{where} names {foreign[0]!r}, but {party.name!r} holds {', '.join(party.parts)}")
+    own = dict.fromkeys(party.parts, devices) if isinstance(devices, str) else dict(devices or {})
+    resolved = {part: general[part] for part in party.parts}
+    for part, device in own.items():
+        try:
+            resolved |= resolve_device_map(device, num_gpus=num_gpus, parts=(part,))
+        except DeviceMapError as error:
+            place = where if isinstance(devices, str) else f"{where}.{part}"
+            raise PlacementError(f"{place}{str(error).removeprefix('device')}") from error
+    return Party(party.name, party.parts, resolved)
