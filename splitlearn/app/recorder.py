@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
 from splitlearn.app.checkpoints import FinishedRunError, find_best
@@ -116,13 +115,13 @@ class Recorder:
         if isinstance(datamodule, BlockDataModule):
             # Of a stream, rows that were left out are known only now.
             summary |= {"batch_size": datamodule.batch_size, "rows": datamodule.counts}
-        stopped = [each for each in trainer.callbacks if isinstance(each, EarlyStopping) and each.stopped_epoch]
+        stopped = [callback for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
         if stopped:
             summary["stopped_early"] = f"{stopped[0].monitor} no longer improved in epoch {stopped[0].stopped_epoch + 1}"
         summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
         # What export and generate compare the base checkpoint with.
         summary["base"] = module.base | {
-            "tokenizer": base_tokenizer_digest(module.hparams.model_name_or_path, summary["commit"])
+            "tokenizer": base_tokenizer_digest(module.hparams["model_name_or_path"], summary["commit"])
         }
         write_summary(self.folder, summary)
         print_summary(summary)

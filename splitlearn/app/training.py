@@ -37,7 +37,7 @@ from splitlearn.planning import check_fit, cost_of
 from splitlearn.run_folder import open_run_folder
 from splitlearn.settings import check
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
-from splitlearn.training.callbacks import BestCheckpoint, Evaluation, RunFigures, TokenThroughput
+from splitlearn.training.callbacks import BestCheckpoint, Evaluation, RunFigures, TokenThroughput, find_callback
 from splitlearn.training.callbacks.run_figures import saved_figures
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.strategy import root_device_arguments
@@ -282,7 +282,7 @@ def _measure_before(
 ) -> None:
     """Find the base model's held-out loss: in the checkpoint, if it was measured on the same rows, or by measuring it."""
     figures.held_out = _identify_held_out(datamodule, trainer)
-    figures.tokenizer = base_tokenizer_digest(module.hparams.model_name_or_path, module.hparams.revision)
+    figures.tokenizer = base_tokenizer_digest(module.hparams["model_name_or_path"], module.hparams["revision"])
     saved = {} if checkpoint is None else saved_figures(checkpoint)
     if saved.get("before") is not None and saved["held_out"] == figures.held_out:
         figures.before = saved["before"]
@@ -313,7 +313,7 @@ def _fit(
     if best is not None and best["step"] != trainer.global_step:
         module.load_state_dict(read_checkpoint(best["file"])["state_dict"], strict=False)
         after = {"val_loss": best["val_loss"], "val_perplexity": math.exp(best["val_loss"])}
-    throughput = next((each for each in trainer.callbacks if isinstance(each, TokenThroughput)), None)
+    throughput = find_callback(trainer, TokenThroughput)
     tracker = module.tracker
     before = figures.before or {}
     metrics: dict[str, Any] = {f"{name}_before": before.get(name) for name in ("val_loss", "val_perplexity")}
@@ -333,8 +333,8 @@ def _fit(
 
 def _last_figures(trainer: Trainer, module: SplitCausalLM, datamodule: LightningDataModule) -> Mapping[str, float]:
     """Return the held-out loss after the last step, measured now unless the run has measured it there."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, Evaluation) and callback.last_step == trainer.global_step and callback.last_figures:
-            return callback.last_figures
+    evaluation = find_callback(trainer, Evaluation)
+    if evaluation is not None and evaluation.last_step == trainer.global_step and evaluation.last_figures:
+        return evaluation.last_figures
     measured = trainer.validate(module, datamodule=datamodule, verbose=False)
     return measured[0] if measured else {}

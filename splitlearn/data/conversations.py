@@ -74,7 +74,7 @@ def _render(
     if number == 0:
         return ""
     text: Any = tokenizer.apply_chat_template(
-        list(messages[:number]), tools=tools or None, tokenize=False, add_generation_prompt=begins_answer
+        list(messages[:number]), tools=list(tools) if tools else None, tokenize=False, add_generation_prompt=begins_answer
     )
     return str(text)
 

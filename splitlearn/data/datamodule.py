@@ -402,7 +402,9 @@ class BlockDataModule(LightningDataModule, ABC):
             return []
         generator = torch.Generator().manual_seed(self.seed)
         settings: dict[str, Any] = {"num_workers": self.num_workers, "generator": generator, "collate_fn": self._collate()}
-        return DataLoader(self.blocks["val"], self.batch_size, **settings)
+        # torch takes anything with a length and numbered rows, but its types want a subclass of its own Dataset.
+        rows: Any = self.blocks["val"]
+        return DataLoader(rows, self.batch_size, **settings)
 
     def _collate(self) -> Callable[[list[Any]], dict[str, torch.Tensor]] | None:
         return pad_batch if self.packing == "none" else None

@@ -99,7 +99,7 @@ class InstructionDataModule(BlockDataModule):
             except ValueError as error:
                 raise ValueError(f"{row['place']}: {error}") from error
 
-        features = Features({"place": Value("string"), "input_ids": TOKENS, "labels": TOKENS})
+        features = Features(place=Value("string"), input_ids=TOKENS, labels=TOKENS)
         encoded = rows.map(encode_row, remove_columns=rows.column_names, features=features)
         fitting = fit_rows(encoded, self.block_size, self.too_long)
         if len(fitting) < len(encoded):

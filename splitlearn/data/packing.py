@@ -61,7 +61,7 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -
         lambda text: encode(tokenizer, mark_document(text)),
         input_columns="text",
         remove_columns=documents.column_names,
-        features=Features({"input_ids": TOKENS, "labels": TOKENS}),
+        features=Features(input_ids=TOKENS, labels=TOKENS),
     )
 
 
@@ -90,7 +90,7 @@ def join(rows: Dataset, block_size: int, name: str = "the text") -> Dataset:
                 "choose a smaller block or give more text"
             )
         columns[column] = tokens[: num_blocks * block_size].reshape(num_blocks, block_size)
-    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, TOKENS)))
+    return Dataset.from_dict(columns, features=Features(**dict.fromkeys(columns, TOKENS)))
 
 
 def isolate(rows: Dataset, block_size: int, pad_token_id: int = 0) -> Dataset:
@@ -128,7 +128,7 @@ def isolate(rows: Dataset, block_size: int, pad_token_id: int = 0) -> Dataset:
         positions_NT[number, start:] = np.arange(block_size - start)
         num_tokens_N[number] = start
     columns = {"input_ids": ids_NT, "labels": labels_NT, "position_ids": positions_NT}
-    features = Features({**dict.fromkeys(columns, TOKENS), "num_tokens": Value("int64")})
+    features = Features(**dict.fromkeys(columns, TOKENS), num_tokens=Value("int64"))
     return Dataset.from_dict({**columns, "num_tokens": num_tokens_N}, features=features)
 
 

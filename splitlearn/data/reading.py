@@ -200,9 +200,17 @@ class SourceRows:
 
 
 def _load(source: Source, cache_dir: str | None, streaming: bool) -> Dataset | IterableDataset:
-    settings: dict[str, Any] = {"name": source.subset, "split": source.split, "revision": source.revision}
+    # One of four overloads, which differ in whether ``split`` is None and in the value of ``streaming``.
+    load: Callable[..., Any] = load_dataset
     try:
-        return load_dataset(str(source.hub_name), cache_dir=cache_dir, streaming=streaming, **settings)
+        return load(
+            str(source.hub_name),
+            name=source.subset,
+            split=source.split,
+            revision=source.revision,
+            cache_dir=cache_dir,
+            streaming=streaming,
+        )
     except (ValueError, DatasetGenerationError) as error:
         raise ValueError(f"{source} holds no rows, or cannot be read: {_innermost(error)}") from error
     except (DatasetNotFoundError, ConnectionError) as error:

@@ -59,7 +59,7 @@ class StreamedBlocks(IterableDataset[Batch]):
         self,
         rows: Callable[[], Iterator[dict[str, Any]]],
         rows_at_once: int,
-        make_blocks: Callable[[Dataset], Dataset],
+        make_blocks: Callable[[Dataset], Dataset | list[Any]],
         seed: int = 0,
         max_blocks: int | None = None,
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,7 +16,7 @@ from splitlearn.model.silence import silent_transformers
 
 _END_OF_TEXT = "<|endoftext|>"
 _MAX_SHARD_SIZE = "2MB"
-_CONFIG = {
+_CONFIG: dict[str, Any] = {
     "vocab_size": 2048,
     "hidden_size": 128,
     "intermediate_size": 384,

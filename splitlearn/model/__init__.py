@@ -1,6 +1,6 @@
 """Building the parts of a causal LM, loading them, and running them together."""
 
-from splitlearn.model.anatomy import count_layers
+from splitlearn.model.anatomy import count_layers, embedding_width
 from splitlearn.model.blueprint import Blueprint, compare_configs, draw_blueprint, plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.dtypes import dtype_in_full, loaded_dtype
@@ -22,6 +22,7 @@ __all__ = [
     "count_layers",
     "draw_blueprint",
     "dtype_in_full",
+    "embedding_width",
     "find_ties",
     "loaded_dtype",
     "open_checkpoint",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -134,6 +134,11 @@ def owns_something(module: nn.Module) -> bool:
     return is_random or any(True for _ in module.parameters())
 
 
+def embedding_width(model: PreTrainedModel) -> int:
+    """Return how many numbers the embedding of one token has, as it enters the first decoder layer."""
+    return cast(int, model.get_input_embeddings().embedding_dim)
+
+
 def _stand_in_forward(module: nn.Module, hidden_size: int) -> Callable[..., torch.Tensor]:
     width = getattr(module, "embedding_dim", getattr(module, "out_features", None))
     # Gradients tell afterwards what was computed from which stand-in: only what a part owns is followed.
@@ -195,8 +200,8 @@ def _own_tensors_replaced(modules: list[nn.Module]) -> Iterator[None]:
 
 def _run_to_layers(model: PreTrainedModel, base_name: str, layers_path: str) -> tuple[set[str], dict[str, Any]]:
     """Call the base model with stand-ins; return what ran before its layers and what the first layer was given."""
-    hidden_size = model.get_input_embeddings().embedding_dim
-    layers = model.get_submodule(layers_path)
+    hidden_size = embedding_width(model)
+    layers = cast(nn.ModuleList, model.get_submodule(layers_path))
     ran: set[str] = set()
 
     def recorded(path: str, module: nn.Module) -> Callable[..., torch.Tensor]:

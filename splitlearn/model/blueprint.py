@@ -246,7 +246,7 @@ def read_generation_config(source: CheckpointSource) -> GenerationConfig | None:
     return None
 
 
-def _parse_generation_config(path: Path, how: Mapping[str, bool]) -> GenerationConfig:
+def _parse_generation_config(path: Path, how: Mapping[str, Any]) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(path.parent, config_file_name=path.name, **how)
     except (OSError, ValueError, TypeError) as error:

@@ -75,7 +75,7 @@ def change_as_owners_do(blueprint: Blueprint, part: PartSpec, model: PreTrainedM
         if not blueprint.belongs_to(borrowed, part) or blueprint.belongs_to(owned, part):
             continue
         parameter = model.get_parameter(blueprint.local_name(borrowed, part))
-        parameter._is_hf_initialized = True
+        parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # the mark by which transformers leaves it as it is
         path, _, leaf = owned.rpartition(".")
         # A copy without its tensors' memory, which holds nothing but the borrowed tensor.
         owner = copy.copy(blueprint.meta_model.get_submodule(path))

@@ -81,7 +81,7 @@ def _describe_only_kept_layers(model: PreTrainedModel, layers: nn.ModuleList, pa
         if isinstance(config, PreTrainedConfig):
             if id(config) not in sliced:
                 sliced[id(config)] = slice_config(config, part.start, part.start + len(layers))
-            module.config = sliced[id(config)]
+            module.config = sliced[id(config)]  # type: ignore[assignment]  # torch types attributes as tensors and modules
         for name in _LAYER_COUNT_ATTRIBUTES:
             if getattr(module, name, None) == part.num_layers:
                 setattr(module, name, len(layers))
@@ -112,9 +112,9 @@ def _drop_foreign_modules(model: Any, part: PartSpec, anatomy: Anatomy) -> None:
     for module in (model, anatomy.base(model)):
         # transformers asks for what it may initialise, tie, or require gradients of.
         if not part.has_embedding:
-            module.get_input_embeddings = _nothing
+            module.get_input_embeddings = _nothing  # type: ignore[method-assign]
         if not part.has_head:
-            module.get_output_embeddings = _nothing
+            module.get_output_embeddings = _nothing  # type: ignore[method-assign]
 
 
 def _nothing() -> None:
@@ -178,5 +178,5 @@ def _dropping_modules(model: PreTrainedModel, anatomy: Anatomy) -> list[nn.Modul
 def _forget_ties(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
-            module._tied_weights_keys = None
+            module._tied_weights_keys = None  # type: ignore[assignment]  # transformers leaves its own None untyped
             module.all_tied_weights_keys = {}

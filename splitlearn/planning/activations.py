@@ -114,7 +114,9 @@ def measure_activations(
 
 
 def _measure(blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: int | None, dtype: torch.dtype) -> Activations:
-    model = copy.deepcopy(blueprint.meta_model).to(dtype).train()
+    model = copy.deepcopy(blueprint.meta_model)
+    nn.Module.to(model, dtype)
+    model.train()
     layers = list(blueprint.anatomy.layers(model))
     twins = _first_alike(layers)
     mode = FakeTensorMode(allow_non_fake_inputs=True)

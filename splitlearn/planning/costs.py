@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from splitlearn.cut import PartSpec, SplitPlan
-from splitlearn.model import Blueprint
+from splitlearn.model import Blueprint, embedding_width
 from splitlearn.model.part_loading import PartLoader
 from splitlearn.model.quantization import quantization_config, quantized_names
 from splitlearn.planning.activations import Activations, measure_activations
@@ -149,7 +149,7 @@ def cost_of(
         each_bytes = bytes_per_value(quantization, blueprint.dtype)
         for name in quantized_names(blueprint.meta_model, quantization_config(quantization)):
             sizes[name] = each_bytes * blueprint.meta_model.get_parameter(name).numel()
-    hidden_size = blueprint.meta_model.get_input_embeddings().embedding_dim
+    hidden_size = embedding_width(blueprint.meta_model)
     return CutCost(
         model=loader.source.name,
         commit=origin.commit if origin else None,

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
@@ -104,6 +105,8 @@ class SplitCausalLM(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
+        self.strict_loading = False
         self.optimization = Optimization.from_plain(optimizer or {})
         frozen = [name for name in PART_NAMES if self.optimization.of(name).train in (False, "frozen")]
         self.adapters = AdapterSettings.from_plain(peft).without(frozen)
@@ -121,11 +124,6 @@ class SplitCausalLM(LightningModule):
         self._ties: list[Tie] = []
         self._window = TokenWindow()
         self._unfinished: dict[str, Any] | None = None
-
-    @property
-    def strict_loading(self) -> bool:
-        """False: a checkpoint holds only what was trained; `on_load_checkpoint` checks that it holds all of that."""
-        return False
 
     @property
     def learning_rate(self) -> float:
@@ -169,7 +167,7 @@ class SplitCausalLM(LightningModule):
         """
         if self.model is not None:
             return
-        hparams = self.hparams
+        hparams = cast(AttributeDict, self.hparams)
         trained = {name: self.trains(name) for name in PART_NAMES}
         refuse_untrainable(hparams, trained, self.load_dtype)
         parts = ModelFactory.create_split_models(
@@ -252,7 +250,7 @@ class SplitCausalLM(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Tell data that are streamed which epoch it is; Lightning tells only samplers."""
         loader = self.trainer.train_dataloader
-        if hasattr(loader, "set_epoch"):
+        if loader is not None and hasattr(loader, "set_epoch"):
             loader.set_epoch(self.trainer.current_epoch)
 
     def flops_of(self, batch: Batch) -> int | None:
@@ -346,7 +344,7 @@ class SplitCausalLM(LightningModule):
     @cached_property
     def base(self) -> dict[str, Any]:
         """Which model the parts are of, as plain values; it is kept in checkpoints and in the summary."""
-        return describe_base(self.parts, self.adapters, self.hparams.quantization, self._base_weights)
+        return describe_base(self.parts, self.adapters, self.hparams["quantization"], self._base_weights)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained tensors; frozen ones, which a checkpoint leaves out, do not count as missing."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Literal, get_args
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+_Name = Literal["32-true", "bf16-mixed", "bf16-true"]
+PRECISIONS: tuple[_Name, ...] = get_args(_Name)
 
 
 class SplitPrecision(Precision):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 
@@ -35,7 +36,7 @@ class SplitStrategy(SingleDeviceStrategy):
 
     def setup(self, trainer: Any) -> None:
         """Set up as Lightning does, without its moving of optimizer state to one device."""
-        self.accelerator.setup(trainer)
+        self._require_accelerator().setup(trainer)
         self.model: Any = self.precision_plugin.convert_module(self.model)
         self.model = self._setup_model(self.model)
         if trainer.state.fn == "fit":
@@ -45,8 +46,13 @@ class SplitStrategy(SingleDeviceStrategy):
     def teardown(self) -> None:
         """Release what Lightning holds; parts and optimizer state stay where they are."""
         self.precision_plugin.teardown()
-        self.accelerator.teardown()
+        self._require_accelerator().teardown()
         self.checkpoint_io.teardown()
+
+    def _require_accelerator(self) -> Accelerator:
+        if self.accelerator is None:
+            raise RuntimeError("SplitStrategy has no accelerator; the Trainer sets it before it calls setup")
+        return self.accelerator
 
 
 def root_device_arguments(devices: Mapping[str, str]) -> dict[str, Any]:

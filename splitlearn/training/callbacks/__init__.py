@@ -3,6 +3,7 @@
 from splitlearn.training.callbacks.best_checkpoint import BestCheckpoint
 from splitlearn.training.callbacks.evaluation import Evaluation
 from splitlearn.training.callbacks.exact_resume import ExactResume
+from splitlearn.training.callbacks.find_callback import find_callback
 from splitlearn.training.callbacks.finders import FindBatchSize, FindLearningRate
 from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
 from splitlearn.training.callbacks.last_checkpoint import LastCheckpoint
@@ -24,5 +25,6 @@ __all__ = [
     "MemoryReport",
     "RunFigures",
     "TokenThroughput",
+    "find_callback",
     "make_progress",
 ]

@@ -83,7 +83,9 @@ class Evaluation(Callback):
 
 def will_validate(trainer: Trainer) -> bool:
     """Return whether a validation follows the batch that just ended."""
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    # None before and after training only, when no batch ends.
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _ends_run(trainer: Trainer) -> bool:

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from splitlearn.training.callbacks.evaluation import will_validate
 from splitlearn.training.callbacks.last_checkpoint import LAST
 from splitlearn.training.stop_signals import StopSignals
 
@@ -85,7 +86,7 @@ class ExactResume(Callback):
         loader = trainer.train_dataloader
         # Lightning itself does this only if nobody has asked for the number of steps before, which schedules do of data whose
         # length is known. Of others it holds the first batch already.
-        if self._places and hasattr(loader, "load_state_dict") and sized_len(loader) is not None:
+        if self._places and loader is not None and hasattr(loader, "load_state_dict") and sized_len(loader) is not None:
             loader.load_state_dict(self._places[0])
         self._places = []
         self._signals.wait(lambda: _how_to_go_on(self._last_checkpoint(trainer), Path(trainer.default_root_dir)))
@@ -100,11 +101,7 @@ class ExactResume(Callback):
         """
         epoch_loop = trainer.fit_loop.epoch_loop
         waits = epoch_loop.batch_progress.is_last_batch or trainer.fit_loop._should_accumulate()
-        if (
-            self._signals.received is not None
-            and not waits
-            and not epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        ):
+        if self._signals.received is not None and not waits and not will_validate(trainer):
             # What this step logged would otherwise come after the hook that ends the run.
             trainer._logger_connector.update_train_step_metrics()
             for logger in trainer.loggers:
