@@ -197,7 +197,14 @@ class CheckpointSource:
         if isinstance(noted, torch.dtype) and noted in _MODEL_DTYPES:
             return noted
         for file in sorted(set(self.weight_map.values())):
-            for dtype in self._dtypes(file):
+            try:
+                dtypes = self._dtypes(file)
+            except AbsentFileError as error:
+                raise AbsentFileError(
+                    f"{error}, and since config.json names no dtype, that of the first stored tensor counts; "
+                    "set model.dtype (in Python dtype) to load without that file"
+                ) from error
+            for dtype in dtypes:
                 if dtype in _MODEL_DTYPES:
                     return dtype
         raise CheckpointError(

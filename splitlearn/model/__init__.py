@@ -4,9 +4,10 @@ from splitlearn.model.anatomy import count_layers, embedding_width
 from splitlearn.model.blueprint import Blueprint, compare_configs, draw_blueprint, plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.dtypes import dtype_in_full, loaded_dtype
-from splitlearn.model.factory import LoadedParts, ModelFactory, save_parts
+from splitlearn.model.factory import ModelFactory, save_parts
 from splitlearn.model.opening import open_checkpoint
 from splitlearn.model.refusals import UnsupportedModelError
+from splitlearn.model.request import LoadedParts, ModelRequest, OpenedModel
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import Tie, find_ties, tie_parts
 
@@ -15,6 +16,8 @@ __all__ = [
     "ComposedCausalLM",
     "LoadedParts",
     "ModelFactory",
+    "ModelRequest",
+    "OpenedModel",
     "SplitModel",
     "Tie",
     "UnsupportedModelError",

@@ -39,8 +39,19 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None, r
         model_type: the architecture that the caller expects, as transformers names it; None accepts any.
         revision: of a hub's repository the branch, tag or commit; None is its main branch.
 
-    Returns:
-        The configuration.
+    Raises:
+        FileNotFoundError: there is no such model.
+        CheckpointError, UnsupportedModelError: as `read_config_of` raises them.
+    """
+    return read_config_of(CheckpointSource(model_name_or_path, revision), model_type)
+
+
+def read_config_of(source: CheckpointSource, model_type: str | None = None) -> PreTrainedConfig:
+    """Read the configuration of a checkpoint; no weights are touched.
+
+    Args:
+        source: the checkpoint.
+        model_type: the architecture that the caller expects, as transformers names it; None accepts any.
 
     Raises:
         FileNotFoundError: there is no configuration to be had.
@@ -48,10 +59,9 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None, r
             configuration's dtype is none.
         UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
     """
-    source = CheckpointSource(model_name_or_path, revision)
     source.refuse_adapter()
     if source.is_local and not (Path(source.name) / "config.json").is_file():
-        raise FileNotFoundError(f"{model_name_or_path} has no config.json; is it a model folder?")
+        raise FileNotFoundError(f"{source.name} has no config.json; is it a model folder?")
     try:
         check_dtype_words(source)
         commit = {} if source.is_local else {"revision": source.commit}
@@ -60,18 +70,16 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None, r
         raise
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"no model configuration for {model_name_or_path}: {reason}") from error
+        raise FileNotFoundError(f"no model configuration for {source.name}: {reason}") from error
     except (ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
-        raise UnsupportedModelError(f"the configuration of {model_name_or_path} cannot be used: {reason}") from error
+        raise UnsupportedModelError(f"the configuration of {source.name} cannot be used: {reason}") from error
     refuse_quantized(config, source.name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModelError(
-            f"{model_name_or_path} is a {config.model_type} model, of which transformers has no causal LM"
-        )
+        raise UnsupportedModelError(f"{source.name} is a {config.model_type} model, of which transformers has no causal LM")
     if model_type is not None and config.model_type != model_type:
         raise UnsupportedModelError(
-            f"model_type is {model_type!r}, but {model_name_or_path} is a {config.model_type!r} model; "
+            f"model_type is {model_type!r}, but {source.name} is a {config.model_type!r} model; "
             f"pass {config.model_type!r}, or null to accept what is there"
         )
     return config
@@ -114,6 +122,8 @@ class Blueprint:
         dtype: what its floating-point weights are, or become when they are loaded.
         meta_model: the whole model on the meta device, for its names and shapes.
         ties: parameter names that share another parameter's tensor, for example the head's that of the embedding.
+        unsettled_ties: those of ``ties`` that the checkpoint stores under both names, perhaps with different values, and that
+            were not compared because no part with the other end was to be loaded.
         generation_config: how the checkpoint's authors generate with it; None leaves that to transformers.
         origin: the checkpoint it describes; None if that is not known.
     """
@@ -126,6 +136,7 @@ class Blueprint:
     ties: dict[str, str]
     generation_config: GenerationConfig | None = None
     origin: Origin | None = None
+    unsettled_ties: frozenset[str] = frozenset()
 
     def check(self, plan: SplitPlan) -> None:
         """Refuse a cut that leaves nothing for smashed data to enter, and a configuration whose outputs parts do not return.

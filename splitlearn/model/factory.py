@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from splitlearn.checkpoint import CheckpointSource, LoadReceipt
-from splitlearn.cut import PART_NAMES, SplitPlan, resolve_device_map
+from splitlearn.cut import PART_NAMES, resolve_device_map
 from splitlearn.memory import MemoryTracker
-from splitlearn.model.blueprint import plan_cut, read_config
 from splitlearn.model.composed import ComposedCausalLM
-from splitlearn.model.load_model import Narrator, Parts, load_incrementally, load_whole
-from splitlearn.model.opening import open_checkpoint
-from splitlearn.model.part_loading import PartLoader
-from splitlearn.model.quantization import quantization_config
+from splitlearn.model.request import LoadedParts, ModelRequest
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import tie_parts
-
-
-@dataclass(frozen=True)
-class LoadedParts:
-    """Parts of one model and what loading them cost.
-
-    Attributes:
-        parts: the loaded parts by name, in the order in which data passes them.
-        receipt: what loading cost.
-    """
-
-    parts: Mapping[str, SplitModel]
-    receipt: LoadReceipt
-
-    def __getitem__(self, name: str) -> SplitModel:
-        """Return the part of that name."""
-        return self.parts[name]
 
 
 class ModelFactory:
@@ -63,7 +40,7 @@ class ModelFactory:
         unexpected_tensors: str = "auto",
         in_float32: Collection[str] = (),
         shows_bars: bool = True,
-    ) -> Parts:
+    ) -> tuple[SplitModel, SplitModel, SplitModel]:
         """Load a causal LM as three parts.
 
         Everything that can be checked without weights is checked first: cut, devices, model type, the checkpoint's names,
@@ -108,36 +85,27 @@ class ModelFactory:
         """
         if auto_save and storage_path is None:
             raise ValueError("auto_save=True needs storage_path, the folder to save the parts in")
-        narrator = Narrator(verbose, tracker or MemoryTracker(), shows_bars)
-        devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
-        plan, loader = _open(
-            model_name_or_path, model_type, split_point_1, split_point_2, dtype, PART_NAMES, revision, unexpected_tensors
+        request = ModelRequest(
+            model_name_or_path,
+            split_point_1,
+            split_point_2,
+            model_type,
+            revision,
+            dtype,
+            quantization,
+            unexpected_tensors,
+            in_float32,
         )
-        if quantization is not None and not low_memory:
-            raise ValueError("a model is quantized while its parts are loaded one by one: quantization needs low_memory=True")
-        wide = None
-        if in_float32 and loader.blueprint.dtype != torch.float32:
-            _, wide = _open(
-                model_name_or_path,
-                model_type,
-                split_point_1,
-                split_point_2,
-                torch.float32,
-                PART_NAMES,
-                revision,
-                unexpected_tensors,
-            )
-        held = _with_tied(_check_names(in_float32, "in_float32"), loader)
-        loaders = {spec: wide if wide is not None and spec.name in held else loader for spec in plan.parts}
-        for each in loaders.values():
-            each.quantization = quantization_config(quantization)
-        parts: Parts
-        if low_memory:
-            bottom, trunk, top = load_incrementally(loaders, devices, narrator, trained)
-            parts = bottom, trunk, top
-            narrator.show(_receipt(loader, plan, parts))
-        else:
-            parts = load_whole(loaders, devices, narrator)
+        loaded = request.open().load(
+            device,
+            device_map,
+            trained=trained,
+            low_memory=low_memory,
+            verbose=verbose,
+            tracker=tracker,
+            shows_bars=shows_bars,
+        )
+        parts = loaded["bottom"], loaded["trunk"], loaded["top"]
         if auto_save and storage_path is not None:
             save_parts(parts, storage_path)
         return parts
@@ -188,19 +156,17 @@ class ModelFactory:
             ValueError: a part's name is unknown, or a device, the model type or the checkpoint is unusable.
             FileNotFoundError: the checkpoint or one of the needed files is not there.
         """
-        wanted = _check_names(parts, "parts")
-        narrator = Narrator(verbose, tracker or MemoryTracker())
-        devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
-        plan, loader = _open(
-            model_name_or_path, model_type, split_point_1, split_point_2, dtype, wanted, revision, unexpected_tensors
+        request = ModelRequest(
+            model_name_or_path,
+            split_point_1,
+            split_point_2,
+            model_type,
+            revision,
+            dtype,
+            quantization,
+            unexpected_tensors,
         )
-        loader.quantization = quantization_config(quantization)
-        specs = [spec for spec in plan.parts if spec.name in wanted]
-        loaders = dict.fromkeys(specs, loader)
-        loaded = load_incrementally(loaders, devices, narrator, _check_names(trained, "trained"))
-        receipt = _receipt(loader, plan, loaded)
-        narrator.show(receipt)
-        return LoadedParts({part.spec.name: part for part in loaded}, receipt)
+        return request.open(parts).load(device, device_map, trained=trained, verbose=verbose, tracker=tracker)
 
     @staticmethod
     def load_saved_parts(
@@ -225,56 +191,6 @@ class ModelFactory:
             tie_parts(parts[: parts.index(part) + 1], devices)
             part.to(devices[part.spec.name])
         return composed
-
-
-def _check_names(names: Collection[str], setting: str) -> list[str]:
-    if isinstance(names, str):
-        raise ValueError(f"{setting} is {names!r}; give a list such as ['trunk']")
-    unknown = [name for name in names if name not in PART_NAMES]
-    if unknown or (setting == "parts" and not names):
-        raise ValueError(f"{setting} is {list(names)}; name one or more of {', '.join(PART_NAMES)}")
-    return list(names)
-
-
-def _with_tied(names: Sequence[str], loader: PartLoader) -> set[str]:
-    """Return parts and those that share a tensor with them, which has one dtype."""
-    ends = {"bottom", "top"}
-    return set(names) | (ends if loader.blueprint.ties and ends.intersection(names) else set())
-
-
-def _open(
-    model_name_or_path: str | Path,
-    model_type: str | None,
-    split_point_1: int,
-    split_point_2: int,
-    dtype: torch.dtype | None,
-    wanted: Collection[str],
-    revision: str | None,
-    unexpected_tensors: str,
-) -> tuple[SplitPlan, PartLoader]:
-    """Check everything that can be checked without weights."""
-    config = read_config(model_name_or_path, model_type, revision)
-    plan = plan_cut(config, split_point_1, split_point_2)
-    specs = [spec for spec in plan.parts if spec.name in wanted]
-    loader = open_checkpoint(config, CheckpointSource(model_name_or_path, revision), dtype, specs, unexpected_tensors)
-    loader.blueprint.check(plan)
-    if loader.source.is_local:
-        for spec in specs:
-            loader.open(loader.reading(spec))
-    return plan, loader
-
-
-def _receipt(loader: PartLoader, plan: SplitPlan, parts: Sequence[SplitModel]) -> LoadReceipt:
-    origin = loader.blueprint.origin
-    return LoadReceipt(
-        model=loader.source.name,
-        commit=origin.commit if origin else None,
-        split_point_1=plan.split_point_1,
-        split_point_2=plan.split_point_2,
-        dtype=" / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in parts)),
-        parts=tuple(part.receipt for part in parts if part.receipt is not None),
-        left_out=tuple(loader.left_out),
-    )
 
 
 def save_parts(parts: Sequence[SplitModel], folder: str | Path) -> list[Path]:

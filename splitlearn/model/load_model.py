@@ -19,7 +19,6 @@ from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import tie_parts
 from splitlearn.model.unexpected import describe_left_out
 
-Parts = tuple[SplitModel, SplitModel, SplitModel]
 # Loading a part may take only a few milliseconds.
 _PART_SAMPLE_INTERVAL_S = 0.005
 
@@ -127,11 +126,11 @@ def _load_part(
         return loader.load(reading, log, ready, writable), reading, log
 
 
-def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: dict[str, str], narrator: Narrator) -> Parts:
+def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: Mapping[str, str], narrator: Narrator) -> list[SplitModel]:
     """Load the whole model the traditional way, then divide its tensors among the parts.
 
     Args:
-        loaders: the three parts, each with the opened checkpoint.
+        loaders: the parts, each with the opened checkpoint.
         devices: where each part goes.
         narrator: reports progress and memory.
     """
@@ -156,8 +155,7 @@ def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: dict[str, str], 
         narrator.end(f"{spec.name} loaded")
     del detached
     _release()
-    bottom, trunk, top = parts
-    return bottom, trunk, top
+    return parts
 
 
 def _cast(tensors: Mapping[str, torch.Tensor], loader: PartLoader, spec: PartSpec) -> dict[str, torch.Tensor]:

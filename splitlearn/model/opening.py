@@ -1,24 +1,124 @@
-"""Opening a checkpoint: its model is drawn and compared with what is stored, before weights are read."""
+"""An opened checkpoint: its structure is drawn and compared with what is stored, before weights are read."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PartSpec
-from splitlearn.model.blueprint import Origin, draw_blueprint, read_generation_config, untie
+from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_generation_config, untie
 from splitlearn.model.dtypes import loaded_dtype
+from splitlearn.model.matching import Match, match_tensors
 from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.ties import become_equal
 from splitlearn.model.unexpected import describe_left_out
 
-# Two tensors are compared piece by piece, so that neither is cast as a whole.
-_PIECE = 2**22
+
+class OpenedCheckpoint:
+    """A checkpoint of which everything is read once: the model is drawn once for each dtype, the index is matched once.
+
+    Args:
+        config: the model's configuration.
+        source: the checkpoint's files.
+        unexpected_tensors: what is done with tensors that the model does not have: ``"auto"``, ``"refuse"`` or ``"leave_out"``.
+    """
+
+    def __init__(self, config: PreTrainedConfig, source: CheckpointSource, unexpected_tensors: str = "auto") -> None:
+        self.config = config
+        self.source = source
+        self._unexpected_tensors = unexpected_tensors
+        self._blueprints: dict[torch.dtype, Blueprint] = {}
+        # For a dtype and a tied tensor: whether the checkpoint stores the same values under both names.
+        self._are_equal: dict[tuple[torch.dtype, str], bool] = {}
+        self._matches: list[Match] | None = None
+        self._left_out: list[str] = []
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        name = str(Path(self.source.name).resolve()) if self.source.is_local else self.source.name
+        return {
+            "generation_config": read_generation_config(self.source),
+            "origin": Origin(name, self.source.commit),
+        }
+
+    def make_loader(
+        self, dtype: torch.dtype, parts: Sequence[PartSpec] | None = None, quantization: Any = None, downloads: bool = False
+    ) -> PartLoader:
+        """Return what loads the parts of this checkpoint in one dtype.
+
+        Ties that the checkpoint contradicts are given up, as transformers does.
+
+        Args:
+            dtype: what floating-point weights become.
+            parts: the parts to be loaded; None means all.
+            quantization: transformers' configuration of how parts that are not written are quantized; None leaves them alone.
+            downloads: whether tied tensors are downloaded to compare them; otherwise only those that are here are compared.
+
+        Raises:
+            UnsupportedModelError: the model cannot be cut.
+            CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that are refused.
+            FileNotFoundError: there is no checkpoint.
+        """
+        if dtype not in self._blueprints:
+            self._blueprints[dtype] = draw_blueprint(self.config, dtype, **self._description)
+        if self._matches is None:
+            self._match(self._blueprints[dtype])
+        loader = self._make_loader(dtype, parts, quantization)
+        self._compare_ties(loader, parts, downloads)
+        settled = self._settled(loader)
+        if settled is loader.blueprint:
+            return loader
+        self._blueprints[dtype] = settled
+        return self._make_loader(dtype, parts, quantization)
+
+    def _make_loader(self, dtype: torch.dtype, parts: Sequence[PartSpec] | None, quantization: Any) -> PartLoader:
+        matches = self._matches or []
+        return PartLoader(self._blueprints[dtype], self.source, matches, self._left_out, parts, quantization)
+
+    def _match(self, blueprint: Blueprint) -> None:
+        """Compare the checkpoint's names with the model's, which are the same in every dtype."""
+        name, weight_map = self.source.name, self.source.weight_map
+        self._matches, self._left_out = match_tensors(blueprint, weight_map, name, self._unexpected_tensors)
+        if self._left_out and not _is_composite(self.config):
+            # The warning is attributed to this line, so Python shows it once for a checkpoint that is opened several times.
+            warnings.warn(f"{name}: {describe_left_out(self._left_out)}", stacklevel=1)
+
+    def _compare_ties(self, loader: PartLoader, parts: Sequence[PartSpec] | None, downloads: bool) -> None:
+        """Find out which tied tensors the checkpoint stores twice with equal values.
+
+        A tie is looked at if its two ends are both in parts to be loaded: nobody else's shards are read.
+        """
+        source, blueprint = self.source, loader.blueprint
+        for pair in blueprint.ties.items():
+            key, names = (blueprint.dtype, pair[0]), loader.stored_names(pair)
+            if key in self._are_equal or len(names) < 2 or not _holds_both(blueprint, pair, parts):
+                continue
+            files = [source.weight_map[name] for name in names]
+            if not downloads and not _is_here(source, names, files):
+                continue
+            shards = source.open_shards(set(files), set(names))
+            one, other = (shards[file].read(name) for file, name in zip(files, names, strict=True))
+            self._are_equal[key] = become_equal(one, other, loader.dtype_on_load(names[0], one.dtype))
+
+    def _settled(self, loader: PartLoader) -> Blueprint:
+        """Return a loader's blueprint without ties that are known to be contradicted, and with the unknown ones marked."""
+        blueprint = loader.blueprint
+        verdicts = {pair: self._are_equal.get((blueprint.dtype, pair[0])) for pair in blueprint.ties.items()}
+        stored_twice = {pair for pair in verdicts if len(loader.stored_names(pair)) == 2}
+        unsettled = frozenset(pair[0] for pair in stored_twice if verdicts[pair] is None)
+        if False in verdicts.values():
+            drawn = draw_blueprint(untie(self.config), blueprint.dtype, **self._description)
+            kept = dict(pair for pair, are_equal in verdicts.items() if are_equal is not False)
+            return replace(drawn, ties=kept, unsettled_ties=unsettled)
+        return blueprint if unsettled == blueprint.unsettled_ties else replace(blueprint, unsettled_ties=unsettled)
 
 
 def open_checkpoint(
@@ -28,36 +128,10 @@ def open_checkpoint(
     parts: Sequence[PartSpec] | None = None,
     unexpected_tensors: str = "auto",
 ) -> PartLoader:
-    """Draw a checkpoint's model and compare the two; a tie that the checkpoint contradicts is given up, as transformers does.
-
-    Args:
-        config: the model's configuration.
-        source: the checkpoint.
-        dtype: what floating-point weights become; None keeps the configuration's, or else what is stored.
-        parts: the parts to be loaded; None means all.
-        unexpected_tensors: what is done with tensors that the model does not have. ``"auto"`` leaves them out, with a warning,
-            unless they speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
-
-    Raises:
-        UnsupportedModelError: the model cannot be cut.
-        CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that are refused.
-        ValueError: ``unexpected_tensors`` is none of its words.
-        FileNotFoundError: there is no checkpoint.
-    """
-    wanted = loaded_dtype(config, source, dtype)
-    generation_config = read_generation_config(source)
-    origin = Origin(str(Path(source.name).resolve()) if source.is_local else source.name, source.commit)
-    blueprint = draw_blueprint(config, wanted, generation_config, origin)
-    loader = PartLoader(blueprint, source, parts, unexpected_tensors)
-    if loader.left_out and not _is_composite(config):
-        # Of this very line, so that a command that opens a checkpoint several times warns once.
-        warnings.warn(f"{source.name}: {describe_left_out(loader.left_out)}", stacklevel=1)
-    contradicted = contradicted_ties(loader, parts)
-    if not contradicted:
-        return loader
-    untied = draw_blueprint(untie(config), wanted, generation_config, origin)
-    others = {target: owner for target, owner in blueprint.ties.items() if target not in contradicted}
-    return PartLoader(replace(untied, ties=others), source, parts, unexpected_tensors)
+    """Return what loads the parts of a checkpoint whose configuration is known; `ModelRequest` does all of it."""
+    checkpoint = OpenedCheckpoint(config, source, unexpected_tensors)
+    # With no parts nothing is loaded, so nothing is downloaded to compare it.
+    return checkpoint.make_loader(loaded_dtype(config, source, dtype), parts or None, downloads=parts is None or len(parts) > 0)
 
 
 def _is_composite(config: PreTrainedConfig) -> bool:
@@ -65,46 +139,12 @@ def _is_composite(config: PreTrainedConfig) -> bool:
     return any(name != "text_config" for name in config.sub_configs)
 
 
-def contradicted_ties(loader: PartLoader, parts: Sequence[PartSpec] | None = None) -> list[str]:
-    """Return which tied tensors the checkpoint stores beside the ones they are tied to, with other values.
-
-    Args:
-        loader: the opened checkpoint.
-        parts: the parts to be loaded. What is not on this machine yet is looked at only for parts that hold an end of the tie.
-            None means all.
-
-    Raises:
-        FileNotFoundError: a shard is missing.
-        CheckpointError: a shard is damaged.
-    """
-    source, blueprint = loader.source, loader.blueprint
-    contradicted = []
-    for pair in blueprint.ties.items():
-        names = loader.stored_names(pair)
-        if len(names) < 2:
-            continue
-        files = [source.weight_map[name] for name in names]
-        is_held = parts is None or any(blueprint.belongs_to(end, part) for end in pair for part in parts)
-        if not is_held and not _is_here(source, names, files):
-            continue
-        shards = source.open_shards(set(files), set(names))
-        one, other = (shards[file].read(name) for file, name in zip(files, names, strict=True))
-        if not _become_equal(one, other, loader.dtype_on_load(names[0], one.dtype)):
-            contradicted.append(pair[0])
-    return contradicted
+def _holds_both(blueprint: Blueprint, pair: tuple[str, str], parts: Sequence[PartSpec] | None) -> bool:
+    """Whether both ends of a tie are held by some of ``parts``; None means all parts."""
+    return parts is None or all(any(blueprint.belongs_to(end, part) for part in parts) for end in pair)
 
 
 def _is_here(source: CheckpointSource, names: Sequence[str], files: Sequence[str]) -> bool:
     """Whether tensors can be read without a download."""
     has_headers = all(file.endswith(".safetensors") for file in files)
     return source.is_local or (has_headers and not source.missing_bytes(names))
-
-
-def _become_equal(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether two stored tensors are equal once they are loaded in a dtype."""
-    if one.shape != other.shape:
-        return False
-    if one.dtype == other.dtype and one.data_ptr() == other.data_ptr():
-        return True
-    pieces = zip(one.flatten().split(_PIECE), other.flatten().split(_PIECE), strict=True)
-    return all(torch.equal(left.to(dtype), right.to(dtype)) for left, right in pieces)

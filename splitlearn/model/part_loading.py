@@ -17,7 +17,7 @@ from splitlearn.checkpoint.reading import TensorRead, read_tensors
 from splitlearn.cut import CutError, PartSpec
 from splitlearn.model.blueprint import Blueprint
 from splitlearn.model.filling import change_as_owners_do, fill, tie_within
-from splitlearn.model.matching import match_tensors, sources_for
+from splitlearn.model.matching import Match, sources_for
 from splitlearn.model.quantization import leave_out, quantized_names
 from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
@@ -47,34 +47,30 @@ class PartReading:
 class PartLoader:
     """Loads the parts of one checkpoint, each from just the shards and tensors it needs.
 
-    Making the loader compares the checkpoint's index with the model; no weights are read.
+    `OpenedModel` makes it, after it has compared the checkpoint's index with the model.
 
     Args:
         blueprint: the unsplit model's structure.
         source: the checkpoint.
-        parts: the parts to be loaded, for which a hub's files are downloaded; None means all.
-        unexpected_tensors: what is done with tensors that the model does not have: ``"auto"``, ``"refuse"`` or ``"leave_out"``.
-
-    Attributes:
+        matches: which checkpoint tensor feeds which tensor of the model, from `match_tensors`.
         left_out: the checkpoint's tensors that the model does not have and that are not read.
-        quantization: transformers' configuration of what parts that are not written are quantized by; None leaves them alone.
-
-    Raises:
-        CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that it does not know.
-        FileNotFoundError: there is no checkpoint.
+        parts: the parts to be loaded, for which a hub's files are downloaded; None means all.
+        quantization: transformers' configuration of how parts that are not written are quantized; None leaves them alone.
     """
 
     def __init__(
         self,
         blueprint: Blueprint,
         source: CheckpointSource,
+        matches: list[Match],
+        left_out: list[str],
         parts: Sequence[PartSpec] | None = None,
-        unexpected_tensors: str = "auto",
+        quantization: Any = None,
     ) -> None:
         self.blueprint = blueprint
         self.source = source
-        self.quantization: Any = None
-        self.matches, self.left_out = match_tensors(blueprint, source.weight_map, source.name, unexpected_tensors)
+        self.quantization = quantization
+        self.matches, self.left_out = matches, left_out
         self._opened: dict[PartSpec, dict[str, Shard]] = {}
         self._readings: dict[PartSpec, PartReading] = {}
         self._converted = {match.source for match in self.matches if match.is_converted}

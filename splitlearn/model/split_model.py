@@ -9,7 +9,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,7 @@ class SplitModel(nn.Module):
             "end": self.spec.end,
             "num_layers": self.spec.num_layers,
             "dtype": str(self.blueprint.dtype).removeprefix("torch."),
+            "unsettled_ties": sorted(self.blueprint.unsettled_ties),
             "origin": asdict(self.blueprint.origin) if self.blueprint.origin else {},
         }
         write_part_file(Path(path), description, self.named_tensors())
@@ -234,11 +235,13 @@ class SplitModel(nn.Module):
             generation = description.get("generation_config")
             generation_config = GenerationConfig(**json.loads(generation)) if generation else None
             origin = Origin(**description["origin"]) if description.get("origin") else None
+            unsettled = frozenset(description.get("unsettled_ties", ()))
             part = PartSpec(*(description[name] for name in ("name", "start", "end", "num_layers")))
         except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
             raise CheckpointError(f"{path} does not say which part it is ({error}); save the part again") from error
         dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
-        blueprint = draw_blueprint(config, dtype, generation_config, origin)
+        drawn = draw_blueprint(config, dtype, generation_config, origin)
+        blueprint = replace(drawn, unsettled_ties=unsettled & drawn.ties.keys())
         return cls.from_tensors(blueprint, part, tensors, str(path)).to(device)
 
     @classmethod

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.tied_steps import watch_steps
+
+# How many numbers of two tensors are compared at a time.
+_PIECE = 2**22
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,37 @@ class Tie:
 
 
 def find_ties(parts: Sequence[SplitModel]) -> list[Tie]:
-    """Return the ties whose two ends are both held by ``parts``."""
+    """Return the ties whose two ends are both held by ``parts``.
+
+    Of a tie that loading left unsettled, since its ends were loaded apart, the two parameters are compared now: with other
+    values it is none.
+    """
     if not parts:
         return []
     blueprint = parts[0].blueprint
     ties = []
     for borrowed, owned in blueprint.ties.items():
         owner, borrower = _holder(owned, parts), _holder(borrowed, parts)
-        if owner is not None and borrower is not None:
-            ties.append(Tie(owner, borrower))
+        if owner is None or borrower is None:
+            continue
+        tie = Tie(owner, borrower)
+        if borrowed not in blueprint.unsettled_ties or become_equal(*tie.parameters):
+            ties.append(tie)
     return ties
+
+
+@torch.no_grad()
+def become_equal(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether two tensors have equal values once both are cast to a dtype; None leaves each as it is.
+
+    They are compared piece by piece, so that neither is cast as a whole.
+    """
+    if one.shape != other.shape:
+        return False
+    if one.dtype == other.dtype and one.data_ptr() == other.data_ptr():
+        return True
+    pieces = zip(one.flatten().split(_PIECE), other.flatten().split(_PIECE), strict=True)
+    return all(torch.equal(left.to(dtype or left.dtype), right.to(left.device, dtype or left.dtype)) for left, right in pieces)
 
 
 def _holder(name: str, parts: Sequence[SplitModel]) -> tuple[SplitModel, str] | None:

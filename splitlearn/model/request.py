@@ -1,0 +1,311 @@
+"""Which model is wanted, said once, and the one place where it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from splitlearn.checkpoint import CheckpointSource, LoadReceipt
+from splitlearn.cut import PART_NAMES, CutError, PartSpec, SplitPlan, resolve_device_map
+from splitlearn.memory import MemoryTracker
+from splitlearn.model.blueprint import Blueprint, plan_cut, read_config_of
+from splitlearn.model.dtypes import loaded_dtype
+from splitlearn.model.load_model import Narrator, load_incrementally, load_whole
+from splitlearn.model.opening import OpenedCheckpoint
+from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.quantization import quantization_config
+from splitlearn.model.split_model import SplitModel
+
+# Changes of these are another model, which has to be opened anew.
+_WHICH_CHECKPOINT = ("name_or_path", "revision", "model_type", "unexpected_tensors")
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model is wanted, where it is cut, and in which form its weights are wanted.
+
+    Attributes:
+        name_or_path: a local folder or a hub id.
+        split_point_1: first layer of the trunk; None leaves the cut open, as `split_point_2` does.
+        split_point_2: first layer of the top.
+        model_type: the architecture that the checkpoint must have, as transformers names it; None takes what it is.
+        revision: of a hub's repository the branch, tag or commit; None is its main branch.
+        dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
+        quantization: how the linear layers of parts that are not trained are quantized while they are loaded; see
+            `quantization_config`. None leaves them as they are.
+        unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they speak
+            for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
+        in_float32: parts whose floating-point weights become float32 whatever the others are. A tied head goes with its
+            embedding.
+
+    Raises:
+        ValueError: ``in_float32`` names a part that does not exist.
+    """
+
+    name_or_path: str | Path
+    split_point_1: int | None = None
+    split_point_2: int | None = None
+    model_type: str | None = None
+    revision: str | None = None
+    dtype: torch.dtype | None = None
+    quantization: str | Mapping[str, Any] | None = None
+    unexpected_tensors: str = "auto"
+    in_float32: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        check_names(self.in_float32, "in_float32")
+
+    def open(self, parts: Collection[str] = PART_NAMES) -> OpenedModel:
+        """Read the configuration and check the cut. Structure and index are read when they are first needed, and only once.
+
+        Args:
+            parts: the parts that may be loaded; no other part's shards are opened or downloaded.
+
+        Raises:
+            CutError: the split points do not cut this model.
+            ValueError: a part's name is unknown, or the model type is another.
+            FileNotFoundError: there is no such model.
+        """
+        names = check_names(parts, "parts")
+        source = CheckpointSource(self.name_or_path, self.revision)
+        config = read_config_of(source, self.model_type)
+        opened = OpenedModel(self, OpenedCheckpoint(config, source, self.unexpected_tensors), names)
+        if opened.is_cut:
+            _ = opened.plan
+        return opened
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """Parts of one model and what loading them cost.
+
+    Attributes:
+        parts: the loaded parts by name, in the order in which data passes them.
+        receipt: what loading cost.
+    """
+
+    parts: Mapping[str, SplitModel]
+    receipt: LoadReceipt
+
+    def __getitem__(self, name: str) -> SplitModel:
+        """Return the part of that name."""
+        return self.parts[name]
+
+
+class OpenedModel:
+    """A requested model whose files are known; what has been read of it is kept for everybody who asks.
+
+    `ModelRequest.open` makes it.
+
+    Args:
+        request: which model it is.
+        checkpoint: its checkpoint.
+        names: the parts that may be loaded.
+    """
+
+    def __init__(self, request: ModelRequest, checkpoint: OpenedCheckpoint, names: Sequence[str]) -> None:
+        self.request = request
+        self._checkpoint = checkpoint
+        self._names = tuple(names)
+        self._loaders: dict[torch.dtype, PartLoader] = {}
+        self._has_settled_ties = False
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The unsplit model's configuration."""
+        return self._checkpoint.config
+
+    @property
+    def source(self) -> CheckpointSource:
+        """The checkpoint's files."""
+        return self._checkpoint.source
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the request says where the model is cut."""
+        return self.request.split_point_1 is not None or self.request.split_point_2 is not None
+
+    @cached_property
+    def plan(self) -> SplitPlan:
+        """The cut.
+
+        Raises:
+            CutError: the request names no split points, or they do not cut this model.
+        """
+        first, second = self.request.split_point_1, self.request.split_point_2
+        if first is None or second is None:
+            missing = "split_point_1" if first is None else "split_point_2"
+            raise CutError(f"{missing} is not set; say where {self.source.name} is cut")
+        return plan_cut(self.config, first, second)
+
+    @cached_property
+    def parts(self) -> tuple[PartSpec, ...]:
+        """The parts that may be loaded, in the order in which data passes them."""
+        return tuple(spec for spec in self.plan.parts if spec.name in self._names)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What floating-point weights become in parts that are not `ModelRequest.in_float32`."""
+        return loaded_dtype(self.config, self.source, self.request.dtype)
+
+    @property
+    def loader(self) -> PartLoader:
+        """What loads parts in `dtype`.
+
+        Raises:
+            UnsupportedModelError: the model cannot be cut.
+            CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that are refused.
+            ValueError: the quantization or ``unexpected_tensors`` is unknown.
+            FileNotFoundError: there are no weights.
+        """
+        return self.loader_in(self.dtype)
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The unsplit model's structure in `dtype`; raises as `loader` does."""
+        return self.loader.blueprint
+
+    def loader_in(self, dtype: torch.dtype) -> PartLoader:
+        """Return what loads parts in a dtype; raises as `loader` does."""
+        if dtype not in self._loaders:
+            parts = self.parts if self.is_cut else None
+            quantization = quantization_config(self.request.quantization)
+            self._loaders[dtype] = self._checkpoint.make_loader(dtype, parts, quantization, self._has_settled_ties)
+        return self._loaders[dtype]
+
+    def loaders(self) -> dict[PartSpec, PartLoader]:
+        """Return for each part what loads it, in float32 where that was asked for; raises as `loader` does."""
+        wide = set(self.request.in_float32)
+        if self.blueprint.ties and wide & {"bottom", "top"}:
+            # A tensor that two parts share has one dtype.
+            wide |= {"bottom", "top"}
+        return {spec: self.loader_in(torch.float32 if spec.name in wide else self.dtype) for spec in self.parts}
+
+    def revise(self, **changes: Any) -> OpenedModel:
+        """Return the same checkpoint under a changed request; nothing is read again.
+
+        Args:
+            **changes: attributes of `ModelRequest` with new values, for example both split points.
+
+        Raises:
+            CutError: new split points do not cut this model.
+            ValueError: a change would make it another checkpoint.
+        """
+        for name in _WHICH_CHECKPOINT:
+            if changes.get(name, getattr(self.request, name)) != getattr(self.request, name):
+                raise ValueError(f"{name} says which checkpoint is opened; make a ModelRequest with {name}={changes[name]!r}")
+        revised = OpenedModel(replace(self.request, **changes), self._checkpoint, self._names)
+        if revised.is_cut:
+            _ = revised.plan
+        return revised
+
+    def settle_ties(self) -> None:
+        """Find out whether tensors that the model ties have equal values where the checkpoint stores both.
+
+        From a hub they are downloaded, so this comes right before parts are loaded. A tie whose other end is in none of the
+        parts stays unsettled.
+        """
+        if not self._has_settled_ties:
+            self._has_settled_ties = True
+            self._loaders.clear()
+
+    def check(self) -> None:
+        """Check all that can be checked without weights: cut, names, and of a local folder the shards' shapes.
+
+        Raises:
+            CutError: the cut leaves a part that cannot run.
+            CheckpointError: tensors are missing, unexpected or of the wrong shape, or a shard is damaged.
+            FileNotFoundError: a shard is missing.
+        """
+        self.blueprint.check(self.plan)
+        if self.source.is_local:
+            for spec, loader in self.loaders().items():
+                loader.open(loader.reading(spec))
+
+    def load(
+        self,
+        device: str = "cpu",
+        device_map: str | Mapping[str, str] | None = None,
+        *,
+        trained: Collection[str] = (),
+        low_memory: bool = True,
+        verbose: bool = False,
+        tracker: MemoryTracker | None = None,
+        shows_bars: bool = True,
+    ) -> LoadedParts:
+        """Load the parts.
+
+        Args:
+            device: where a part goes that ``device_map`` does not name.
+            device_map: None, one device, a mapping from part to device, or ``"auto"``; see `resolve_device_map`.
+            trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
+            low_memory: load part by part, each from just the shards and tensors it needs. Otherwise the whole model is loaded
+                first and then divided, and the receipt is empty.
+            verbose: print progress, memory and the receipt.
+            tracker: records a snapshot after each part; None uses one of its own.
+            shows_bars: whether ``verbose`` shows progress bars too.
+
+        Returns:
+            The parts, in evaluation mode, and the receipt.
+
+        Raises:
+            DeviceMapError: a device is malformed or absent, or a part's name is unknown.
+            ValueError: a part's name is unknown, or a model that is loaded as a whole is to be quantized.
+            CheckpointError: a file is damaged or does not hold what the model needs.
+            FileNotFoundError: a shard is missing.
+        """
+        narrator = Narrator(verbose, tracker or MemoryTracker(), shows_bars)
+        devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
+        written = check_names(trained, "trained")
+        if not low_memory and self.request.quantization is not None:
+            raise ValueError("a model is quantized while its parts are loaded one by one: quantization needs low_memory=True")
+        self.settle_ties()
+        self.check()
+        loaders = self.loaders()
+        try:
+            if low_memory:
+                loaded = load_incrementally(loaders, devices, narrator, written)
+            else:
+                loaded = list(load_whole(loaders, devices, narrator))
+        finally:
+            for spec, loader in loaders.items():
+                loader.close(spec)
+        receipt = self._receipt(loaded)
+        if low_memory:
+            narrator.show(receipt)
+        return LoadedParts({part.spec.name: part for part in loaded}, receipt)
+
+    def _receipt(self, loaded: Sequence[SplitModel]) -> LoadReceipt:
+        return LoadReceipt(
+            model=self.source.name,
+            commit=self.source.commit,
+            split_point_1=self.plan.split_point_1,
+            split_point_2=self.plan.split_point_2,
+            dtype=" / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in loaded)),
+            parts=tuple(part.receipt for part in loaded if part.receipt is not None),
+            left_out=tuple(self.loader.left_out),
+        )
+
+
+def check_names(names: Collection[str], setting: str) -> list[str]:
+    """Return names of parts as a list.
+
+    Args:
+        names: the names.
+        setting: what to call them in messages. ``parts`` may not be empty.
+
+    Raises:
+        ValueError: it is one string, or names what is no part.
+    """
+    if isinstance(names, str):
+        raise ValueError(f"{setting} is {names!r}; give a list such as ['trunk']")
+    unknown = [name for name in names if name not in PART_NAMES]
+    if unknown or (setting == "parts" and not names):
+        raise ValueError(f"{setting} is {list(names)}; name one or more of {', '.join(PART_NAMES)}")
+    return list(names)
