@@ -16,6 +16,7 @@ import torch
 from splitlearn.activations.codecs import CODECS
 from splitlearn.activations.store import RowStore, row_bytes
 from splitlearn.embedded import cache_folder
+from splitlearn.files import write_text
 from splitlearn.memory import GIB
 
 KEEP = ("none", "memory", "disk")
@@ -123,7 +124,7 @@ class ActivationCache:
         written = json.dumps({**self._key, "room": room, "shapes": shapes}, sort_keys=True, indent=2)
         folder = cache_folder() / "activations" / hashlib.sha256(written.encode()).hexdigest()[:32]
         store = RowStore(example, room, folder)
-        (folder / "key.json").write_text(written)
+        write_text(folder / "key.json", written)
         return store
 
 

@@ -14,6 +14,7 @@ from splitlearn.adapters.layers import adapter_tensors, load_adapter_tensors
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.adapters.unsplit_config import unsplit_config
 from splitlearn.checkpoint.tensor_file import write_tensor_file
+from splitlearn.files import whole_folder, write_json
 from splitlearn.model import SplitModel
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -41,16 +42,14 @@ def save_adapters(parts: Sequence[SplitModel], settings: AdapterSettings, folder
         OSError: the folder cannot be written or the disk is full.
     """
     config = unsplit_config(parts, settings)
-    folder.mkdir(parents=True, exist_ok=True)
     by_part = {part.spec.name: _renamed(part) for part in parts}
     files = {f"{name}.safetensors": tensors for name, tensors in by_part.items() if tensors}
     files[ADAPTER_FILE] = {name: each for tensors in by_part.values() for name, each in tensors.items()}
-    paths = []
-    for file, tensors in files.items():
-        write_tensor_file(tensors, folder / file)
-        paths.append(folder / file)
-    config.save_pretrained(str(folder))
-    return [*paths, folder / CONFIG_FILE]
+    with whole_folder(folder, exist_ok=True) as temporary:
+        for file, tensors in files.items():
+            write_tensor_file(tensors, temporary / file)
+        config.save_pretrained(str(temporary))
+    return [folder / name for name in (*files, CONFIG_FILE)]
 
 
 def load_adapters(parts: Sequence[SplitModel], folder: Path) -> None:
@@ -89,7 +88,7 @@ def copy_adapter(folder: Path, out: Path, stands_alone: bool) -> None:
     if not stands_alone:
         settings |= {"base_model_name_or_path": None, "revision": None}
     shutil.copyfile(folder / ADAPTER_FILE, out / ADAPTER_FILE)
-    (out / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(out / CONFIG_FILE, settings)
 
 
 def _renamed(part: SplitModel) -> dict[str, torch.Tensor]:

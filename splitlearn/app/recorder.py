@@ -18,6 +18,7 @@ from splitlearn.app.run_folder import CONFIG_FILE, foreign_file, holds_run, own_
 from splitlearn.cut import CutError
 from splitlearn.data import BlockDataModule
 from splitlearn.data.tokenizer import base_tokenizer_digest
+from splitlearn.files import write_text
 from splitlearn.training import SplitCausalLM, part_memory
 from splitlearn.training.callbacks import DivergedError
 from splitlearn.training.callbacks.last_checkpoint import LAST
@@ -61,7 +62,7 @@ class Recorder:
         self.has_begun, self._trainer = True, trainer
         (self.folder / SUMMARY_FILE).unlink(missing_ok=True)
         save_hydra_files(self.folder, cfg)
-        OmegaConf.save(cfg, self.folder / CONFIG_FILE, resolve=True)
+        write_text(self.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
 
     def end_badly(self, error: BaseException) -> None:
         """Write why the run ended before it was done, unless the folder is still an earlier run's."""

@@ -16,6 +16,7 @@ from splitlearn.app.checkpoints import is_checkpoint
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE
+from splitlearn.files import write_text
 from splitlearn.training.summary import SUMMARY_FILE
 
 CONFIG_FILE = "config.yaml"
@@ -134,10 +135,9 @@ def save_hydra_files(folder: Path, cfg: DictConfig) -> None:
     if hydra.output_subdir is not None or Path(hydra.runtime.output_dir).resolve() != folder.resolve():
         return
     target = folder / _HYDRA
-    target.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, target / "config.yaml")
-    OmegaConf.save(OmegaConf.create({"hydra": hydra}), target / "hydra.yaml")
-    OmegaConf.save(hydra.overrides.task, target / "overrides.yaml")
+    write_text(target / "config.yaml", OmegaConf.to_yaml(cfg))
+    write_text(target / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})))
+    write_text(target / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
 
 
 def _is_run_config(path: Path) -> bool:

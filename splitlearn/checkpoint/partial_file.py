@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub.utils import WeakFileLock
 
 from splitlearn.checkpoint.header import FileHeader, parse_header
+from splitlearn.files import whole_file
 
 Range = tuple[int, int]
 
@@ -61,10 +62,8 @@ class PartialFile:
             CheckpointError: it is no header, or not that of a file of this length.
         """
         header = parse_header(text, file_bytes, str(self.path))
-        self._header_path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._header_path.with_name(f"{self._header_path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(b"%d\n" % file_bytes + text)
-        temporary.replace(self._header_path)
+        with whole_file(self._header_path) as temporary:
+            temporary.write_bytes(b"%d\n" % file_bytes + text)
         return header
 
     def present(self) -> list[Range]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from splitlearn.files import whole_file
+
 
 def write_tensor_file(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write tensors as a safetensors file with the permissions that the user's mask gives.
+    """Write tensors as a safetensors file, whole or not at all.
 
     Raises:
-        OSError: the file cannot be written or the disk is full.
+        OSError: the file cannot be written or the disk is full; an older file is left as it was.
     """
-    save_file(dict(tensors), path, {"format": "pt"})
-    # safetensors makes files that only their owner reads, whatever the user's mask says.
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    with whole_file(path) as temporary:
+        save_file(dict(tensors), temporary, {"format": "pt"})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from splitlearn.files import whole_file
 
 
 def write_torch_file(path: Path, content: Any) -> None:
@@ -20,15 +20,6 @@ def write_torch_file(path: Path, content: Any) -> None:
     Raises:
         OSError: the folder cannot be written or the disk is full; an older file is left as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the file, since a rename within one file system is all or nothing.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # Given a path instead of a file, torch would store the temporary name inside, and no two files would be alike.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)

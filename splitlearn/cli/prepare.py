@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -17,17 +15,13 @@ def main(cfg: DictConfig) -> None:
     import torch
 
     from splitlearn.checkpoint import CheckpointError, prepare_checkpoint
+    from splitlearn.files import whole_folder
     from splitlearn.training.module import parse_dtype
 
     out = Path(cfg.out)
     if out.exists():
         raise CheckpointError(f"out={out} exists already; name a new folder")
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with whole_folder(out) as temporary:
         prepare_checkpoint(cfg.source, temporary, parse_dtype(cfg.dtype) or torch.float32, cfg.max_shard_size)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     shards = sorted(out.glob("*.safetensors"))
-    print(f"wrote {out}: {len(shards)} shards, {sum(each.stat().st_size for each in shards) / 2**30:.2f} GiB")
+    print(f"wrote {out}: {len(shards)} shards, {sum(shard.stat().st_size for shard in shards) / 2**30:.2f} GiB")

@@ -26,6 +26,7 @@ from splitlearn.data.packing import TOKENS, TooLittleError, fit_rows
 from splitlearn.data.prompt_format import PromptFormat
 from splitlearn.data.reading import Layout
 from splitlearn.data.tokenizer import TEMPLATE_FILE
+from splitlearn.files import write_text
 
 # Enough to see whether prompts and completions have tokens in common.
 _ROWS_LOOKED_AT = 100
@@ -123,7 +124,7 @@ class InstructionDataModule(BlockDataModule):
         """Write how rows were written out, and the template that stood in for the tokenizer's own, if any."""
         super().save_prompt_format(folder)
         if self.tokenizer is not None and self.chat_template is not None:
-            (folder / TEMPLATE_FILE).write_text(str(self.tokenizer.chat_template or ""), encoding="utf-8")
+            write_text(folder / TEMPLATE_FILE, str(self.tokenizer.chat_template or ""))
 
     def _learn_format(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
         """Return how rows are written out, as the first ones show."""

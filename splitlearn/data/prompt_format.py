@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from splitlearn.files import write_json
+
 PROMPT_FORMAT_FILE = "prompt_format.json"
 
 
@@ -33,8 +35,7 @@ class PromptFormat:
 
     def write(self, folder: Path) -> None:
         """Write ``prompt_format.json`` into a run's folder."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        (folder / PROMPT_FORMAT_FILE).write_text(text, encoding="utf-8")
+        write_json(folder / PROMPT_FORMAT_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> PromptFormat:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+from splitlearn.files import whole_folder
 
 
 def cache_folder() -> Path:
@@ -30,15 +30,10 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
     folder = cache_folder() / name
     if folder.is_dir():
         return folder
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir(parents=True)
     try:
-        build(temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(folder) as temporary:
+            build(temporary)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
     return folder

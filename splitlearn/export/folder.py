@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from splitlearn.export.card import model_card
 from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
 from splitlearn.export.tensors import Tensors, part_tensors
+from splitlearn.files import whole_folder, write_json, write_text
 from splitlearn.model import plan_cut
 from splitlearn.model.part_loading import PartLoader
 
@@ -67,9 +66,7 @@ def export_run(
         raise ValueError(f"adapters is keep, but the run in {record.folder} has trained none; leave it out")
     if out.exists():
         raise CheckpointError(f"out={out} exists already; name a new folder")
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with whole_folder(out) as temporary:
         plan = plan_cut(loader.blueprint.config, *record.split_points)
         parts = (part_tensors(loader, part, record, merges=not keeps) for part in plan.parts)
         _write_weights(parts, loader.blueprint.ties, temporary, max_shard_size, dtype)
@@ -79,9 +76,6 @@ def export_run(
             adapters_folder = _adapters_of(record, loader, plan, temporary)
             copy_adapter(adapters_folder, temporary, stands_alone={"adapters", "frozen"}.issuperset(record.trained.values()))
             shutil.rmtree(temporary / _FROM_CHECKPOINT, ignore_errors=True)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 
@@ -123,7 +117,7 @@ def _write_weights(
     for file, name in final.items():
         (folder / file).rename(folder / name)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": {name: final[file] for name, file in weight_map.items()}}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX_FILE, index)
 
 
 def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, keeps_adapters: bool) -> None:
@@ -136,4 +130,4 @@ def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, kee
         generation_config.to_json_file(folder / "generation_config.json")
     name, revision = loader.source.name, loader.source.commit
     read_tokenizer(name, revision, record.folder).save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(record, loader, keeps_adapters), encoding="utf-8")
+    write_text(folder / "README.md", model_card(record, loader, keeps_adapters))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from splitlearn.cut import PART_NAMES, resolve_device_map
+from splitlearn.files import whole_folder
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.request import LoadedParts, ModelRequest
@@ -200,9 +201,10 @@ def save_parts(parts: Sequence[SplitModel], folder: str | Path) -> list[Path]:
         The paths written.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full.
+        OSError: the folder cannot be written or the disk is full; what was there is left as it was.
     """
-    paths = [Path(folder) / f"{part.spec.name}.pt" for part in parts]
-    for part, path in zip(parts, paths, strict=True):
-        part.save(path)
-    return paths
+    names = [f"{part.spec.name}.pt" for part in parts]
+    with whole_folder(Path(folder), exist_ok=True) as temporary:
+        for part, name in zip(parts, names, strict=True):
+            part.save(temporary / name)
+    return [Path(folder) / name for name in names]

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from splitlearn.files import write_json
 from splitlearn.memory import GIB
 from splitlearn.terminal import make_console
-from splitlearn.training.json_file import write_json
 
 SUMMARY_FILE = "summary.json"
 # The share of padding above which another packing is worth a remark.
@@ -23,7 +23,6 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
     Returns:
         The file's path.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     return write_json(folder / SUMMARY_FILE, summary)
 
 

@@ -145,6 +145,27 @@ def test_parts_have_files_of_their_own_and_load_again(tiny_checkpoint: Callable[
         load_adapters(other, tmp_path / "absent")
 
 
+def test_adapters_that_fail_in_the_middle_leave_the_old_ones(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = adapted(tiny_checkpoint("llama"), LORA)
+    settings = AdapterSettings.from_plain(LORA)
+    save_adapters(parts, settings, tmp_path / "adapters")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "adapters").iterdir()}
+    for parameter in (parameter for part in parts for parameter in part.parameters() if parameter.requires_grad):
+        torch.nn.init.zeros_(parameter)
+
+    def is_full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    # The last file: all others are written by then.
+    monkeypatch.setattr(LoraConfig, "save_pretrained", is_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_adapters(parts, settings, tmp_path / "adapters")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "adapters").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapters"]
+
+
 def test_only_adapters_require_gradients_and_every_part_gets_some(tiny_checkpoint: Callable[..., Path]) -> None:
     bottom, trunk, top = adapted(tiny_checkpoint("llama"), LORA)
     assert all(

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, Shard
 from splitlearn.checkpoint.main_file import INDEX_FILE
-from splitlearn.cut import CutError, DeviceMapError
+from splitlearn.cut import PART_NAMES, CutError, DeviceMapError
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import ComposedCausalLM, ModelFactory, UnsupportedModelError
+from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, UnsupportedModelError, save_parts
 from splitlearn.model.blueprint import plan_cut, read_config
 from splitlearn.model.opening import open_checkpoint
 from tests.tiny_models import token_ids
@@ -277,6 +277,30 @@ def test_several_models_in_a_row_leave_nothing_behind(folder: Path) -> None:
             del parts
         assert tensors() == before
         assert mapped() == 0
+
+
+def test_parts_are_saved_together_or_not_at_all(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of two runs in one folder would look like one model."""
+    parts = create(folder)
+    saved = tmp_path / "parts"
+    assert save_parts(parts, saved) == [saved / f"{name}.pt" for name in PART_NAMES]
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    save = SplitModel.save
+
+    def fails_at_the_top(part: SplitModel, path: Path) -> None:
+        if part.spec.name == "top":
+            raise KeyboardInterrupt
+        save(part, path)
+
+    with torch.no_grad():
+        for part in parts:
+            for parameter in part.parameters():
+                parameter.zero_()
+    monkeypatch.setattr(SplitModel, "save", fails_at_the_top)
+    with pytest.raises(KeyboardInterrupt):
+        save_parts(parts, saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "parts"]
 
 
 def test_a_read_only_checkpoint_loads(folder: Path) -> None:

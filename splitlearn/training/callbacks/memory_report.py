@@ -8,9 +8,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 
+from splitlearn.files import write_json
 from splitlearn.memory import GIB, MemorySnapshot
 from splitlearn.terminal import make_console
-from splitlearn.training.json_file import write_json
 from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.part_memory import PartMemory, part_memory
 
