@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from splitlearn.adapters import load_adapters
 from splitlearn.app.configuration import make, plain
 from splitlearn.app.opening_runs import open_run
+from splitlearn.app.placing import resolve_placement
 from splitlearn.app.training import make_module
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.cut import resolve_device_map
+from splitlearn.cut import Placement
 from splitlearn.data import BlockDataModule
 from splitlearn.export import RunRecord
 from splitlearn.model import SplitModel, plan_cut
@@ -62,13 +63,15 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     for name in ("device", "device_map"):
         if cfg[name] is not None:
             run[name] = cfg[name]
+            _forget_devices(run)
+    placement = resolve_placement(run)
     datamodule = _make_data(cfg, run, loader.source.name, loader.source.commit)
-    module = make_module(run, loader.source.name, plan_cut(loader.blueprint.config, *record.split_points))
+    module = make_module(run, loader.source.name, plan_cut(loader.blueprint.config, *record.split_points), placement)
     module.load_parts()
     if not cfg.base:
         _fill(module, record)
     counts = _Counts()
-    trainer = _make_trainer(run, counts)
+    trainer = _make_trainer(run, counts, placement)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
@@ -76,6 +79,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     measured = {"loss": figures["val_loss"], "perplexity": figures["val_perplexity"], **counts.figures}
     model = "base" if cfg.base else cfg.ckpt or "end"
     return {"run": str(record.folder), "model": model, "data": str(plain(run.data.source)), **measured}
+
+
+def _forget_devices(run: DictConfig) -> None:
+    """Have all parts of a run go where ``device`` and ``device_map`` say, whatever its parties' own devices were."""
+    for party in (run.get("placement") or {}).get("parties", {}).values():
+        party["devices"] = None
 
 
 def _make_data(cfg: DictConfig, run: DictConfig, name: str, commit: str | None) -> BlockDataModule:
@@ -121,8 +130,8 @@ def _fill(module: SplitCausalLM, record: RunRecord) -> None:
                 part.model.load_state_dict(SplitModel.load(path).model.state_dict())
 
 
-def _make_trainer(run: DictConfig, counts: _Counts) -> Trainer:
-    devices = resolve_device_map(run.device, plain(run.device_map), num_gpus=torch.cuda.device_count())
+def _make_trainer(run: DictConfig, counts: _Counts, placement: Placement) -> Trainer:
+    devices = placement.devices
     precision = SplitPrecision(run.trainer.precision, devices)
     return Trainer(
         **root_device_arguments(devices),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from omegaconf import DictConfig
 
 from splitlearn.app.configuration import plain
 from splitlearn.app.models import open_model
-from splitlearn.cut import resolve_device_map
+from splitlearn.app.placing import resolve_placement
 from splitlearn.model import dtype_in_full, open_checkpoint
 from splitlearn.planning import CutCost, cost_of
 from splitlearn.settings import check
@@ -28,7 +27,7 @@ def plan(cfg: DictConfig) -> CutCost:
         FileNotFoundError: a file or folder does not exist.
     """
     check(cfg, "plan")
-    devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
+    placement = resolve_placement(cfg)
     _, config, source, split_plan = open_model(cfg)
     # Nothing is loaded: no part's ties have to be settled by looking at weights.
     dtype, unexpected = parse_dtype(cfg.model.dtype), cfg.model.unexpected_tensors
@@ -37,7 +36,7 @@ def plan(cfg: DictConfig) -> CutCost:
     cost = cost_of(
         loader,
         split_plan,
-        devices,
+        placement.devices,
         cfg.rows,
         cfg.tokens,
         cfg.lora_rank,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
@@ -23,12 +22,13 @@ from splitlearn.app.checking import check_settings
 from splitlearn.app.checkpoints import check_fit_of, find_best, find_checkpoint, read_checkpoint, refuse_finished
 from splitlearn.app.configuration import make, plain
 from splitlearn.app.models import open_model
+from splitlearn.app.placing import describe_placement, resolve_placement
 from splitlearn.app.process import leaving_no_trace
 from splitlearn.app.rates import optimizer_settings, rate_of_adapters
 from splitlearn.app.recorder import Recorder
 from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
 from splitlearn.checkpoint import CheckpointSource
-from splitlearn.cut import PART_NAMES, SplitPlan, resolve_device_map
+from splitlearn.cut import PART_NAMES, Placement, SplitPlan
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule
 from splitlearn.data.tokenizer import base_tokenizer_digest
 from splitlearn.memory import GIB
@@ -105,22 +105,24 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
     seed_everything(cfg.seed, workers=True, verbose=False)
     cfg.model.dtype = _dtype(cfg)
+    placement = resolve_placement(cfg)
     if cfg.data.get("streaming") and cfg.trainer.get("max_steps", -1) > 0:
         # The number of steps alone says how long: rows are passed as often as it takes.
         cfg.trainer.max_epochs = -1
     cfg.optimizer = optimizer_settings(cfg)
     name, config, source, plan = open_model(cfg)
     recorder.summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
+    recorder.summary["placement"] = describe_placement(placement)
     check_settings(cfg, config)
     if checkpoint is not None and run_folder.resolve() in Path(str(ckpt_path)).resolve().parents:
         refuse_finished(checkpoint, str(ckpt_path), cfg)
-    module = make_module(cfg, name, plan)
+    module = make_module(cfg, name, plan, placement)
     _check_memory(cfg, config, source, plan, module)
     if cfg.verbose and module.adapters.method is not None:
         print(f"learning rate of adapters: {rate_of_adapters(module):g}")
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=name, tokenizer_revision=source.commit)
     figures = RunFigures()
-    trainer = _make_trainer(cfg, run_folder, figures)
+    trainer = _make_trainer(cfg, run_folder, figures, placement)
     # Bad data is found here, before weights are read.
     datamodule.setup("fit")
     _check_data(datamodule, config, cfg.verbose)
@@ -147,12 +149,11 @@ def _check_memory(
     cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan, module: SplitCausalLM
 ) -> None:
     """Refuse a run whose weights, gradients and optimizer state alone are more than this machine's memory."""
-    devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
     loader = open_checkpoint(config, source, module.load_dtype, parts=(), unexpected_tensors=cfg.model.unexpected_tensors)
     loader.blueprint.check(plan)
     size: dict[str, Any] = {"num_rows": 1, "num_tokens": 1, "lora_rank": 1, "with_activations": False}
     size["full_dtype"] = dtype_in_full(module.load_dtype, loader.blueprint.dtype)
-    cost = cost_of(loader, plan, devices, **size, quantization=plain(cfg.model.quantization))
+    cost = cost_of(loader, plan, module.placement.devices, **size, quantization=plain(cfg.model.quantization))
     is_full = {name: module.trains(name) == "full" for name in PART_NAMES}
     check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})
 
@@ -216,15 +217,14 @@ def _dtype(cfg: DictConfig) -> str | None:
     return "bfloat16"
 
 
-def make_module(cfg: DictConfig, name: str, plan: SplitPlan) -> SplitCausalLM:
+def make_module(cfg: DictConfig, name: str, plan: SplitPlan, placement: Placement) -> SplitCausalLM:
     """Make the module of a configuration, without loading its parts."""
     return SplitCausalLM(
         name,
         plan.split_point_1,
         plan.split_point_2,
         model_type=cfg.model.type,
-        device=cfg.device,
-        device_map=plain(cfg.device_map),
+        placement=placement,
         low_memory=cfg.model.low_memory,
         dtype=cfg.model.dtype,
         optimizer=plain(cfg.optimizer),
@@ -245,8 +245,8 @@ def _chosen(cfg: DictConfig, group: str) -> list[Any]:
     return [settings for settings in (cfg.get(group) or {}).values() if settings is not None]
 
 
-def _make_trainer(cfg: DictConfig, run_folder: Path, figures: RunFigures) -> Trainer:
-    devices = resolve_device_map(cfg.device, plain(cfg.device_map), num_gpus=torch.cuda.device_count())
+def _make_trainer(cfg: DictConfig, run_folder: Path, figures: RunFigures, placement: Placement) -> Trainer:
+    devices = placement.devices
     settings = dict(cfg.trainer)
     precision = SplitPrecision(settings.pop("precision"), devices)
     callbacks: list[Callback] = [figures, *(_make_callback(each, cfg) for each in _chosen(cfg, "callbacks"))]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from splitlearn.cut import PART_NAMES, resolve_device_map
+from splitlearn.cut import PART_NAMES, Placement, resolve_device_map
 from splitlearn.files import whole_folder
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.composed import ComposedCausalLM
@@ -41,6 +41,7 @@ class ModelFactory:
         unexpected_tensors: str = "auto",
         in_float32: Collection[str] = (),
         shows_bars: bool = True,
+        placement: Placement | None = None,
     ) -> tuple[SplitModel, SplitModel, SplitModel]:
         """Load a causal LM as three parts.
 
@@ -71,6 +72,7 @@ class ModelFactory:
             in_float32: parts whose floating-point weights become float32 whatever the others are. Smashed data are cast where
                 they pass from one dtype to the other. A tied head goes with its embedding.
             shows_bars: whether ``verbose`` shows progress bars too.
+            placement: where each part goes, instead of ``device`` and ``device_map``.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -105,6 +107,7 @@ class ModelFactory:
             verbose=verbose,
             tracker=tracker,
             shows_bars=shows_bars,
+            placement=placement,
         )
         parts = loaded["bottom"], loaded["trunk"], loaded["top"]
         if auto_save and storage_path is not None:
@@ -128,6 +131,7 @@ class ModelFactory:
         revision: str | None = None,
         quantization: str | Mapping[str, Any] | None = None,
         unexpected_tensors: str = "auto",
+        placement: Placement | None = None,
     ) -> LoadedParts:
         """Load some parts of a causal LM, or all, incrementally; of the others nothing is read or downloaded.
 
@@ -138,7 +142,8 @@ class ModelFactory:
             parts: which to load, for example ``["trunk"]``.
             model_type: the architecture that the checkpoint must have; None takes what it is.
             device: where a part goes that ``device_map`` does not name.
-            device_map: None, one device, a mapping from part to device, or ``"auto"``.
+            device_map: None, one device, a mapping from part to device, or ``"auto"``. The devices of parts that are not loaded
+                are not looked for.
             dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
             trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
             verbose: print progress, memory and the receipt.
@@ -148,6 +153,7 @@ class ModelFactory:
                 `quantization_config`. None leaves them as they are.
             unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they
                 speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
+            placement: where each of ``parts`` goes, instead of ``device`` and ``device_map``.
 
         Returns:
             The parts, in evaluation mode, and the receipt.
@@ -167,7 +173,8 @@ class ModelFactory:
             quantization,
             unexpected_tensors,
         )
-        return request.open(parts).load(device, device_map, trained=trained, verbose=verbose, tracker=tracker)
+        opened = request.open(parts)
+        return opened.load(device, device_map, trained=trained, verbose=verbose, tracker=tracker, placement=placement)
 
     @staticmethod
     def load_saved_parts(

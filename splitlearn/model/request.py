@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from splitlearn.checkpoint import CheckpointSource, LoadReceipt
-from splitlearn.cut import PART_NAMES, CutError, PartSpec, SplitPlan, resolve_device_map
+from splitlearn.cut import PART_NAMES, CutError, PartSpec, Placement, SplitPlan, resolve_device_map
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.blueprint import Blueprint, plan_cut, read_config_of
 from splitlearn.model.dtypes import loaded_dtype
@@ -238,6 +238,7 @@ class OpenedModel:
         verbose: bool = False,
         tracker: MemoryTracker | None = None,
         shows_bars: bool = True,
+        placement: Placement | None = None,
     ) -> LoadedParts:
         """Load the parts.
 
@@ -250,6 +251,7 @@ class OpenedModel:
             verbose: print progress, memory and the receipt.
             tracker: records a snapshot after each part; None uses one of its own.
             shows_bars: whether ``verbose`` shows progress bars too.
+            placement: where each part goes, instead of ``device`` and ``device_map``.
 
         Returns:
             The parts, in evaluation mode, and the receipt.
@@ -261,7 +263,7 @@ class OpenedModel:
             FileNotFoundError: a shard is missing.
         """
         narrator = Narrator(verbose, tracker or MemoryTracker(), shows_bars)
-        devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
+        devices = self._devices(placement, device, device_map)
         written = check_names(trained, "trained")
         if not low_memory and self.request.quantization is not None:
             raise ValueError("a model is quantized while its parts are loaded one by one: quantization needs low_memory=True")
@@ -280,6 +282,15 @@ class OpenedModel:
         if low_memory:
             narrator.show(receipt)
         return LoadedParts({part.spec.name: part for part in loaded}, receipt)
+
+    def _devices(self, placement: Placement | None, device: str, device_map: str | Mapping[str, str] | None) -> dict[str, str]:
+        """Return the device of each part that may be loaded; those of other parts need not be on this machine."""
+        if placement is None:
+            return resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count(), parts=self._names)
+        elsewhere = [name for name in self._names if name not in placement.devices]
+        if elsewhere:
+            raise ValueError(f"{elsewhere[0]} is to be loaded here, but {placement.holder(elsewhere[0])!r} holds it elsewhere")
+        return {name: placement.devices[name] for name in self._names}
 
     def _receipt(self, loaded: Sequence[SplitModel]) -> LoadReceipt:
         return LoadReceipt(

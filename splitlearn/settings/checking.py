@@ -53,6 +53,9 @@ def _names(schema: type, prefix: str, values: Any) -> Iterator[str]:
         node = values.get(key) if isinstance(values, dict) else None
         if _is_group(kind):
             yield from _names(kind, f"{name}.", node)
+        elif rule.each is not None:
+            for inner in node if isinstance(node, dict) else ():
+                yield from _names(rule.each, f"{name}.{inner}.", None)
         elif rule.holds == "object":
             known = _schema_of(node)
             for each in (known,) if known is not None else _usual_schemas(key):
@@ -103,6 +106,8 @@ class _Check:
             kind, rule = known[key]
             if _is_group(kind):
                 self._group(cfg[key], kind, name)
+            elif rule.each is not None:
+                self._groups(cfg[key], rule.each, name)
             elif rule.holds == "object":
                 self._object(cfg[key], name)
             elif rule.holds == "objects":
@@ -117,6 +122,12 @@ class _Check:
         elif node is not None:
             example = next(iter(settings_of(schema)))[0]
             raise SettingError(f"{name} is {node!r}; give its settings by name, such as {name}.{example}=...")
+
+    def _groups(self, node: Any, schema: type, name: str) -> None:
+        if not OmegaConf.is_dict(node):
+            raise SettingError(f"{name} is {node!r}; give groups of settings by name, such as {name}.NAME={{...}}")
+        for inner in node:
+            self._group(node[inner], schema, f"{name}.{inner}")
 
     def _object(self, node: Any, name: str) -> None:
         """Check the arguments of an object whose class the project knows."""

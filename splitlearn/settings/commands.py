@@ -11,6 +11,7 @@ from splitlearn.settings.groups import (
     ModelSettings,
     OptimizerSettings,
     PeftSettings,
+    PlacementSettings,
     SplitSettings,
 )
 
@@ -24,6 +25,7 @@ class TrainSettings:
     data: Annotated[Any, Rule(holds="object")]
     model: ModelSettings
     split: SplitSettings
+    placement: PlacementSettings
     peft: PeftSettings
     activation_cache: ActivationCacheSettings
     callbacks: Annotated[Any, Rule(holds="objects")]

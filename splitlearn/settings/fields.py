@@ -17,6 +17,7 @@ class Rule:
         choices: the only values there are.
         holds: ``"object"``: the settings of one object, its class as ``_target_`` and the arguments; ``"objects"``: of several,
             each under a name of its own.
+        each: the schema of every group in it; the groups have names of their own.
         literal: sentences: on the command line every character stands for itself.
     """
 
@@ -24,6 +25,7 @@ class Rule:
     above: float | None = None
     choices: tuple[Any, ...] = ()
     holds: Literal["object", "objects"] | None = None
+    each: type | None = None
     literal: bool = False
 
 

@@ -47,6 +47,25 @@ class SplitSettings:
 
 
 @dataclass
+class PartySettings:
+    """``placement.parties.NAME``."""
+
+    # Parts and devices are checked together, when the placement is resolved.
+    parts: Any
+    devices: Any
+    address: str | None
+
+
+@dataclass
+class PlacementSettings:
+    """``conf/placement``; parties have names of their own."""
+
+    parties: Annotated[Any, Rule(each=PartySettings)]
+    data: str
+    labels: str
+
+
+@dataclass
 class PartOptimizerSettings:
     """``optimizer.parts.NAME``."""
 

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
-from splitlearn.cut import PART_NAMES
+from splitlearn.cut import PART_NAMES, Placement
 from splitlearn.data.examples import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import (
@@ -74,8 +74,10 @@ class SplitCausalLM(LightningModule):
         compile_layers: have ``torch.compile`` compile the decoder layers: True, or its arguments.
         unexpected_tensors: what is done with tensors of the checkpoint that the model does not have: ``"auto"`` leaves them out
             unless they speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
+        placement: who holds which part on which device, instead of ``device`` and ``device_map``; None is one party.
 
     Attributes:
+        placement: who holds which part on which device.
         trained: what of each part is trained, one of `TRAINABLE`; empty until the parts are loaded.
 
     Raises:
@@ -102,9 +104,12 @@ class SplitCausalLM(LightningModule):
         quantization: str | Mapping[str, Any] | None = None,
         compile_layers: bool | Mapping[str, Any] | None = None,
         unexpected_tensors: str = "auto",
+        placement: Placement | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Where parts live is of this run alone: a checkpoint may be gone on from elsewhere.
+        self.save_hyperparameters(ignore=["placement"])
+        self.placement = placement or Placement.one_party(device, device_map, num_gpus=torch.cuda.device_count())
         # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
         self.strict_loading = False
         self.optimization = Optimization.from_plain(optimizer or {})
@@ -175,8 +180,7 @@ class SplitCausalLM(LightningModule):
             hparams.model_name_or_path,
             hparams.split_point_1,
             hparams.split_point_2,
-            device=hparams.device,
-            device_map=hparams.device_map,
+            placement=self.placement,
             low_memory=hparams.low_memory,
             verbose=hparams.verbose,
             dtype=self.load_dtype,

@@ -49,13 +49,17 @@ def _quality_table(summary: dict[str, Any]) -> Table:
 
 def _parts_table(summary: dict[str, Any]) -> Table:
     table = Table(title="memory", title_justify="left")
-    for heading in ("part", "holds", "device"):
+    parties = summary.get("placement", {}).get("parties", {})
+    holders = {part: name for name, party in parties.items() for part in party["parts"]}
+    shows_parties = len(parties) > 1
+    for heading in ("part", *(["party"] if shows_parties else []), "holds", "device"):
         table.add_column(heading)
     for heading in ("parameters", "trained", "weights GiB"):
         table.add_column(heading, justify="right")
     for part in summary["parts"]:
         counts = f"{part['num_parameters']:,}", f"{part['num_trainable']:,}", f"{part['weight_bytes'] / GIB:.3f}"
-        table.add_row(part["name"], part["layers"], part["device"], *counts)
+        party = [holders[part["name"]]] if shows_parties else []
+        table.add_row(part["name"], *party, part["layers"], part["device"], *counts)
     return table
 
 
@@ -69,6 +73,12 @@ def _padding_line(metrics: dict[str, Any]) -> list[str]:
     return [f"{num_padding:,} positions of padding were computed beside them, {share:.0%} of all{advice}"]
 
 
+def _crossing_lines(summary: dict[str, Any]) -> list[str]:
+    """Say what passes from one party to another, where there are several."""
+    crosses = summary.get("placement", {}).get("crosses", {})
+    return [f"{cut.replace('_', ' ')} is crossed by {', '.join(data)}" for cut, data in crosses.items() if data]
+
+
 def _footer(summary: dict[str, Any]) -> str:
     metrics = summary["metrics"]
     rate = metrics["tokens_per_s"]
@@ -78,6 +88,7 @@ def _footer(summary: dict[str, Any]) -> str:
         f"{metrics['train_tokens']:,} tokens trained in {metrics['train_s']:.0f} s"
         + (f" ({rate:,.0f} tokens/s in the steps)" if rate else ""),
         *_padding_line(metrics),
+        *_crossing_lines(summary),
         *([f"stopped early: {summary['stopped_early']}"] if "stopped_early" in summary else []),
         f"files: {summary['folder']}",
     ]

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint.main_file import INDEX_FILE
-from splitlearn.cut import PART_NAMES, CutError
+from splitlearn.cut import PART_NAMES, CutError, DeviceMapError, Placement
 from splitlearn.model import ModelFactory, ModelRequest, find_ties, opening, request
 from tests.hub_server import serving_this_process
-from tests.tiny_models import tiny_model, token_ids
+from tests.tiny_models import tiny_checkpoint, tiny_model, token_ids
 
 
 def write_one_shard_a_part(folder: Path, head: str = "other") -> Path:
@@ -144,3 +144,21 @@ def test_a_request_says_what_it_cannot_do(tiny_checkpoint: Callable[..., Path]) 
         opened.revise(split_point_1=1, split_point_2=9)
     with pytest.raises(ValueError, match="revision says which checkpoint is opened; make a ModelRequest with revision='main'"):
         opened.revise(revision="main")
+
+
+def test_devices_of_parts_that_are_not_loaded_are_not_looked_for() -> None:
+    folder = tiny_checkpoint("llama")
+    loaded = ModelFactory.load_parts(folder, 2, 4, ["trunk"], device_map={"bottom": "cuda:99", "top": "cuda:99"})
+    assert loaded["trunk"].device == torch.device("cpu")
+    with pytest.raises(DeviceMapError, match="cuda:99"):
+        ModelFactory.load_parts(folder, 2, 4, ["trunk", "top"], device_map={"top": "cuda:99"})
+
+
+def test_a_placement_says_which_parts_are_here() -> None:
+    folder = tiny_checkpoint("llama")
+    server = {"parts": ["trunk"], "devices": "cuda:99", "address": "example.org:9000"}
+    parties = {"client": {"parts": ["bottom", "top"]}, "server": server}
+    placement = Placement.resolve(parties, data="client", labels="client", num_gpus=0)
+    assert list(ModelFactory.load_parts(folder, 2, 4, placement.parts_here(), placement=placement).parts) == ["bottom", "top"]
+    with pytest.raises(ValueError, match="trunk is to be loaded here, but 'server' holds it elsewhere"):
+        ModelFactory.load_parts(folder, 2, 4, placement=placement)

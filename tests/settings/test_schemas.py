@@ -24,7 +24,7 @@ IN_SIGNATURES = ("trainer", "callbacks", "logger")
 
 def yaml_names(node: Any, prefix: str = "") -> Iterator[str]:
     for key, value in node.items():
-        if isinstance(value, dict) and key not in ("settings", "defaults", "hydra"):
+        if isinstance(value, dict) and key not in ("settings", "parties", "defaults", "hydra"):
             yield from yaml_names(value, f"{prefix}{key}.")
         elif key not in ("defaults", "hydra"):
             yield f"{prefix}{key}"

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 
+from splitlearn.cut import Placement
 from splitlearn.files import write_json
 from splitlearn.memory import GIB, MemorySnapshot
 from splitlearn.terminal import make_console
@@ -70,7 +71,7 @@ class MemoryReport(Callback):
             # Through the progress bar, which would otherwise be drawn over the table.
             console = make_console()
             with console.capture() as captured:
-                console.print(memory_table(parts, snapshot, peak["rss_bytes"]))
+                console.print(memory_table(parts, snapshot, peak["rss_bytes"], pl_module.placement))
             pl_module.print("\n" + captured.get())
 
 
@@ -82,16 +83,26 @@ def _metrics(parts: list[PartMemory], snapshot: MemorySnapshot, peak_rss_bytes: 
     return {f"memory/{name}": size / GIB for name, size in sizes.items() if size is not None}
 
 
-def memory_table(parts: list[PartMemory], snapshot: MemorySnapshot, peak_rss_bytes: int) -> Table:
-    """Return a table of what the parts hold and, below it, what the process holds; sizes in GiB."""
+def memory_table(
+    parts: list[PartMemory], snapshot: MemorySnapshot, peak_rss_bytes: int, placement: Placement | None = None
+) -> Table:
+    """Return a table of what the parts hold and, below it, what the process holds; sizes in GiB.
+
+    Args:
+        parts: what each part holds.
+        snapshot: what the process holds.
+        peak_rss_bytes: its highest resident memory so far.
+        placement: who holds which part; it is shown if there are several parties.
+    """
     table = Table(title=f"memory, {snapshot.label}", title_justify="left", caption_justify="left")
-    for heading in ("part", "holds", "device", "dtype"):
+    holder = None if placement is None or len(placement.parties) == 1 else placement.holder
+    for heading in ("part", *(["party"] if holder else []), "holds", "device", "dtype"):
         table.add_column(heading)
     for heading in ("parameters", "trained", "GiB"):
         table.add_column(heading, justify="right")
     for part in parts:
         counts = f"{part.num_parameters:,}", f"{part.num_trainable:,}", f"{part.weight_bytes / GIB:.3f}"
-        table.add_row(part.name, part.layers, part.device, part.dtype, *counts)
+        table.add_row(part.name, *([holder(part.name)] if holder else []), part.layers, part.device, part.dtype, *counts)
     process = [f"process: RAM {snapshot.rss_bytes / GIB:.2f} GiB (peak {peak_rss_bytes / GIB:.2f})"]
     if snapshot.anonymous_bytes is not None and snapshot.file_bytes is not None:
         process.append(f"anonymous {snapshot.anonymous_bytes / GIB:.2f}, file-backed {snapshot.file_bytes / GIB:.2f}")
