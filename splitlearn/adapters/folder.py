@@ -13,7 +13,7 @@ from safetensors import safe_open
 from splitlearn.adapters.layers import adapter_tensors, load_adapter_tensors
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.adapters.unsplit_config import unsplit_config
-from splitlearn.checkpoint.tensor_file import write_tensor_file
+from splitlearn.checkpoint import write_tensor_file
 from splitlearn.files import whole_folder, write_json
 from splitlearn.model import SplitModel
 

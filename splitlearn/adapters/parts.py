@@ -12,8 +12,7 @@ from splitlearn.adapters.layers import ADAPTER_NAME, ends_with_any, whole_name
 from splitlearn.adapters.refusals import PEFT_ERRORS, refuse_tied, refuse_unknown_names
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.cut import PART_NAMES
-from splitlearn.model import SplitModel
-from splitlearn.model.passage import Neutral
+from splitlearn.model import Neutral, SplitModel
 
 _ALL_LINEAR = "all-linear"
 # Settings of PEFT that name modules by patterns, and layers by numbers.

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from splitlearn.cut import PART_NAMES
-from splitlearn.settings.composing import conf_folder
+from splitlearn.settings import conf_folder
 
 _FIELDS = ("method", "settings", "learning_rate", "parts")
 # Methods that need more than their layers: a mixture or tasks chosen for each batch, ranks that a trainer of their own allots,

@@ -16,8 +16,7 @@ from omegaconf import DictConfig
 
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.training import SplitCausalLM
-from splitlearn.training.callbacks.exact_resume import check_data_order
-from splitlearn.training.callbacks.last_checkpoint import LAST
+from splitlearn.training.callbacks import LAST, check_data_order
 
 
 class FinishedRunError(ValueError):

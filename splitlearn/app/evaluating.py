@@ -19,12 +19,9 @@ from splitlearn.cut import Placement
 from splitlearn.data import BlockDataModule
 from splitlearn.export import RunRecord
 from splitlearn.model import SplitModel, plan_cut
-from splitlearn.settings import check
-from splitlearn.settings.targets import TARGETS
-from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
-from splitlearn.training.callbacks.token_throughput import count_tokens
-from splitlearn.training.module import count_supervised
-from splitlearn.training.strategy import root_device_arguments
+from splitlearn.settings import TARGETS, check
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, count_supervised, root_device_arguments
+from splitlearn.training.callbacks import count_tokens
 
 
 class _Counts(Callback):

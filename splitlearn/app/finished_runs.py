@@ -14,10 +14,9 @@ from splitlearn.app.opening_runs import open_run
 from splitlearn.app.prompts import Message, Question, ask, read_prompts
 from splitlearn.data import PromptFormat, read_tokenizer
 from splitlearn.export import RunRecord, export_run, restore
-from splitlearn.model import ComposedCausalLM, plan_cut
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model import ComposedCausalLM, PartLoader, plan_cut
 from splitlearn.settings import check
-from splitlearn.training.module import parse_dtype
+from splitlearn.training import parse_dtype
 
 
 def export(cfg: DictConfig) -> Path:

@@ -12,7 +12,7 @@ from splitlearn.cut import CutError, SplitPlan
 from splitlearn.embedded import resolve_model
 from splitlearn.model import count_layers, draw_blueprint, loaded_dtype, read_config
 from splitlearn.planning import choose_cut
-from splitlearn.training.module import parse_dtype
+from splitlearn.training import parse_dtype
 
 
 def plan_split(split: DictConfig, config: PreTrainedConfig, source: CheckpointSource, dtype: torch.dtype | None) -> SplitPlan:

@@ -8,16 +8,19 @@ from typing import Any
 
 from splitlearn.app.checkpoints import find_checkpoint, read_checkpoint
 from splitlearn.checkpoint import CheckpointError, CheckpointSource
-from splitlearn.data.tokenizer import base_tokenizer_digest
+from splitlearn.data import base_tokenizer_digest
 from splitlearn.embedded import resolve_model
-from splitlearn.export import RunRecord
-from splitlearn.export.restore import load_base_part
-from splitlearn.model import open_checkpoint, plan_cut, read_config
-from splitlearn.model.digest import part_digest
-from splitlearn.model.part_loading import PartLoader
-from splitlearn.model.quantization import quantization_config, quantized_names
-from splitlearn.training.checkpoint_fit import compare_bases
-from splitlearn.training.module import parse_dtype
+from splitlearn.export import RunRecord, load_base_part
+from splitlearn.model import (
+    PartLoader,
+    open_checkpoint,
+    part_digest,
+    plan_cut,
+    quantization_config,
+    quantized_names,
+    read_config,
+)
+from splitlearn.training import compare_bases, parse_dtype
 
 
 def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, PartLoader]:

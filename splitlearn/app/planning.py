@@ -12,7 +12,7 @@ from splitlearn.app.placing import resolve_placement
 from splitlearn.model import dtype_in_full, open_checkpoint
 from splitlearn.planning import CutCost, cost_of
 from splitlearn.settings import check
-from splitlearn.training.module import parse_dtype
+from splitlearn.training import parse_dtype
 
 
 def plan(cfg: DictConfig) -> CutCost:

@@ -16,13 +16,10 @@ from splitlearn.app.checkpoints import FinishedRunError, find_best
 from splitlearn.app.configuration import plain
 from splitlearn.app.run_folder import CONFIG_FILE, foreign_file, holds_run, own_files, remove, save_hydra_files
 from splitlearn.cut import CutError
-from splitlearn.data import BlockDataModule
-from splitlearn.data.tokenizer import base_tokenizer_digest
+from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import write_text
-from splitlearn.training import SplitCausalLM, part_memory
-from splitlearn.training.callbacks import DivergedError
-from splitlearn.training.callbacks.last_checkpoint import LAST
-from splitlearn.training.summary import SUMMARY_FILE, print_summary, write_summary
+from splitlearn.training import SUMMARY_FILE, SplitCausalLM, part_memory, print_summary, write_summary
+from splitlearn.training.callbacks import LAST, DivergedError
 
 
 class Recorder:

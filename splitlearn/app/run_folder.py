@@ -17,7 +17,7 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE
 from splitlearn.files import write_text
-from splitlearn.training.summary import SUMMARY_FILE
+from splitlearn.training import SUMMARY_FILE
 
 CONFIG_FILE = "config.yaml"
 _HYDRA = ".hydra"

@@ -29,18 +29,14 @@ from splitlearn.app.recorder import Recorder
 from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PART_NAMES, Placement, SplitPlan
-from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule
-from splitlearn.data.tokenizer import base_tokenizer_digest
+from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule, base_tokenizer_digest
 from splitlearn.memory import GIB
 from splitlearn.model import dtype_in_full, open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.run_folder import open_run_folder
 from splitlearn.settings import check
-from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
-from splitlearn.training.callbacks import BestCheckpoint, Evaluation, RunFigures, TokenThroughput, find_callback
-from splitlearn.training.callbacks.run_figures import saved_figures
-from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
-from splitlearn.training.strategy import root_device_arguments
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, WholeFileCheckpointIO, root_device_arguments
+from splitlearn.training.callbacks import BestCheckpoint, Evaluation, RunFigures, TokenThroughput, find_callback, saved_figures
 
 
 @dataclass(frozen=True)

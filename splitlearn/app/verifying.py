@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from splitlearn.app.models import open_model
 from splitlearn.cut import SplitPlan
 from splitlearn.settings import check
-from splitlearn.training.module import parse_dtype
+from splitlearn.training import parse_dtype
 from splitlearn.verification import Outcome, verify_streamed, verify_whole
 
 

@@ -1,15 +1,21 @@
 """Reading and writing weights: where a checkpoint's files are, what is in them, and parts on disk."""
 
-from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.checkpoint.errors import CheckpointError, name_some
+from splitlearn.checkpoint.main_file import CONFIG_FILE, INDEX_FILE
 from splitlearn.checkpoint.part_file import read_part_file, write_part_file
+from splitlearn.checkpoint.prefetch import is_on_network, prefetch
 from splitlearn.checkpoint.prepare import prepare_checkpoint
+from splitlearn.checkpoint.reading import TensorRead, read_tensors
 from splitlearn.checkpoint.receipt import LoadReceipt, PartReceipt
 from splitlearn.checkpoint.shard import LazyTensor, Shard
 from splitlearn.checkpoint.shard_loader import ShardLoader
 from splitlearn.checkpoint.source import CheckpointSource
+from splitlearn.checkpoint.tensor_file import write_tensor_file
 from splitlearn.checkpoint.torch_file import write_torch_file
 
 __all__ = [
+    "CONFIG_FILE",
+    "INDEX_FILE",
     "CheckpointError",
     "CheckpointSource",
     "LazyTensor",
@@ -17,8 +23,14 @@ __all__ = [
     "PartReceipt",
     "Shard",
     "ShardLoader",
+    "TensorRead",
+    "is_on_network",
+    "name_some",
+    "prefetch",
     "prepare_checkpoint",
     "read_part_file",
+    "read_tensors",
     "write_part_file",
+    "write_tensor_file",
     "write_torch_file",
 ]

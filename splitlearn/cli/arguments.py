@@ -10,10 +10,7 @@ from hydra._internal.utils import get_args_parser
 
 from splitlearn.cli.information import print_help, print_version
 from splitlearn.cli.prompts import require_prompt, with_prompts
-from splitlearn.settings import SettingError, setting_names
-from splitlearn.settings.composing import compose_for, forced
-from splitlearn.settings.suggestions import suggestion
-from splitlearn.settings.typed import parse_override, with_literal_text
+from splitlearn.settings import SettingError, compose_for, forced, parse_override, setting_names, suggestion, with_literal_text
 
 # So many values of each swept setting are checked before the sweep; each is checked in its own run, too.
 _CHECKED_VALUES = 5

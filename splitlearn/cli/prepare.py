@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
 
     from splitlearn.checkpoint import CheckpointError, prepare_checkpoint
     from splitlearn.files import whole_folder
-    from splitlearn.training.module import parse_dtype
+    from splitlearn.training import parse_dtype
 
     out = Path(cfg.out)
     if out.exists():

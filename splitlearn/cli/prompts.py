@@ -8,8 +8,7 @@ from difflib import get_close_matches
 
 from omegaconf import DictConfig
 
-from splitlearn.settings import SettingError, setting_names
-from splitlearn.settings.typed import quoted
+from splitlearn.settings import SettingError, quoted, setting_names
 
 _NAME = re.compile(r"[+~]*[\w./@]+")
 # How alike two names are before the one is taken for a misspelling of the other, from 0 to 1.

@@ -3,16 +3,17 @@
 from splitlearn.data.conversations import mark_conversation
 from splitlearn.data.datamodule import BlockDataModule
 from splitlearn.data.documents import read_documents
-from splitlearn.data.examples import encode, mark_completion, mark_document, show_example
+from splitlearn.data.examples import IGNORED_LABEL, encode, mark_completion, mark_document, show_example
 from splitlearn.data.instructions import InstructionDataModule
 from splitlearn.data.packing import isolate, join, pack
 from splitlearn.data.prompt_format import PROMPT_FORMAT_FILE, PromptFormat, with_learned_ends
 from splitlearn.data.prompt_template import PromptTemplate
 from splitlearn.data.sources import Source
 from splitlearn.data.text import TextDataModule
-from splitlearn.data.tokenizer import TEMPLATE_FILE, read_tokenizer
+from splitlearn.data.tokenizer import TEMPLATE_FILE, base_tokenizer_digest, read_tokenizer
 
 __all__ = [
+    "IGNORED_LABEL",
     "PROMPT_FORMAT_FILE",
     "TEMPLATE_FILE",
     "BlockDataModule",
@@ -21,6 +22,7 @@ __all__ = [
     "PromptTemplate",
     "Source",
     "TextDataModule",
+    "base_tokenizer_digest",
     "encode",
     "isolate",
     "join",

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from splitlearn.embedded.cache import build_once
 from splitlearn.embedded.python_docs import read_python_docs
-from splitlearn.model.silence import silent_transformers
+from splitlearn.silence import silent_transformers
 
 _END_OF_TEXT = "<|endoftext|>"
 _MAX_SHARD_SIZE = "2MB"

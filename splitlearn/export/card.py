@@ -8,8 +8,7 @@ from typing import Any
 
 from splitlearn.cut import PART_NAMES
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import plan_cut
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model import PartLoader, plan_cut
 
 _FIGURES = (("loss (nats a token)", "val_loss", 4), ("perplexity", "val_perplexity", 2))
 _WORDS = {"full": "trained", "frozen": "as in the base model"}

@@ -10,9 +10,7 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 
 from splitlearn.adapters import copy_adapter, save_adapters
-from splitlearn.checkpoint import CheckpointError
-from splitlearn.checkpoint.main_file import INDEX_FILE
-from splitlearn.checkpoint.tensor_file import write_tensor_file
+from splitlearn.checkpoint import INDEX_FILE, CheckpointError, write_tensor_file
 from splitlearn.cut import SplitPlan
 from splitlearn.data import PromptFormat, read_tokenizer, with_learned_ends
 from splitlearn.export.card import model_card
@@ -20,8 +18,7 @@ from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
 from splitlearn.export.tensors import Tensors, part_tensors
 from splitlearn.files import whole_folder, write_json, write_text
-from splitlearn.model import plan_cut
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model import PartLoader, plan_cut
 
 ADAPTERS = ("merge", "keep")
 _FROM_CHECKPOINT = ".adapters"

@@ -10,9 +10,7 @@ from splitlearn.adapters import add_adapters, load_adapters
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES, PartSpec, SplitPlan
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import ComposedCausalLM, SplitModel, tie_parts
-from splitlearn.model.blueprint import draw_blueprint
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model import ComposedCausalLM, PartLoader, SplitModel, draw_blueprint, tie_parts
 
 
 def restore_part(loader: PartLoader, part: PartSpec, record: RunRecord | None) -> SplitModel:

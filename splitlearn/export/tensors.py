@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 
 from splitlearn.adapters import merge_adapters
-from splitlearn.checkpoint import CheckpointError
-from splitlearn.checkpoint.errors import name_some
+from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.cut import PartSpec
 from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import SplitModel
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model import PartLoader, SplitModel
 
 Tensors = dict[str, torch.Tensor]
 

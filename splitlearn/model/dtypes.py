@@ -10,8 +10,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 from transformers.models.auto.auto_factory import _get_model_class
 
-from splitlearn.checkpoint import CheckpointError, CheckpointSource
-from splitlearn.checkpoint.main_file import CONFIG_FILE
+from splitlearn.checkpoint import CONFIG_FILE, CheckpointError, CheckpointSource
 
 # A model is built in one of these; float8 and the like are for storage alone.
 _MODEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -14,10 +14,10 @@ from splitlearn.cut import PartSpec
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.part_loading import PartLoader, PartReading
 from splitlearn.model.receipts import ReadLog, write_receipt
-from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import tie_parts
 from splitlearn.model.unexpected import describe_left_out
+from splitlearn.silence import silent_transformers
 
 # Loading a part may take only a few milliseconds.
 _PART_SAMPLE_INTERVAL_S = 0.005

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, WeightTransform, rename_source_key
 
-from splitlearn.checkpoint import CheckpointError
-from splitlearn.checkpoint.errors import name_some
+from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint
 from splitlearn.model.unexpected import check_unexpected_setting, describe_refusal, hint_at_quantization, refused_names

@@ -10,18 +10,25 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from splitlearn.checkpoint import CheckpointError, CheckpointSource, LazyTensor, Shard
-from splitlearn.checkpoint.errors import name_some
-from splitlearn.checkpoint.prefetch import is_on_network, prefetch
-from splitlearn.checkpoint.reading import TensorRead, read_tensors
+from splitlearn.checkpoint import (
+    CheckpointError,
+    CheckpointSource,
+    LazyTensor,
+    Shard,
+    TensorRead,
+    is_on_network,
+    name_some,
+    prefetch,
+    read_tensors,
+)
 from splitlearn.cut import CutError, PartSpec
 from splitlearn.model.blueprint import Blueprint
 from splitlearn.model.filling import change_as_owners_do, fill, tie_within
 from splitlearn.model.matching import Match, sources_for
 from splitlearn.model.quantization import leave_out, quantized_names
-from splitlearn.model.silence import silent_transformers
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.surgery import cut_out
+from splitlearn.silence import silent_transformers
 
 OnRead = Callable[[str, int], None]
 _KEPT_IN_FLOAT32 = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")

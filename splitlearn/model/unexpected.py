@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from splitlearn.checkpoint.errors import name_some
+from splitlearn.checkpoint import name_some
 from splitlearn.model.anatomy import count_layers
 from splitlearn.model.blueprint import Blueprint
 

@@ -12,9 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from splitlearn.cut import PartSpec, SplitPlan
-from splitlearn.model import Blueprint, embedding_width
-from splitlearn.model.part_loading import PartLoader
-from splitlearn.model.quantization import quantization_config, quantized_names
+from splitlearn.model import Blueprint, PartLoader, embedding_width, quantization_config, quantized_names
 from splitlearn.planning.activations import Activations, measure_activations
 from splitlearn.planning.quantized import bytes_per_value
 

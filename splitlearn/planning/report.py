@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from splitlearn.memory import format_bytes
-from splitlearn.model.unexpected import describe_left_out
+from splitlearn.model import describe_left_out
 from splitlearn.planning.costs import METHODS, CutCost, Need
 from splitlearn.planning.fit import device_memory, needed_by_device
 from splitlearn.terminal import make_console

@@ -2,6 +2,23 @@
 
 from splitlearn.settings.checking import SettingError, check, setting_names
 from splitlearn.settings.commands import SCHEMAS
-from splitlearn.settings.composing import compose, conf_folder
+from splitlearn.settings.composing import compose, compose_for, conf_folder, forced
+from splitlearn.settings.suggestions import suggestion
+from splitlearn.settings.targets import TARGETS
+from splitlearn.settings.typed import parse_override, quoted, with_literal_text
 
-__all__ = ["SCHEMAS", "SettingError", "check", "compose", "conf_folder", "setting_names"]
+__all__ = [
+    "SCHEMAS",
+    "TARGETS",
+    "SettingError",
+    "check",
+    "compose",
+    "compose_for",
+    "conf_folder",
+    "forced",
+    "parse_override",
+    "quoted",
+    "setting_names",
+    "suggestion",
+    "with_literal_text",
+]

@@ -1,18 +1,29 @@
 """Training the three parts with Lightning."""
 
-from splitlearn.training.module import SplitCausalLM
+from splitlearn.training.checkpoint_fit import compare_bases
+from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
+from splitlearn.training.module import SplitCausalLM, count_supervised, parse_dtype
 from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
 from splitlearn.training.part_memory import PartMemory, part_memory
 from splitlearn.training.precision import SplitPrecision
-from splitlearn.training.strategy import SplitStrategy
+from splitlearn.training.strategy import SplitStrategy, root_device_arguments
+from splitlearn.training.summary import SUMMARY_FILE, print_summary, write_summary
 
 __all__ = [
+    "SUMMARY_FILE",
     "Optimization",
     "PartMemory",
     "PartOptimization",
     "SplitCausalLM",
     "SplitPrecision",
     "SplitStrategy",
+    "WholeFileCheckpointIO",
+    "compare_bases",
+    "count_supervised",
+    "parse_dtype",
     "part_memory",
+    "print_summary",
+    "root_device_arguments",
     "unique_parameters",
+    "write_summary",
 ]

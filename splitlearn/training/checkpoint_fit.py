@@ -8,8 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from splitlearn.adapters import AdapterSettings
-from splitlearn.checkpoint import CheckpointError
-from splitlearn.checkpoint.errors import name_some
+from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.model import SplitModel, compare_configs
 from splitlearn.training.optimization import Optimization
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from splitlearn.model import SplitModel
-from splitlearn.model.silence import silent_transformers
+from splitlearn.silence import silent_transformers
 
 
 def compile_settings(compile_layers: bool | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -14,8 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from splitlearn.cut import PART_NAMES
-from splitlearn.model import ComposedCausalLM
-from splitlearn.model.quantization import is_quantized
+from splitlearn.model import ComposedCausalLM, is_quantized
 
 
 def count_flops(composed: ComposedCausalLM, num_frozen: int, num_rows: int, num_tokens: int) -> tuple[int, int] | None:

@@ -13,8 +13,7 @@ import torch
 from splitlearn.activations import ActivationCache, CacheSettings
 from splitlearn.cut import PART_NAMES
 from splitlearn.memory import GIB
-from splitlearn.model import ComposedCausalLM
-from splitlearn.model.digest import digest
+from splitlearn.model import ComposedCausalLM, digest
 
 Batch = dict[str, torch.Tensor]
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from splitlearn.cut import PART_NAMES
-from splitlearn.model import ComposedCausalLM
-from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
+from splitlearn.model import ComposedCausalLM, chunked_loss, has_linear_head
 from splitlearn.training.flops import count_flops
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.isolation import check_isolation

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
 from splitlearn.cut import PART_NAMES, Placement
-from splitlearn.data.examples import IGNORED_LABEL
+from splitlearn.data import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import (
     ComposedCausalLM,
@@ -27,9 +27,9 @@ from splitlearn.model import (
     SplitModel,
     Tie,
     find_ties,
+    keep_trainable,
+    part_digest,
 )
-from splitlearn.model.digest import part_digest
-from splitlearn.model.quantization import keep_trainable
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.compilation import checkpoint_layers, compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts

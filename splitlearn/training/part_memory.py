@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from splitlearn.model import SplitModel
-from splitlearn.model.quantization import count_values, stored_bytes
+from splitlearn.model import SplitModel, count_values, stored_bytes
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from splitlearn.checkpoint import CheckpointSource
-from splitlearn.model import open_checkpoint, read_config
-from splitlearn.model.quantization import quantization_config
+from splitlearn.model import open_checkpoint, quantization_config, read_config
 
 _SMALL_STEPS = (
     "weights are trained in bfloat16, where a step of less than about a 256th of a weight rounds to nothing; leave "

@@ -16,8 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PartSpec, SplitPlan
-from splitlearn.model import SplitModel, open_checkpoint
-from splitlearn.model.part_loading import PartLoader
+from splitlearn.model import PartLoader, SplitModel, open_checkpoint
 from splitlearn.verification.inputs import draw_ids, padded
 from splitlearn.verification.outcome import Outcome, compare_tensors
 

@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import SplitPlan
-from splitlearn.model import ComposedCausalLM, ModelFactory, loaded_dtype, open_checkpoint
-from splitlearn.model.part_loading import PartLoader
-from splitlearn.model.silence import silent_transformers
+from splitlearn.model import ComposedCausalLM, ModelFactory, PartLoader, loaded_dtype, open_checkpoint
+from splitlearn.silence import silent_transformers
 from splitlearn.verification.after_loading import changed_after_loading
 from splitlearn.verification.inputs import draw_ids, padded
 from splitlearn.verification.outcome import Outcome, compare_tensors, largest_difference

@@ -2,17 +2,18 @@
 
 from splitlearn.training.callbacks.best_checkpoint import BestCheckpoint
 from splitlearn.training.callbacks.evaluation import Evaluation
-from splitlearn.training.callbacks.exact_resume import ExactResume
+from splitlearn.training.callbacks.exact_resume import ExactResume, check_data_order
 from splitlearn.training.callbacks.find_callback import find_callback
 from splitlearn.training.callbacks.finders import FindBatchSize, FindLearningRate
 from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
-from splitlearn.training.callbacks.last_checkpoint import LastCheckpoint
+from splitlearn.training.callbacks.last_checkpoint import LAST, LastCheckpoint
 from splitlearn.training.callbacks.memory_report import MemoryReport
 from splitlearn.training.callbacks.progress import LineProgress, make_progress
-from splitlearn.training.callbacks.run_figures import RunFigures
-from splitlearn.training.callbacks.token_throughput import TokenThroughput
+from splitlearn.training.callbacks.run_figures import RunFigures, saved_figures
+from splitlearn.training.callbacks.token_throughput import TokenThroughput, count_tokens
 
 __all__ = [
+    "LAST",
     "BestCheckpoint",
     "DivergedError",
     "Evaluation",
@@ -25,6 +26,9 @@ __all__ = [
     "MemoryReport",
     "RunFigures",
     "TokenThroughput",
+    "check_data_order",
+    "count_tokens",
     "find_callback",
     "make_progress",
+    "saved_figures",
 ]
