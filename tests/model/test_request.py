@@ -15,7 +15,7 @@ from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.cut import PART_NAMES, CutError, DeviceMapError, Placement
 from splitlearn.model import ModelFactory, ModelRequest, find_ties, opening, request
 from tests.hub_server import serving_this_process
-from tests.tiny_models import tiny_checkpoint, tiny_model, token_ids
+from tests.tiny_models import tiny_model, token_ids
 
 
 def write_one_shard_a_part(folder: Path, head: str = "other") -> Path:
@@ -146,7 +146,7 @@ def test_a_request_says_what_it_cannot_do(tiny_checkpoint: Callable[..., Path]) 
         opened.revise(revision="main")
 
 
-def test_devices_of_parts_that_are_not_loaded_are_not_looked_for() -> None:
+def test_devices_of_parts_that_are_not_loaded_are_not_looked_for(tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint("llama")
     loaded = ModelFactory.load_parts(folder, 2, 4, ["trunk"], device_map={"bottom": "cuda:99", "top": "cuda:99"})
     assert loaded["trunk"].device == torch.device("cpu")
@@ -154,7 +154,7 @@ def test_devices_of_parts_that_are_not_loaded_are_not_looked_for() -> None:
         ModelFactory.load_parts(folder, 2, 4, ["trunk", "top"], device_map={"top": "cuda:99"})
 
 
-def test_a_placement_says_which_parts_are_here() -> None:
+def test_a_placement_says_which_parts_are_here(tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint("llama")
     server = {"parts": ["trunk"], "devices": "cuda:99", "address": "example.org:9000"}
     parties = {"client": {"parts": ["bottom", "top"]}, "server": server}
