@@ -128,7 +128,7 @@ def test_mapped_weights_on_a_network_are_read_ahead(folder: Path, monkeypatch: p
     ahead = []
 
     def note(path: Path, ranges: list[tuple[int, int]]) -> int:
-        ahead.append(prefetch.prefetch(path, ranges))
+        ahead.append(prefetch(path, ranges))
         return ahead[-1]
 
     monkeypatch.setattr(part_loading, "prefetch", note)
