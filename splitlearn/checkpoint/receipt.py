@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
@@ -70,6 +70,7 @@ class LoadReceipt:
         dtype: what floating-point weights became.
         parts: one receipt for each loaded part.
         left_out: tensors of the checkpoint that the model does not have.
+        tied_elsewhere: tensors of these parts that the model ties to one that none of them holds, with that one.
     """
 
     model: str
@@ -79,6 +80,7 @@ class LoadReceipt:
     dtype: str
     parts: tuple[PartReceipt, ...]
     left_out: tuple[str, ...] = ()
+    tied_elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain values, for JSON."""
@@ -105,6 +107,10 @@ class LoadReceipt:
             notes.append(
                 f"left out: {len(self.left_out)} tensors that the model does not have ({name_some([*self.left_out], 3)})"
             )
+        notes += [
+            f"{name} is tied to {other}, which none of these parts holds: train neither, or both as one"
+            for name, other in self.tied_elsewhere.items()
+        ]
         table.caption, table.caption_justify = "\n".join(notes), "left"
         return table
 

@@ -53,7 +53,9 @@ def load_base_part(loader: PartLoader, part: PartSpec, dtype: str | None = None,
     if dtype is not None and getattr(torch, dtype) != loader.blueprint.dtype:
         drawn = loader.blueprint
         other = draw_blueprint(drawn.config, getattr(torch, dtype), drawn.generation_config, drawn.origin)
-        loader = PartLoader(replace(other, ties=drawn.ties), loader.source, loader.matches, loader.left_out)
+        loader = PartLoader(
+            replace(other, ties=drawn.ties, untied=drawn.untied), loader.source, loader.matches, loader.left_out
+        )
     loaded = loader.load(loader.reading(part), lambda name, size_bytes: None, {}, writable=writable)
     loader.close(part)
     return loaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,8 @@ class Blueprint:
             were not compared because no part with the other end was to be loaded.
         generation_config: how the checkpoint's authors generate with it; None leaves that to transformers.
         origin: the checkpoint it describes; None if that is not known.
+        untied: ties of the checkpoint's configuration that were given up on demand, as in ``ties``. The two are parameters of
+            their own; one that the checkpoint does not store begins as a copy of the other.
     """
 
     config: PreTrainedConfig
@@ -137,6 +139,7 @@ class Blueprint:
     generation_config: GenerationConfig | None = None
     origin: Origin | None = None
     unsettled_ties: frozenset[str] = frozenset()
+    untied: dict[str, str] = field(default_factory=dict)
 
     def check(self, plan: SplitPlan) -> None:
         """Refuse a cut that leaves nothing for smashed data to enter, and a configuration whose outputs parts do not return.
@@ -212,6 +215,16 @@ def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
         # A part without either end of a tie does not look whether the checkpoint contradicts it.
         configs = [untie(config) for config in configs]
     return differences + compare_configs(configs[0].to_dict(), configs[1].to_dict())
+
+
+def compare_ties(one: Blueprint, other: Blueprint) -> list[str]:
+    """Return which tensors are tied in one blueprint and parameters of their own in the other, one phrase for each.
+
+    A tie that loading left unsettled is none of them: it is compared once both ends are there.
+    """
+    settled = [blueprint.ties.keys() - blueprint.unsettled_ties for blueprint in (one, other)]
+    differing = (settled[0] - other.ties.keys()) | (settled[1] - one.ties.keys())
+    return [f"{name} is tied in one of them and a parameter of its own in the other" for name in sorted(differing)]
 
 
 def untie(config: PreTrainedConfig) -> PreTrainedConfig:

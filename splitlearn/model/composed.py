@@ -15,7 +15,7 @@ from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from splitlearn.model.blueprint import compare_blueprints
+from splitlearn.model.blueprint import compare_blueprints, compare_ties
 from splitlearn.model.caches import cache_of_part, count_cached_tokens, make_cache
 from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
 from splitlearn.model.passage import Records
@@ -48,6 +48,8 @@ class ComposedCausalLM(nn.Module):
             raise ValueError(f"these are not bottom, trunk and top of one cut: {found} (name, start, end, layers)")
         for part in (trunk, top):
             differences = compare_blueprints(bottom.blueprint, part.blueprint)
+            # A trunk holds no end of a tie to the head.
+            differences += compare_ties(bottom.blueprint, part.blueprint) if part is top else []
             if differences:
                 raise ValueError(f"bottom and {part.spec.name} are not of one model: {'; '.join(differences)}")
         self.bottom = bottom

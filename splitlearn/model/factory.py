@@ -42,6 +42,7 @@ class ModelFactory:
         in_float32: Collection[str] = (),
         shows_bars: bool = True,
         placement: Placement | None = None,
+        untie: bool = False,
     ) -> tuple[SplitModel, SplitModel, SplitModel]:
         """Load a causal LM as three parts.
 
@@ -73,6 +74,7 @@ class ModelFactory:
                 they pass from one dtype to the other. A tied head goes with its embedding.
             shows_bars: whether ``verbose`` shows progress bars too.
             placement: where each part goes, instead of ``device`` and ``device_map``.
+            untie: make parameters of their own of those that the model ties, such as its head and its embedding.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -98,6 +100,7 @@ class ModelFactory:
             quantization,
             unexpected_tensors,
             in_float32,
+            untie,
         )
         loaded = request.open().load(
             device,
@@ -132,6 +135,7 @@ class ModelFactory:
         quantization: str | Mapping[str, Any] | None = None,
         unexpected_tensors: str = "auto",
         placement: Placement | None = None,
+        untie: bool = False,
     ) -> LoadedParts:
         """Load some parts of a causal LM, or all, incrementally; of the others nothing is read or downloaded.
 
@@ -154,6 +158,7 @@ class ModelFactory:
             unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they
                 speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
             placement: where each of ``parts`` goes, instead of ``device`` and ``device_map``.
+            untie: make parameters of their own of those that the model ties, such as its head and its embedding.
 
         Returns:
             The parts, in evaluation mode, and the receipt.
@@ -172,6 +177,7 @@ class ModelFactory:
             dtype,
             quantization,
             unexpected_tensors,
+            untie=untie,
         )
         opened = request.open(parts)
         return opened.load(device, device_map, trained=trained, verbose=verbose, tracker=tracker, placement=placement)

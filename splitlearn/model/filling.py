@@ -63,15 +63,16 @@ def tie_within(blueprint: Blueprint, part: PartSpec, model: PreTrainedModel) -> 
 
 
 @torch.no_grad()
-def change_as_owners_do(blueprint: Blueprint, part: PartSpec, model: PreTrainedModel) -> None:
-    """Do to a borrowed tensor what transformers does after loading to the module that owns it, if that is in another part.
+def change_as_owners_do(blueprint: Blueprint, part: PartSpec, model: PreTrainedModel, owners: Mapping[str, str]) -> None:
+    """Do to a borrowed or copied tensor what transformers does after loading to its owner, if that is in another part.
 
     Args:
         blueprint: the unsplit model's structure.
         part: the part.
         model: the part, filled.
+        owners: from the tensors that are borrowed or copied to those that the checkpoint's own model keeps.
     """
-    for borrowed, owned in blueprint.ties.items():
+    for borrowed, owned in owners.items():
         if not blueprint.belongs_to(borrowed, part) or blueprint.belongs_to(owned, part):
             continue
         parameter = model.get_parameter(blueprint.local_name(borrowed, part))

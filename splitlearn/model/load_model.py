@@ -144,6 +144,8 @@ def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: Mapping[str, str
     narrator.mention_left_out(loader.left_out)
     tensors = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers(remove_duplicate=False))
     detached = {name: tensor.detach() for name, tensor in tensors.items()}
+    # What transformers ties, each part that is to hold it for itself gets as a copy.
+    detached |= {name: detached[name].clone() for name in loader.blueprint.untied}
     del whole, tensors
     parts: list[SplitModel] = []
     for spec, own in loaders.items():

@@ -18,6 +18,7 @@ from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_g
 from splitlearn.model.dtypes import loaded_dtype
 from splitlearn.model.matching import Match, match_tensors
 from splitlearn.model.part_loading import PartLoader
+from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.ties import become_equal
 from splitlearn.model.unexpected import describe_left_out
 
@@ -29,12 +30,16 @@ class OpenedCheckpoint:
         config: the model's configuration.
         source: the checkpoint's files.
         unexpected_tensors: what is done with tensors that the model does not have: ``"auto"``, ``"refuse"`` or ``"leave_out"``.
+        untie: make parameters of their own of those that the model ties, such as its head and its embedding.
     """
 
-    def __init__(self, config: PreTrainedConfig, source: CheckpointSource, unexpected_tensors: str = "auto") -> None:
+    def __init__(
+        self, config: PreTrainedConfig, source: CheckpointSource, unexpected_tensors: str = "auto", untie: bool = False
+    ) -> None:
         self.config = config
         self.source = source
         self._unexpected_tensors = unexpected_tensors
+        self._unties = untie
         self._blueprints: dict[torch.dtype, Blueprint] = {}
         # For a dtype and a tied tensor: whether the checkpoint stores the same values under both names.
         self._are_equal: dict[tuple[torch.dtype, str], bool] = {}
@@ -68,9 +73,10 @@ class OpenedCheckpoint:
             FileNotFoundError: there is no checkpoint.
         """
         if dtype not in self._blueprints:
-            self._blueprints[dtype] = draw_blueprint(self.config, dtype, **self._description)
-        if self._matches is None:
-            self._match(self._blueprints[dtype])
+            drawn = draw_blueprint(self.config, dtype, **self._description)
+            if self._matches is None:
+                self._match(drawn)
+            self._blueprints[dtype] = self._without_ties(drawn) if self._unties and drawn.ties else drawn
         loader = self._make_loader(dtype, parts, quantization)
         self._compare_ties(loader, parts, downloads)
         settled = self._settled(loader)
@@ -82,6 +88,14 @@ class OpenedCheckpoint:
     def _make_loader(self, dtype: torch.dtype, parts: Sequence[PartSpec] | None, quantization: Any) -> PartLoader:
         matches = self._matches or []
         return PartLoader(self._blueprints[dtype], self.source, matches, self._left_out, parts, quantization)
+
+    def _without_ties(self, blueprint: Blueprint) -> Blueprint:
+        """Return a blueprint whose tied parameters are parameters of their own."""
+        drawn = draw_blueprint(untie(self.config), blueprint.dtype, **self._description)
+        if drawn.ties:
+            (tied, owner), name = next(iter(drawn.ties.items())), blueprint.model_class.__name__
+            raise UnsupportedModelError(f"{tied} cannot be untied: {name} ties it to {owner} whatever its configuration says")
+        return replace(drawn, untied=blueprint.ties)
 
     def _match(self, blueprint: Blueprint) -> None:
         """Compare the checkpoint's names with the model's, which are the same in every dtype."""
@@ -127,9 +141,10 @@ def open_checkpoint(
     dtype: torch.dtype | None = None,
     parts: Sequence[PartSpec] | None = None,
     unexpected_tensors: str = "auto",
+    untie: bool = False,
 ) -> PartLoader:
     """Return what loads the parts of a checkpoint whose configuration is known; `ModelRequest` does all of it."""
-    checkpoint = OpenedCheckpoint(config, source, unexpected_tensors)
+    checkpoint = OpenedCheckpoint(config, source, unexpected_tensors, untie)
     # With no parts nothing is loaded, so nothing is downloaded to compare it.
     return checkpoint.make_loader(loaded_dtype(config, source, dtype), parts or None, downloads=parts is None or len(parts) > 0)
 

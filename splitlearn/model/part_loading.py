@@ -93,6 +93,16 @@ class PartLoader:
         """Return under which names the checkpoint stores the ends of a tie: one of them or both."""
         return [self._source_of[end] for end in pair if end in self._source_of]
 
+    @cached_property
+    def copied(self) -> dict[str, str]:
+        """Parameters that begin as a copy of another, of which the checkpoint stores just the other: those that were untied."""
+        return self._absent_ends(self.blueprint.untied)
+
+    def _absent_ends(self, ties: Mapping[str, str]) -> dict[str, str]:
+        """Return each end of a tie that the checkpoint does not store, with the end that it stores."""
+        pairs = [pair for tied, owner in ties.items() for pair in ((tied, owner), (owner, tied))]
+        return {absent: present for absent, present in pairs if absent not in self._source_of}
+
     def reading(self, part: PartSpec) -> PartReading:
         """Say what loading ``part`` will read; nothing is opened."""
         if part not in self._readings:
@@ -102,11 +112,10 @@ class PartLoader:
     def _make_reading(self, part: PartSpec) -> PartReading:
         sources = sources_for(self.blueprint, self.matches, part)
         targets = {self.blueprint.local_name(self._target_of[name], part): name for name in sources.values()}
-        for target, origin in self.blueprint.ties.items():
-            # A part that needs one end of a tie and finds it absent reads the other end under its own name.
-            for absent, present in ((target, origin), (origin, target)):
-                if absent not in self._source_of and self.blueprint.belongs_to(absent, part):
-                    sources[absent] = targets[absent] = self._source_of[present]
+        # A part that needs one end of a tie and finds it absent reads the other end under its own name.
+        for absent, present in (self._absent_ends(self.blueprint.ties) | self.copied).items():
+            if self.blueprint.belongs_to(absent, part):
+                sources[absent] = targets[absent] = self._source_of[present]
         is_converted = any(not self.takes_as_is(name) for name in sources.values())
         files = frozenset(self.source.weight_map[name] for name in sources.values())
         return PartReading(part, sources, files, None if is_converted else targets)
@@ -223,7 +232,7 @@ class PartLoader:
                 f"{self.blueprint.model_class.__name__} cannot be made without any ({error}): give it at least one"
             ) from error
         tie_within(self.blueprint, reading.part, model)
-        change_as_owners_do(self.blueprint, reading.part, model)
+        change_as_owners_do(self.blueprint, reading.part, model, self.blueprint.ties | self.copied)
         return SplitModel(self.blueprint, reading.part, model, passage)
 
     def _wants_as_stored(

@@ -21,9 +21,10 @@ from splitlearn.model.opening import OpenedCheckpoint
 from splitlearn.model.part_loading import PartLoader
 from splitlearn.model.quantization import quantization_config
 from splitlearn.model.split_model import SplitModel
+from splitlearn.model.ties import ends_elsewhere
 
 # Changes of these are another model, which has to be opened anew.
-_WHICH_CHECKPOINT = ("name_or_path", "revision", "model_type", "unexpected_tensors")
+_WHICH_CHECKPOINT = ("name_or_path", "revision", "model_type", "unexpected_tensors", "untie")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class ModelRequest:
             for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
         in_float32: parts whose floating-point weights become float32 whatever the others are. A tied head goes with its
             embedding.
+        untie: make parameters of their own of those that the model ties, such as its head and its embedding: the two begin
+            with equal values, and may lie with different parties.
 
     Raises:
         ValueError: ``in_float32`` names a part that does not exist.
@@ -57,6 +60,7 @@ class ModelRequest:
     quantization: str | Mapping[str, Any] | None = None
     unexpected_tensors: str = "auto"
     in_float32: Collection[str] = ()
+    untie: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.in_float32, "in_float32")
@@ -75,7 +79,7 @@ class ModelRequest:
         names = check_names(parts, "parts")
         source = CheckpointSource(self.name_or_path, self.revision)
         config = read_config_of(source, self.model_type)
-        opened = OpenedModel(self, OpenedCheckpoint(config, source, self.unexpected_tensors), names)
+        opened = OpenedModel(self, OpenedCheckpoint(config, source, self.unexpected_tensors, self.untie), names)
         if opened.is_cut:
             _ = opened.plan
         return opened
@@ -87,7 +91,7 @@ class LoadedParts:
 
     Attributes:
         parts: the loaded parts by name, in the order in which data passes them.
-        receipt: what loading cost.
+        receipt: what loading cost; it names tied tensors whose other end is in none of these parts.
     """
 
     parts: Mapping[str, SplitModel]
@@ -301,6 +305,7 @@ class OpenedModel:
             dtype=" / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in loaded)),
             parts=tuple(part.receipt for part in loaded if part.receipt is not None),
             left_out=tuple(self.loader.left_out),
+            tied_elsewhere=ends_elsewhere(loaded),
         )
 
 

@@ -60,6 +60,16 @@ def find_ties(parts: Sequence[SplitModel]) -> list[Tie]:
     return ties
 
 
+def ends_elsewhere(parts: Sequence[SplitModel]) -> dict[str, str]:
+    """Return each tensor of ``parts`` that is tied to one that none of them holds, with that one, by the unsplit model's names.
+
+    Trained apart, the two would no longer be one tensor.
+    """
+    ties = parts[0].blueprint.ties if parts else {}
+    ends = [pair for tied, owner in ties.items() for pair in ((tied, owner), (owner, tied))]
+    return {here: other for here, other in ends if _holder(here, parts) is not None and _holder(other, parts) is None}
+
+
 @torch.no_grad()
 def become_equal(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
     """Whether two tensors have equal values once both are cast to a dtype; None leaves each as it is.
