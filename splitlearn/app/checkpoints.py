@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.training import SplitCausalLM
+from splitlearn.training import SplitCausalLM, check_layout
 from splitlearn.training.callbacks import LAST, check_data_order
 
 
@@ -78,8 +78,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a run's checkpoint, its tensors mapped from the file.
 
     Raises:
-        CheckpointError: it is damaged, or something else.
+        CheckpointError: it is damaged, or something else, or has the layout of another release.
     """
+    content = _read(path)
+    check_layout(content, str(path))
+    return content
+
+
+def _read(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
@@ -90,9 +96,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a file is a checkpoint that a run of this library wrote."""
+    """Return whether a file is a checkpoint that a run of this library wrote, whatever its layout."""
     try:
-        return "split_point_1" in read_checkpoint(path).get("hyper_parameters", {})
+        return "split_point_1" in _read(path).get("hyper_parameters", {})
     except CheckpointError:
         return False
 
@@ -104,7 +110,8 @@ def check_fit_of(checkpoint: dict[str, Any], module: SplitCausalLM, datamodule: 
         CheckpointError: it is of another cut, model or choice of what is trained.
         ValueError: it was written in the middle of an epoch of other data.
     """
-    module.on_load_checkpoint(checkpoint)
+    # A copy, since the module gives the tensors other names for Lightning.
+    module.on_load_checkpoint(dict(checkpoint))
     check_data_order(checkpoint, datamodule)
 
 

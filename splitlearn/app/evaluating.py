@@ -18,9 +18,16 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import Placement
 from splitlearn.data import BlockDataModule
 from splitlearn.export import RunRecord
-from splitlearn.model import SplitModel, plan_cut
+from splitlearn.model import SplitModel, plan_cut, trained_parameters
 from splitlearn.settings import TARGETS, check
-from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, count_supervised, root_device_arguments
+from splitlearn.training import (
+    SplitCausalLM,
+    SplitPrecision,
+    SplitStrategy,
+    count_supervised,
+    load_trained_tensors,
+    root_device_arguments,
+)
 from splitlearn.training.callbacks import count_tokens
 
 
@@ -110,10 +117,11 @@ def _make_data(cfg: DictConfig, run: DictConfig, name: str, commit: str | None) 
 def _fill(module: SplitCausalLM, record: RunRecord) -> None:
     """Put into the loaded parts what the run has trained."""
     if record.checkpoint is not None:
-        keys = module.load_state_dict(record.checkpoint["state_dict"], strict=False)
-        if keys.missing_keys or keys.unexpected_keys:
-            name = (keys.missing_keys or keys.unexpected_keys)[0]
-            raise CheckpointError(f"the checkpoint and the run's model differ in {name}; is it of this run?")
+        tensors = record.checkpoint["state_dict"]
+        differing = trained_parameters(module.parts).keys() ^ tensors.keys()
+        if differing:
+            raise CheckpointError(f"the checkpoint and the run's model differ in {min(differing)}; is it of this run?")
+        load_trained_tensors(module.parts, tensors)
         return
     for part in module.parts:
         what = record.trained[part.spec.name]

@@ -35,7 +35,14 @@ from splitlearn.model import dtype_in_full, open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.run_folder import open_run_folder
 from splitlearn.settings import check
-from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, WholeFileCheckpointIO, root_device_arguments
+from splitlearn.training import (
+    SplitCausalLM,
+    SplitPrecision,
+    SplitStrategy,
+    WholeFileCheckpointIO,
+    load_trained_tensors,
+    root_device_arguments,
+)
 from splitlearn.training.callbacks import BestCheckpoint, Evaluation, RunFigures, TokenThroughput, find_callback, saved_figures
 
 
@@ -307,7 +314,7 @@ def _fit(
     after = _last_figures(trainer, module, datamodule)
     best = find_best(trainer) if loads_best else None
     if best is not None and best["step"] != trainer.global_step:
-        module.load_state_dict(read_checkpoint(best["file"])["state_dict"], strict=False)
+        load_trained_tensors(module.parts, read_checkpoint(best["file"])["state_dict"])
         after = {"val_loss": best["val_loss"], "val_perplexity": math.exp(best["val_loss"])}
     throughput = find_callback(trainer, TokenThroughput)
     tracker = module.tracker

@@ -10,7 +10,7 @@ from splitlearn.adapters import add_adapters, load_adapters
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES, PartSpec, SplitPlan
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import ComposedCausalLM, PartLoader, SplitModel, draw_blueprint, tie_parts
+from splitlearn.model import ComposedCausalLM, PartLoader, SplitModel, draw_blueprint, fill_parameters, tie_parts
 
 
 def restore_part(loader: PartLoader, part: PartSpec, record: RunRecord | None) -> SplitModel:
@@ -66,10 +66,10 @@ def _restore_from_checkpoint(loader: PartLoader, part: PartSpec, record: RunReco
     loaded = load_base_part(loader, part, record.part_dtype(part.name), writable=record.trained[part.name] != "frozen")
     if record.adapters.adapts(part.name):
         add_adapters([loaded], record.adapters)
-    tensors = record.trained_tensors(part.name)
-    unknown = loaded.load_state_dict(tensors, strict=False).unexpected_keys
-    if unknown:
-        raise CheckpointError(f"the checkpoint holds {unknown[0]}, which {part.name} does not have; is it of this run?")
+    filled = fill_parameters([loaded], record.trained_tensors)
+    own = {name for name in record.trained_tensors if loaded.blueprint.belongs_to(name, part)}
+    if own - filled:
+        raise CheckpointError(f"the checkpoint holds {min(own - filled)}, which {part.name} does not have; is it of this run?")
     return loaded
 
 

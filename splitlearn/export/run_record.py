@@ -13,9 +13,6 @@ from omegaconf import OmegaConf
 
 from splitlearn.adapters import AdapterSettings
 
-# Of which module of a checkpoint's the parts are.
-_PREFIX = "model"
-
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -109,11 +106,11 @@ class RunRecord:
         state: dict[str, Any] = (self.checkpoint or {}).get("callbacks", {}).get(callback, {})
         return state
 
-    def trained_tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """Return what the checkpoint holds of the part ``name``, by the names that the part itself has for it."""
-        prefix = f"{_PREFIX}.{name}."
+    @property
+    def trained_tensors(self) -> Mapping[str, torch.Tensor]:
+        """What the checkpoint holds of all parts, by the unsplit model's names; empty without a checkpoint."""
         tensors: Mapping[str, torch.Tensor] = {} if self.checkpoint is None else self.checkpoint["state_dict"]
-        return {key.removeprefix(prefix): each for key, each in tensors.items() if key.startswith(prefix)}
+        return tensors
 
     def saved_part(self, name: str) -> Path | None:
         """Return the file of the part ``name``, or None if the run saved none."""

@@ -8,6 +8,7 @@ from splitlearn.model.digest import digest, part_digest
 from splitlearn.model.dtypes import dtype_in_full, loaded_dtype
 from splitlearn.model.factory import ModelFactory, save_parts
 from splitlearn.model.opening import open_checkpoint
+from splitlearn.model.parameter_names import fill_parameters, named_parameters, stored_names, trained_parameters
 from splitlearn.model.part_loading import PartLoader
 from splitlearn.model.passage import Neutral
 from splitlearn.model.quantization import (
@@ -45,11 +46,13 @@ __all__ = [
     "draw_blueprint",
     "dtype_in_full",
     "embedding_width",
+    "fill_parameters",
     "find_ties",
     "has_linear_head",
     "is_quantized",
     "keep_trainable",
     "loaded_dtype",
+    "named_parameters",
     "open_checkpoint",
     "part_digest",
     "plan_cut",
@@ -58,5 +61,7 @@ __all__ = [
     "read_config",
     "save_parts",
     "stored_bytes",
+    "stored_names",
     "tie_parts",
+    "trained_parameters",
 ]

@@ -1,5 +1,6 @@
 """Training the three parts with Lightning."""
 
+from splitlearn.training.checkpoint_content import check_layout, load_trained_tensors
 from splitlearn.training.checkpoint_fit import compare_bases
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.module import SplitCausalLM, count_supervised, parse_dtype
@@ -18,8 +19,10 @@ __all__ = [
     "SplitPrecision",
     "SplitStrategy",
     "WholeFileCheckpointIO",
+    "check_layout",
     "compare_bases",
     "count_supervised",
+    "load_trained_tensors",
     "parse_dtype",
     "part_memory",
     "print_summary",

@@ -29,7 +29,9 @@ from splitlearn.model import (
     find_ties,
     keep_trainable,
     part_digest,
+    trained_parameters,
 )
+from splitlearn.training import checkpoint_content
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.compilation import checkpoint_layers, compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
@@ -246,9 +248,7 @@ class SplitCausalLM(LightningModule):
         self._window.reset()
         if self._unfinished is not None:
             self._window.reset(self._unfinished["counts"])
-            parameters = dict(self.named_parameters())
-            for name, gradient in self._unfinished["gradients"].items():
-                parameters[name].grad = gradient.to(parameters[name].device)
+            checkpoint_content.load_gradients(self.parts, self._unfinished["gradients"])
             self._unfinished = None
 
     def on_train_epoch_start(self) -> None:
@@ -325,6 +325,7 @@ class SplitCausalLM(LightningModule):
         # The borrowed end of a tie follows its owner, so the optimizer must not step it too.
         borrowed = {tie.parameters[1] for tie in self._ties}
         optimizer = self.optimization.make_optimizer(self.parts, leave_out=borrowed)
+        checkpoint_content.speak_names(optimizer, self.parts)
         schedule = self.optimization.make_schedule(optimizer, self._num_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -333,16 +334,13 @@ class SplitCausalLM(LightningModule):
         is_streamed = getattr(getattr(self.trainer, "datamodule", None), "streaming", False)
         return self.trainer.max_steps if is_streamed else int(self.trainer.estimated_stepping_batches)
 
-    def _trained_names(self) -> set[str]:
-        return {name for name, parameter in self.named_parameters(remove_duplicate=False) if parameter.requires_grad}
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what was not trained: it is in the base checkpoint."""
-        trained = self._trained_names()
-        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+        """Put trained tensors under the unsplit model's names; what was not trained is in the base checkpoint."""
+        checkpoint[checkpoint_content.LAYOUT_KEY] = checkpoint_content.LAYOUT_VERSION
+        checkpoint["state_dict"] = checkpoint_content.trained_tensors(self.parts)
         checkpoint["base"], checkpoint["trained"] = self.base, self.trained
         if any(self._window.counts()):
-            gradients = {name: each.grad for name, each in self.named_parameters() if each.grad is not None}
+            gradients = checkpoint_content.gradients(self.parts)
             checkpoint["unfinished_step"] = {"counts": self._window.counts(), "gradients": gradients}
 
     @cached_property
@@ -351,21 +349,24 @@ class SplitCausalLM(LightningModule):
         return describe_base(self.parts, self.adapters, self.hparams["quantization"], self._base_weights)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load trained tensors; frozen ones, which a checkpoint leaves out, do not count as missing."""
+        """Load tensors under the module's own names; frozen ones, which a checkpoint leaves out, do not count as missing."""
         keys = super().load_state_dict(state_dict, strict=strict, assign=assign)
-        trained = self._trained_names()
+        trained = {name for name, parameter in self.named_parameters(remove_duplicate=False) if parameter.requires_grad}
         keys.missing_keys[:] = [name for name in keys.missing_keys if name in trained]
         return keys
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another cut, or one that does not hold exactly what is trained.
+        """Refuse a checkpoint that does not fit, and give its tensors the names under which Lightning loads them.
 
         Raises:
-            CheckpointError: the checkpoint does not fit; the message shows the difference.
+            CheckpointError: it is of another layout, cut or model, or does not hold exactly what is trained; the message shows
+                the difference.
         """
+        checkpoint_content.check_layout(checkpoint)
         self.load_parts()
-        check_checkpoint(checkpoint, self.hparams, self.base, self._trained_names())
+        check_checkpoint(checkpoint, self.hparams, self.base, set(trained_parameters(self.parts)))
         self._unfinished = checkpoint.get("unfinished_step")
+        checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts, checkpoint["state_dict"])
 
 
 def count_supervised(labels_BT: torch.Tensor) -> int:

@@ -258,7 +258,7 @@ class TestCheckpoints:
     def test_they_hold_only_what_was_trained_and_no_code(self, saved: tuple[SplitCausalLM, Path]) -> None:
         _, path = saved
         content = torch.load(path, weights_only=True)
-        assert content["state_dict"] and not any(name.startswith("model.trunk") for name in content["state_dict"])
+        assert content["state_dict"] and not any(name.startswith("model.layers.2.") for name in content["state_dict"])
         assert content["hyper_parameters"]["split_point_2"] == 4
 
     def test_they_restore_module_and_optimizer(self, saved: tuple[SplitCausalLM, Path], tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ class TestCheckpoints:
     def test_one_that_lacks_trained_tensors_is_refused(self, saved: tuple[SplitCausalLM, Path], tmp_path: Path) -> None:
         module, path = saved
         other = SplitCausalLM(module.hparams.model_name_or_path, 2, 4)
-        with pytest.raises(CheckpointError, match=r"lacks trained tensors: model\.trunk"):
+        with pytest.raises(CheckpointError, match=r"lacks trained tensors: model\.layers\.2"):
             trainer(tmp_path).fit(other, loader(batches([2])), ckpt_path=path, weights_only=True)
 
 
