@@ -11,18 +11,14 @@ from typing import Any
 import torch
 
 from splitlearn.cut import PART_NAMES
-from splitlearn.model import ComposedCausalLM, chunked_loss, has_linear_head
-from splitlearn.training.flops import count_flops
+from splitlearn.model import ComposedCausalLM, chunked_loss
 from splitlearn.training.frozen_parts import FrozenParts
-from splitlearn.training.isolation import check_isolation
+from splitlearn.training.trials import Trials
 
 Batch = dict[str, torch.Tensor]
 # What transformers' models and configurations call the weight of a mixture of experts' router loss.
 _ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
-_TOP = PART_NAMES.index("top")
 _MIB = 2**20
-# Enough to tell whether a head does more than one linear map.
-_TRIAL_TOKENS = 4
 # Fewer at a time are slow.
 _FEWEST_CHUNK_TOKENS = 64
 
@@ -42,23 +38,12 @@ class SplitLoss:
         self._composed = composed
         self._frozen_parts = frozen_parts
         self._max_logits_mib = max_logits_mib
-        self._is_isolating = False
-        self._has_linear_head: bool | None = None
-        self._counted: tuple[tuple[int, int] | None, int] | None = None
+        self._trials = Trials(composed, frozen_parts.number)
 
     def flops_of(self, ids_BT: torch.Tensor) -> int | None:
-        """Return the operations of a training step on the last batch, of token ids (B, T); None if they are not known.
-
-        They are counted for the first batch that is asked for, which takes a second or two. Others are taken to have as many
-        for each token, though attention has more in longer rows.
-        """
-        if self._counted is None:
-            self._counted = count_flops(self._composed, self._frozen_parts.number, *ids_BT.shape), ids_BT.numel()
-        flops, num_tokens = self._counted
-        if flops is None:
-            return None
-        frozen, rest = flops
-        return round((frozen * self._frozen_parts.share_run + rest) * ids_BT.numel() / num_tokens)
+        """Return the operations of a training step on the last batch, of token ids (B, T); None if they are not known."""
+        num_rows, num_tokens = ids_BT.shape
+        return self._trials.flops(num_rows, num_tokens, self._frozen_parts.share_run)
 
     def __call__(self, batch: Batch, divisor: int, name: str, data: object) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the loss of the text divided by ``divisor``, and the weighted router loss of a mixture of experts, if any.
@@ -72,8 +57,11 @@ class SplitLoss:
         Raises:
             ValueError: rows lie side by side in blocks and the model does not keep them apart.
         """
-        if "position_ids" in batch and not self._is_isolating:
-            self._check_isolation()
+        if "position_ids" in batch and not self._trials.keeps_rows_apart:
+            raise ValueError(
+                "this model lets rows that lie side by side in a block see each other, whatever their positions; set "
+                "data.packing=none (a row for each) or joined (rows end to end)"
+            )
         arguments: dict[str, Any] = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
         chunk_tokens = self._chunk_tokens(batch["input_ids"])
         output = self._run(batch, arguments, name, data, skips_head=chunk_tokens is not None)
@@ -102,17 +90,7 @@ class SplitLoss:
         most = int(self._max_logits_mib * _MIB / (4 * config.vocab_size))
         if ids_BT.numel() <= most:
             return None
-        if self._has_linear_head is None:
-            with self._composed.evaluating(), torch.no_grad():
-                smashed_BTD = self._composed.run_parts(ids_BT[:1, :_TRIAL_TOKENS], 0, _TOP)
-                self._has_linear_head = has_linear_head(self._composed.top, smashed_BTD)
-        return max(1 << most.bit_length() - 1, _FEWEST_CHUNK_TOKENS) if self._has_linear_head else None
-
-    def _check_isolation(self) -> None:
-        vocab_size = self._composed.bottom.blueprint.config.get_text_config(decoder=True).vocab_size
-        with self._composed.evaluating(), torch.no_grad():
-            check_isolation(lambda ids, positions: self._composed(ids, position_ids=positions).logits, vocab_size)
-        self._is_isolating = True
+        return max(1 << most.bit_length() - 1, _FEWEST_CHUNK_TOKENS) if self._trials.has_linear_head else None
 
     def _router_loss_weight(self) -> float:
         model = self._composed.top.model

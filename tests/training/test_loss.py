@@ -9,6 +9,7 @@ import torch
 
 from splitlearn.model import chunked_loss
 from splitlearn.training import SplitCausalLM
+from tests.architectures.catalogue import tiny_model
 from tests.training.test_module import batches, fit
 
 
@@ -38,3 +39,13 @@ def test_training_takes_the_same_steps(
     found = run(checkpoint, tmp_path, max_logits_mib=0.001)
     assert calls == [64] * 20
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_side_by_side_that_see_each_other_are_refused(tmp_path: Path) -> None:
+    tiny_model("falcon_mamba").save_pretrained(tmp_path)
+    module = SplitCausalLM(str(tmp_path), 2, 4)
+    module.load_parts()
+    batch = batches([1])[0]
+    side_by_side = {**batch, "position_ids": torch.tensor([[*range(8), *range(3)]])}
+    with pytest.raises(ValueError, match=r"lets rows that lie side by side in a block see each other.*data\.packing=none"):
+        module._loss_of(side_by_side, 10, "val")

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,12 +7,12 @@ from datasets import Dataset
 
 from splitlearn.data import isolate
 from splitlearn.model import ComposedCausalLM, ModelFactory
-from splitlearn.training.isolation import check_isolation
+from splitlearn.training.trials.isolation import keeps_rows_apart
 from tests.architectures.catalogue import VOCAB_SIZE, tiny_model
 
 
-def composed(architecture: str, folder: Path) -> ComposedCausalLM:
-    tiny_model(architecture).save_pretrained(folder)
+def composed(architecture: str, folder: Path, **changes: Any) -> ComposedCausalLM:
+    tiny_model(architecture, **changes).save_pretrained(folder)
     return ComposedCausalLM(*ModelFactory.create_split_models(None, folder, 2, 4))
 
 
@@ -25,11 +26,13 @@ def test_rows_side_by_side_are_what_they_are_alone(architecture: str, tmp_path: 
         found = model(block["input_ids"][None], position_ids=block["position_ids"][None]).logits[0]
         alone = torch.cat([model(torch.tensor([row])).logits[0] for row in rows])
     assert torch.allclose(found[: len(alone)], alone, atol=1e-5)
-    check_isolation(lambda ids, positions: model(ids, position_ids=positions).logits, VOCAB_SIZE)
+    assert keeps_rows_apart(model.parts)
+
+
+def test_a_router_loss_is_none_of_the_trial(tmp_path: Path) -> None:
+    assert keeps_rows_apart(composed("mixtral", tmp_path, output_router_logits=True).parts)
 
 
 @pytest.mark.parametrize("architecture", ["falcon_mamba", "bloom"])
-def test_a_model_whose_rows_see_each_other_is_refused(architecture: str, tmp_path: Path) -> None:
-    model = composed(architecture, tmp_path)
-    with pytest.raises(ValueError, match=r"lets rows that lie side by side in a block see each other.*data\.packing=none"):
-        check_isolation(lambda ids, positions: model(ids, position_ids=positions).logits, VOCAB_SIZE)
+def test_a_model_whose_rows_see_each_other_is_found(architecture: str, tmp_path: Path) -> None:
+    assert not keeps_rows_apart(composed(architecture, tmp_path).parts)
