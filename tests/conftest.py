@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     """Return a function that gives the folder of a sharded tiny checkpoint, written on first use."""
     made: dict[tuple[object, ...], Path] = {}
 
-    def get(model_type: str, **changes: object) -> Path:
+    def get(model_type: str, **changes: Any) -> Path:
         key = (model_type, *sorted(changes.items()))
         if key not in made:
             made[key] = write_tiny_checkpoint(tmp_path_factory.mktemp(model_type), model_type, **changes)

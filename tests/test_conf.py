@@ -59,7 +59,7 @@ def test_the_number_of_files() -> None:
 @pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path()], ids=str)
 def test_every_choice_composes_and_resolves(file: Path) -> None:
     cfg = compose(*overrides_for(file), "run_folder=/tmp/run")
-    resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_targets(resolved)
     Optimization.from_plain(resolved["optimizer"])
 

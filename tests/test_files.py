@@ -23,7 +23,7 @@ ERRORS = [ValueError, OSError, KeyboardInterrupt, SystemExit]
 
 
 @pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Inode and size of everything that is synced, in order."""
     calls: list[tuple[int, int]] = []
     sync = os.fsync

@@ -20,6 +20,11 @@ def allocate(size_bytes: int) -> mmap.mmap:
     return memory
 
 
+def grown(before_bytes: int | None, after_bytes: int | None) -> int:
+    assert before_bytes is not None and after_bytes is not None
+    return after_bytes - before_bytes
+
+
 def test_snapshots_see_anonymous_memory_grow() -> None:
     tracker = MemoryTracker()
     before = tracker.snapshot("before")
@@ -28,8 +33,8 @@ def test_snapshots_see_anonymous_memory_grow() -> None:
     held.close()
     assert after.rss_bytes - before.rss_bytes > 0.9 * SIZE
     if sys.platform == "linux":
-        assert after.anonymous_bytes - before.anonymous_bytes > 0.9 * SIZE
-        assert abs(after.file_bytes - before.file_bytes) < 8 * 2**20
+        assert grown(before.anonymous_bytes, after.anonymous_bytes) > 0.9 * SIZE
+        assert abs(grown(before.file_bytes, after.file_bytes)) < 8 * 2**20
     assert tracker.peak_rss_bytes == max(before.rss_bytes, after.rss_bytes)
 
 
@@ -44,8 +49,8 @@ def test_mapped_files_count_as_file_backed_where_the_system_tells(tmp_path: Path
     if sys.platform != "linux":
         assert after.file_bytes is None
         return
-    assert after.file_bytes - before.file_bytes > 60 * 2**20
-    assert after.anonymous_bytes - before.anonymous_bytes < 8 * 2**20
+    assert grown(before.file_bytes, after.file_bytes) > 60 * 2**20
+    assert grown(before.anonymous_bytes, after.anonymous_bytes) < 8 * 2**20
 
 
 def test_a_peak_between_two_snapshots_is_sampled() -> None:

@@ -18,8 +18,8 @@ from splitlearn.adapters.layers import adapted_modules
 from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
 from tests.tiny_models import token_ids
 
-LORA = {"method": "lora", "settings": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}}
-PER_PART = {**LORA, "parts": {"trunk": {"r": 2, "lora_alpha": 16}}}
+LORA: dict[str, Any] = {"method": "lora", "settings": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}}
+PER_PART: dict[str, Any] = {**LORA, "parts": {"trunk": {"r": 2, "lora_alpha": 16}}}
 
 
 def adapted(folder: Path, plain: Mapping[str, Any], dtype: torch.dtype | None = None) -> tuple[SplitModel, ...]:

@@ -25,7 +25,7 @@ def test_best_is_what_lightning_calls_so(result: TrainResult, tmp_path: Path) ->
     assert find_checkpoint("last", result.folder) == str(folder / "last.ckpt")
     scores = {path: float(score) for path, score in result.trainer.checkpoint_callback.best_k_models.items()}  # type: ignore[union-attr]
     best = find_checkpoint("best", result.folder)
-    assert len(scores) == 2 and best == min(scores, key=lambda path: scores[path])
+    assert best is not None and len(scores) == 2 and best == min(scores, key=lambda path: scores[path])
     # Its place now counts, and not where it was.
     (tmp_path / "checkpoints").mkdir()
     for path in folder.iterdir():

@@ -119,7 +119,14 @@ _NUMBERS: dict[int, tuple[str, ...]] = {
     ),
     VOCAB_SIZE: ("vocab_size", "decoder_vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"),
 }
-_RATES = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "hidden_dropout_prob")
+_RATES: tuple[str, ...] = (
+    "attention_dropout",
+    "attn_pdrop",
+    "resid_pdrop",
+    "embd_pdrop",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+)
 _RATES += ("attention_probs_dropout_prob", "resid_dropout", "embed_dropout", "embedding_dropout", "dropout")
 _SIZES: dict[str, Any] = {name: value for value, names in _NUMBERS.items() for name in names}
 _SIZES |= dict.fromkeys(_RATES, 0.1)
@@ -130,7 +137,14 @@ _SIZES |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "sep_token_i
 _SIZES |= {"rope_scaling": None, "use_sliding_window": True, "use_mamba_kernels": False}
 _SIZES |= {"scale_attn_by_inverse_layer_idx": True, "is_decoder": True, "is_encoder_decoder": False}
 # Lists with one entry for each layer: left out, so that the configuration makes them anew for six layers.
-_PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers", "moe_layers", "attention_layers")
+_PER_LAYER: tuple[str, ...] = (
+    "layer_types",
+    "mlp_layer_types",
+    "layers_block_type",
+    "no_rope_layers",
+    "moe_layers",
+    "attention_layers",
+)
 _PER_LAYER += ("hybrid_layer_ids", "per_layer_config", "layers_block_types", "block_types")
 
 _MLA = {"num_key_value_heads": 4, "head_dim": 8}

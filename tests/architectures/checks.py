@@ -204,7 +204,7 @@ def bfloat16(pair: Comparison) -> float:
         return 0.0
     with tempfile.TemporaryDirectory() as folder:
         narrow.whole.save_pretrained(folder)
-        stored = Comparison.load(folder, dtype=torch.bfloat16)
+        stored = Comparison.load(Path(folder), dtype=torch.bfloat16)
         return max(left_padding(narrow), left_padding(stored))
 
 

@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 # Nothing is loaded from a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -142,7 +143,9 @@ def compare_published(architecture: str) -> str:
     with tempfile.TemporaryDirectory() as name:
         try:
             published_model(architecture).save_pretrained(name)
-            whole, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True)
+            # With `output_loading_info` it returns a pair, which its types do not say.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True)
+            whole, info = loaded
             whole(torch.ones(1, 3, dtype=torch.long), use_cache=False)
         except Exception as error:
             return f"{model_class.__name__}: {NOT_COMPARED} ({_one_line(error)})"

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -31,7 +32,7 @@ def test_a_single_file_becomes_shards_with_the_same_bits(tiny_checkpoint: Callab
 
 def write_gguf(path: Path, model: torch.nn.Module) -> None:
     """Write a tiny llama as a GGUF file with a two-token-type vocabulary, the way llama.cpp lays it out."""
-    config = model.config
+    config: Any = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

@@ -8,13 +8,22 @@ import torch
 from transformers import AutoTokenizer
 
 from splitlearn.data import TextDataModule, read_documents
+from splitlearn.data.resumable import StreamedBlocks
 from splitlearn.embedded import resolve_model
 
 
-def make(source: str = "embedded:python_docs", **settings: object) -> TextDataModule:
-    module = TextDataModule(resolve_model("embedded:qwen2_tiny"), source, **settings)  # type: ignore[arg-type]
+def make(source: str = "embedded:python_docs", **settings: Any) -> TextDataModule:
+    module = TextDataModule(resolve_model("embedded:qwen2_tiny"), source, **settings)
     module.setup("fit")
     return module
+
+
+def column(module: TextDataModule, name: str, column_name: str) -> torch.Tensor:
+    """Return a column of a set of blocks, (N, T)."""
+    # The blocks' format is torch; their types know of lists only.
+    rows: Any = module.blocks[name][column_name][:]
+    assert isinstance(rows, torch.Tensor)
+    return rows
 
 
 def test_batches_and_held_out_text() -> None:
@@ -64,7 +73,7 @@ def test_limits() -> None:
         ({"batch_size": 2.0}, "data.batch_size is 2.0"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**settings)
 
@@ -82,9 +91,9 @@ def test_a_model_folder_without_tokenizer(tmp_path: Path) -> None:
 
 def test_isolated_documents_longer_than_a_block_go_on_in_the_next() -> None:
     joined, isolated = (make(packing=packing) for packing in ("joined", "isolated"))
-    assert isolated.blocks["train"]["position_ids"][:].max() == isolated.block_size - 1
+    assert column(isolated, "train", "position_ids").max() == isolated.block_size - 1
     # Not one token of the text is lost, where the joined text loses the last.
-    kept = int((isolated.blocks["train"]["labels"][:] != -100).sum())
+    kept = int((column(isolated, "train", "labels") != -100).sum())
     assert kept + len(read_documents("embedded:python_docs")) > joined.num_tokens("train") * 0.99
 
 
@@ -105,12 +114,13 @@ def test_streamed_rows_are_those_that_were_not_held_out_in_a_new_order_each_epoc
     orders = []
     for epoch in range(2):
         loader = module.train_dataloader()
+        assert isinstance(loader.dataset, StreamedBlocks)
         loader.dataset.set_epoch(epoch)
-        text = module.tokenizer.decode(torch.cat([batch["input_ids"].flatten() for batch in loader]).tolist())
+        text = str(module.tokenizer.decode(torch.cat([batch["input_ids"].flatten() for batch in loader]).tolist()))
         orders.append([int(number) for number in re.findall(r"number (\d+),", text)])
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(20, 200))
     assert orders[0] != orders[1]
-    held_out = module.tokenizer.decode(module.blocks["val"]["input_ids"][:].flatten().tolist())
+    held_out = str(module.tokenizer.decode(column(module, "val", "input_ids").flatten().tolist()))
     assert {int(number) for number in re.findall(r"number (\d+),", held_out)} == set(range(20))
 
 
@@ -167,7 +177,7 @@ def test_an_edited_file_is_read_anew_though_its_time_is_the_old_one(lines: Path)
     os.utime(lines, ns=(times.st_atime_ns, times.st_mtime_ns))
     after = make(str(lines), sample_by="line", block_size=16)
     assert after.tokenizer is not None
-    assert "not of many" in after.tokenizer.decode(after.blocks["train"]["input_ids"][:].flatten().tolist())
+    assert "not of many" in after.tokenizer.decode(column(after, "train", "input_ids").flatten().tolist())
     assert before.order_settings["content"] != after.order_settings["content"]
 
 
@@ -185,7 +195,8 @@ def test_the_content_of_data_depends_on_the_rows_and_not_on_their_place(lines: P
 def test_held_out_rows_of_another_file_or_none(lines: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("".join(f"Quite another line, {number}.\n" for number in range(30)))
-    for settings in ({"val_fraction": 0}, {"streaming": True, "val_rows": 0}):
+    without_any: list[dict[str, Any]] = [{"val_fraction": 0}, {"streaming": True, "val_rows": 0}]
+    for settings in without_any:
         without = make(str(lines), sample_by="line", block_size=16, **settings)
         assert not without.has_held_out and without.val_dataloader() == []
     for settings in ({}, {"streaming": True}):

@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,10 @@ def write_jsonl(path: Path, rows: list[object]) -> str:
     return str(path)
 
 
-def read(*args: object, cache: Path, **settings: str) -> list[str]:
-    return list(read_documents(*args, cache_dir=str(cache), **settings)["text"])  # type: ignore[arg-type]
+def read(*args: Any, cache: Path, **settings: Any) -> list[str]:
+    # Arguments are given by place and by name, as each test likes.
+    read_any: Callable[..., Any] = read_documents
+    return list(read_any(*args, cache_dir=str(cache), **settings)["text"])
 
 
 def test_text_files_by_paragraph_line_and_document(tmp_path: Path) -> None:

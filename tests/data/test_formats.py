@@ -131,7 +131,7 @@ def test_a_prompt_template_names_columns_only() -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_formats_are_learned_from_files(tmp_path: Path, streaming: bool) -> None:
     (tmp_path / "template.jinja").write_text(TEMPLATE)
-    rows = {
+    rows: dict[str, list[dict[str, Any]]] = {
         "alpaca": [{"instruction": f"Add {i}", "input": "1" if i % 2 else "", "output": f"It is {i + 1}."} for i in range(20)],
         "sharegpt": [
             {"conversations": [{"from": "human", "value": f"Add {i}"}, {"from": "gpt", "value": f"It is {i + 1}."}], "id": i}

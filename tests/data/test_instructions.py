@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def learned(module: InstructionDataModule, name: str = "train") -> str:
 def test_the_kinds_of_files_say_the_same(tmp_path: Path, tokenizer_folder: str, kind: str) -> None:
     path = tmp_path / f"rows.{kind}"
     rows = Dataset.from_list(ROWS)
-    {"jsonl": rows.to_json, "csv": rows.to_csv, "parquet": rows.to_parquet}[kind](str(path))
+    writers: dict[str, Callable[[str], int]] = {"jsonl": rows.to_json, "csv": rows.to_csv, "parquet": rows.to_parquet}
+    writers[kind](str(path))
     module = data(tokenizer_folder, str(path))
     text = learned(module) + learned(module, "val")
     assert all(row["completion"] in text for row in ROWS)

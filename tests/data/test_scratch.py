@@ -21,7 +21,7 @@ def start(tmp_path: Path, how: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROGRAM, how, scratch.__file__, str(tmp_path / "cache")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
-    return subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path)}, **pipes)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path)}, **pipes)  # type: ignore[call-overload]
 
 
 def test_folders_go_with_their_process_and_after_a_kill_with_the_next(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ print(f"Total models loaded: {len(all_models)}")
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> HubServer:
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     layers = {"Qwen/Qwen2-7B": ("qwen2", 28), "Qwen/Qwen2-1.5B": ("qwen2", 28), "meta-llama/Llama-2-7b": ("llama", 32)}
     folders = {}
     for repo_id, (model_type, num_layers) in layers.items():

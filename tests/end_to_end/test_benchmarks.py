@@ -12,7 +12,16 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def test_load_prints_every_loader(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "load.py", "--shape", "tiny", "--runs", "1", "--folder", tmp_path / "model"]
+    command: list[str | Path] = [
+        sys.executable,
+        BENCHMARKS / "load.py",
+        "--shape",
+        "tiny",
+        "--runs",
+        "1",
+        "--folder",
+        tmp_path / "model",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
@@ -21,7 +30,7 @@ def test_load_prints_every_loader(tmp_path: Path) -> None:
 
 
 def test_scale_prints_every_shape() -> None:
-    command = [sys.executable, BENCHMARKS / "scale.py", "--shapes", "tiny", "--runs", "1"]
+    command: list[str | Path] = [sys.executable, BENCHMARKS / "scale.py", "--shapes", "tiny", "--runs", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
@@ -30,7 +39,7 @@ def test_scale_prints_every_shape() -> None:
 
 
 def test_train_prints_every_runner() -> None:
-    command = [sys.executable, BENCHMARKS / "train.py", "--model", "embedded:qwen2_tiny", "--cut", "2", "6"]
+    command: list[str | Path] = [sys.executable, BENCHMARKS / "train.py", "--model", "embedded:qwen2_tiny", "--cut", "2", "6"]
     done = subprocess.run([*command, "--blocks", "6", "--runs", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
@@ -39,7 +48,17 @@ def test_train_prints_every_runner() -> None:
 
 
 def test_generate_prints_both_models() -> None:
-    command = [sys.executable, BENCHMARKS / "generate.py", "--model", "embedded:qwen2_tiny", "--cut", "2", "6", "--runs", "1"]
+    command: list[str | Path] = [
+        sys.executable,
+        BENCHMARKS / "generate.py",
+        "--model",
+        "embedded:qwen2_tiny",
+        "--cut",
+        "2",
+        "6",
+        "--runs",
+        "1",
+    ]
     done = subprocess.run([*command, "--tokens", "8", "--prompt", "8"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
 
 
 def read_until(process: subprocess.Popen[bytes], wanted: bytes) -> None:
-    assert process.stdout is not None
+    assert isinstance(process.stdout, BufferedReader)
     printed = b""
     while wanted not in printed:
         piece = process.stdout.read1(4096)

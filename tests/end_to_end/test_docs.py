@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,8 +77,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = "from splitlearn.embedded import resolve_model; print(resolve_model('embedded:qwen2_tiny'))"
     made = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
     (folder / "my_model").symlink_to(made)
-    questions = [{"prompt": f"What is {index}? ", "completion": "A number."} for index in range(40)]
-    chats = [{"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]}] * 40
+    questions: list[dict[str, Any]] = [{"prompt": f"What is {index}? ", "completion": "A number."} for index in range(40)]
+    chats: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]}
+    ] * 40
     for name, rows in {"questions": questions, "chats": chats}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}|{% endfor %}")

@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from splitlearn.app import compose, export, train, verify
+from splitlearn.data import BlockDataModule
 from splitlearn.embedded import resolve_model
 from splitlearn.model import ComposedCausalLM, ModelFactory
 
@@ -82,6 +83,7 @@ def test_adapters_learn_answers_and_are_read_back_by_plain_transformers_and_peft
     export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "run" / "adapters").eval()
+    assert isinstance(result.datamodule, BlockDataModule)
     ids = result.datamodule.blocks["val"]["input_ids"][:2]
     result.module.eval()
     with torch.no_grad():

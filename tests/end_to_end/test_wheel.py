@@ -34,7 +34,7 @@ def test_the_configuration_travels_in_it(wheel: Path) -> None:
 
 def test_it_trains_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     site, empty = tmp_path / "site", tmp_path / "empty"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
+    install: list[str | Path] = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
     subprocess.run(install, check=True, capture_output=True)
     empty.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(site)}

@@ -52,10 +52,17 @@ CHOICES = {
 }
 
 
+def load_with_info(folder: Path) -> tuple[Any, dict[str, Any]]:
+    # With `output_loading_info` it returns a pair, which its types do not say.
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, info = loaded
+    return model, info
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_transformers_reads_the_model_that_was_trained(choice: str, tmp_path: Path) -> None:
     result, out = export_of(*CHOICES[choice], folder=tmp_path)
-    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    model, info = load_with_info(out)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     composed = result.module.composed.eval()
     with torch.no_grad():
@@ -106,7 +113,7 @@ def test_a_head_that_was_trained_as_a_whole_beside_adapters(tiny_checkpoint: Cal
     AutoTokenizer.from_pretrained(resolve_model("embedded:qwen2_tiny")).save_pretrained(base)
     chosen = ["model=pretrained", f"model.name_or_path={base}", "split.point_2=4"]
     result, out = export_of(*chosen, "peft=lora", "+peft.settings.modules_to_save=[lm_head]", folder=tmp_path)
-    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    model, info = load_with_info(out)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     with torch.no_grad():
         assert torch.allclose(model(IDS_BT).logits, result.module.composed.eval()(IDS_BT).logits, atol=1e-4)
@@ -173,7 +180,7 @@ def test_experts_that_a_checkpoint_stores_one_by_one(choice: str, tiny_checkpoin
     tokenizer.save_pretrained(base)
     chosen = ["model=pretrained", f"model.name_or_path={base}", "split.point_2=4", "optimizer.learning_rate=1e-3"]
     result, out = export_of(*chosen, *CHOICES[choice], folder=tmp_path)
-    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    model, info = load_with_info(out)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     with torch.no_grad():
         difference = (model(IDS_BT).logits - result.module.composed.eval()(IDS_BT).logits).abs().max()

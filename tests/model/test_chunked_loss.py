@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ LINEAR = ["llama", "qwen2", "gpt2", "phi", "mixtral"]
 OTHER = ["gemma2", "cohere", "granite"]
 
 
-def loaded(architecture: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple:  # type: ignore[type-arg]
+def loaded(architecture: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
     tiny_model(architecture).save_pretrained(folder)
     bottom, trunk, top = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True, dtype=dtype)
     ids_BT = torch.randint(3, VOCAB_SIZE, (3, 11))

@@ -56,13 +56,14 @@ def assert_same_gradients(whole: Any, split: ComposedCausalLM) -> None:
     loss = split(ids, attention_mask=mask, labels=ids).loss
     loss.backward()
     assert difference(expected, loss) == 0.0
-    gradients: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor | None] = {}
     for part in split.parts:
         for name, parameter in part.model.named_parameters():
             gradients.setdefault(part.blueprint.global_name(name, part.spec), parameter.grad)
     largest = 0.0
     for name, parameter in whole.named_parameters():
-        assert difference(parameter.grad, gradients[name]) == 0.0, name
+        gradient = gradients[name]
+        assert gradient is not None and difference(parameter.grad, gradient) == 0.0, name
         largest = max(largest, float(parameter.grad.abs().max()))
     assert largest > 1e-4, "gradients that are all zero would compare equal too"
     whole.eval()
@@ -82,6 +83,7 @@ def greedy(split: ComposedCausalLM, ids: torch.Tensor, mask: torch.Tensor, new_t
 
 def assert_same_generation(whole: Any, split: ComposedCausalLM) -> None:
     ids, mask = token_ids(), masks()["left padding"]
+    assert mask is not None
     settings = {"max_new_tokens": 7, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     with torch.no_grad():
         expected = whole.generate(ids, attention_mask=mask, **settings)[:, ids.shape[1] :]

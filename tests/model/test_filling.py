@@ -1,6 +1,7 @@
 """A part that is filled without transformers' loader is what that loader would have made."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,12 @@ def test_without_conversions_transformers_loader_is_not_called(tmp_path: Path, m
     whole("llama", tmp_path, torch.bfloat16)
     calls: list[object] = []
     original = part_loading.PartLoader._fill_by_conversion
-    monkeypatch.setattr(part_loading.PartLoader, "_fill_by_conversion", lambda *args: [calls.append(args), original(*args)])
+
+    def counted(*args: Any) -> None:
+        calls.append(args)
+        original(*args)
+
+    monkeypatch.setattr(part_loading.PartLoader, "_fill_by_conversion", counted)
     ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
     assert not calls
     whole("mixtral", tmp_path / "moe", torch.bfloat16)
@@ -52,7 +58,7 @@ def test_what_transformers_changes_after_loading_is_changed_in_the_parts_too(low
     """Youtu clears the padding row of its embedding, and with it the row of the head that is tied to it."""
     stored = tiny_model("youtu")
     stored.save_pretrained(tmp_path)
-    expected = AutoModelForCausalLM.from_pretrained(tmp_path).get_input_embeddings().weight
+    expected: Any = AutoModelForCausalLM.from_pretrained(tmp_path).get_input_embeddings().weight
     assert not torch.equal(expected, stored.get_input_embeddings().weight)
     bottom, _, top = ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=low_memory)
     assert torch.equal(bottom.named_tensors()["model.embed_tokens.weight"], expected)
@@ -61,7 +67,7 @@ def test_what_transformers_changes_after_loading_is_changed_in_the_parts_too(low
 
 def test_a_head_loaded_by_itself_is_what_the_embedding_would_lend_it(tmp_path: Path) -> None:
     tiny_model("youtu").save_pretrained(tmp_path)
-    expected = AutoModelForCausalLM.from_pretrained(tmp_path).get_output_embeddings().weight
+    expected: Any = AutoModelForCausalLM.from_pretrained(tmp_path).get_output_embeddings().weight
     top = ModelFactory.load_parts(tmp_path, 2, 4, parts=["top"])["top"]
     assert torch.equal(top.named_tensors()["lm_head.weight"], expected)
 
@@ -71,6 +77,6 @@ def test_a_parameter_of_two_names_is_one_in_a_part_loaded_by_itself(tmp_path: Pa
     _, _, top = ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
     loader = open_checkpoint(read_config(tmp_path), CheckpointSource(tmp_path))
     alone = loader.load(loader.reading(top.spec), lambda name, size_bytes: None, {})
-    head = alone.model.get_submodule("cls.predictions")
+    head: Any = alone.model.get_submodule("cls.predictions")
     assert head.bias is head.decoder.bias
     assert part_digest(alone) == part_digest(top)

@@ -39,7 +39,8 @@ def test_losses_and_gradients_are_the_unsplit_models_from_the_same_seed(
             for name, parameter in part.model.named_parameters():
                 expected = gradients[part.blueprint.global_name(name, part.spec)]
                 assert (expected is None) == (parameter.grad is None)
-                assert expected is None or torch.equal(expected, parameter.grad)
+                if expected is not None and parameter.grad is not None:
+                    assert torch.equal(expected, parameter.grad)
             skipped += bool(part.layers) and all(each.grad is None for each in part.layers.parameters())
     assert skipped, "no part was left out"
 

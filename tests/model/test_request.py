@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,7 +158,7 @@ def test_devices_of_parts_that_are_not_loaded_are_not_looked_for(tiny_checkpoint
 def test_a_placement_says_which_parts_are_here(tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint("llama")
     server = {"parts": ["trunk"], "devices": "cuda:99", "address": "example.org:9000"}
-    parties = {"client": {"parts": ["bottom", "top"]}, "server": server}
+    parties: dict[str, dict[str, Any]] = {"client": {"parts": ["bottom", "top"]}, "server": server}
     placement = Placement.resolve(parties, data="client", labels="client", num_gpus=0)
     assert list(ModelFactory.load_parts(folder, 2, 4, placement.parts_here(), placement=placement).parts) == ["bottom", "top"]
     with pytest.raises(ValueError, match="trunk is to be loaded here, but 'server' holds it elsewhere"):

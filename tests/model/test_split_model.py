@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,14 @@ def test_saved_parts_load_in_a_fresh_process_without_the_checkpoint(
         expected = ComposedCausalLM(*parts)(token_ids()).logits.clone()
     shutil.rmtree(folder)
     torch.save(token_ids(), tmp_path / "ids.pt")
-    command = [sys.executable, "-c", LOAD_AND_RUN, tmp_path / "parts", tmp_path / "ids.pt", tmp_path / "logits.pt"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-c",
+        LOAD_AND_RUN,
+        tmp_path / "parts",
+        tmp_path / "ids.pt",
+        tmp_path / "logits.pt",
+    ]
     subprocess.run(command, check=True)
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
 
@@ -74,7 +82,7 @@ def test_a_file_that_holds_one_of_two_names_is_read(tmp_path: Path) -> None:
     description, tensors = read_part_file(tmp_path / "top.pt")
     del tensors["cls.predictions.decoder.bias"]
     write_part_file(tmp_path / "older.pt", description, tensors)
-    head = SplitModel.load(tmp_path / "older.pt").model.get_submodule("cls.predictions")
+    head: Any = SplitModel.load(tmp_path / "older.pt").model.get_submodule("cls.predictions")
     assert head.bias is head.decoder.bias
 
 

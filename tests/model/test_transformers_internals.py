@@ -75,8 +75,10 @@ def test_a_model_can_be_filled_from_a_dictionary_of_tensors() -> None:
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
     )
     model = transformers.LlamaForCausalLM(config)
-    filled, info = transformers.LlamaForCausalLM.from_pretrained(
+    # With `output_loading_info` it returns a pair, which its types do not say.
+    loaded: Any = transformers.LlamaForCausalLM.from_pretrained(
         None, config=config, state_dict=model.state_dict(), output_loading_info=True
     )
+    filled, info = loaded
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert all((left == right).all() for left, right in zip(model.parameters(), filled.parameters(), strict=True))

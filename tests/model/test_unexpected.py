@@ -77,7 +77,7 @@ def test_layers_that_predict_ahead_after_the_last(architecture: str, depth: int,
     tiny_architecture(architecture).save_pretrained(tmp_path)
 
     def copy_last(tensors: Tensors) -> Tensors:
-        more = {}
+        more: Tensors = {}
         for layer in range(6, 6 + depth):
             more |= {name.replace(".5.", f".{layer}.", 1): each for name, each in tensors.items() if ".layers.5." in name}
             more[f"model.layers.{layer}.eh_proj.weight"] = torch.randn(4, 8)

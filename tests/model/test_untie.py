@@ -25,7 +25,7 @@ def load_untied(folder: Path, **settings: Any) -> ComposedCausalLM:
 
 def unsplit_untied(folder: Path) -> Any:
     """The unsplit model with ``tie_word_embeddings=False``, its head a copy of the embedding."""
-    whole = AutoModelForCausalLM.from_pretrained(folder, tie_word_embeddings=False)
+    whole: Any = AutoModelForCausalLM.from_pretrained(folder, tie_word_embeddings=False)
     whole.get_output_embeddings().weight = nn.Parameter(whole.get_input_embeddings().weight.detach().clone())
     return whole
 
@@ -127,5 +127,5 @@ def test_a_receipt_names_the_end_of_a_tie_that_is_elsewhere(
 def test_an_untied_part_is_loaded_alone(tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint("llama", tie_word_embeddings=True)
     top: SplitModel = ModelFactory.load_parts(folder, 2, 4, ["top"], untie=True)["top"]
-    whole = AutoModelForCausalLM.from_pretrained(folder)
+    whole: Any = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(top.model.lm_head.weight, whole.get_input_embeddings().weight)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from splitlearn.model.quantization import stored_bytes
 from splitlearn.planning import CutCost
 from tests.hub_server import COMMIT, HubServer, serving_this_process
 
-SEVENTY_TWO_B = {
+SEVENTY_TWO_B: dict[str, Any] = {
     "vocab_size": 152064,
     "hidden_size": 8192,
     "intermediate_size": 29568,

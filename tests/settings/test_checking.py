@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,9 +94,9 @@ def test_a_configuration_made_by_hand_is_checked_by_each_command(tmp_path: Path)
         cfg = compose(*settings, config_name=command)
         cfg._set_flag("struct", False)
         cfg.seed_of_all = 1
-        more = {"folder": tmp_path / "run"} if function is train else {}
+        more: dict[str, Any] = {"folder": tmp_path / "run"} if function is train else {}
         with pytest.raises(SettingError, match=f"seed_of_all is no setting of {command}"):
-            function(cfg, **more)  # type: ignore[operator]
+            function(cfg, **more)
     assert not list(tmp_path.iterdir()), "it is refused before anything is written"
 
 

@@ -115,7 +115,8 @@ def test_a_tied_head_goes_on_on_one_device_or_two(
     first_is_shared: bool, tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_checkpoint("qwen2", tie_word_embeddings=True, attention_dropout=0.0)
-    ended, stored = [], []
+    ended: list[SplitCausalLM] = []
+    stored: list[dict[str, Any]] = []
     for is_shared in (first_is_shared, not first_is_shared):
         module = tied_module(folder, is_shared, monkeypatch)
         made = trainer(tmp_path, max_epochs=1 + len(ended))

@@ -19,8 +19,8 @@ from splitlearn.training import SplitCausalLM
 from splitlearn.training.frozen_parts import FrozenParts
 from tests.training.test_module import trainer
 
-LORA = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}}
-FROZEN = {
+LORA: dict[str, Any] = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}}
+FROZEN: dict[str, dict[str, Any]] = {
     "bottom": {"optimizer": {"parts": {"bottom": {"train": False}}}, "peft": {**LORA, "parts": {"bottom": False}}},
     "bottom and trunk": {"peft": {**LORA, "parts": {"bottom": False, "trunk": False}}},
 }

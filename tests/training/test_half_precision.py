@@ -108,7 +108,8 @@ def test_small_steps_are_kept(stored: Callable[..., Path]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = loaded(stored(BFLOAT), dtype=dtype, optimizer={"learning_rate": 1e-6, "weight_decay": 0.0})
-        weight = module.parts[1].layers[0].self_attn.q_proj.weight
+        layer: Any = module.parts[1].layers[0]
+        weight = layer.self_attn.q_proj.weight
         before = weight.detach().clone()
         optimizer = module.optimization.make_optimizer(module.parts)
         module(IDS_BT).logits.float().sum().backward()

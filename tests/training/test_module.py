@@ -127,7 +127,8 @@ def test_accumulated_small_batches_equal_the_large_one(tiny_checkpoint: Callable
         original = module.configure_gradient_clipping
 
         def keep(*args: Any, module: SplitCausalLM = module, kept: dict[str, torch.Tensor] = gradients, **kwargs: Any) -> None:
-            kept.update({name: parameter.grad.clone() for name, parameter in module.named_parameters()})
+            gradients_now = {name: parameter.grad for name, parameter in module.named_parameters()}
+            kept.update({name: gradient.clone() for name, gradient in gradients_now.items() if gradient is not None})
 
         module.configure_gradient_clipping = keep  # type: ignore[method-assign]
         assert original is not None
@@ -272,13 +273,13 @@ class TestCheckpoints:
 
     def test_one_of_another_cut_is_refused(self, saved: tuple[SplitCausalLM, Path], tmp_path: Path) -> None:
         module, path = saved
-        other = SplitCausalLM(module.hparams.model_name_or_path, 1, 4)
+        other = SplitCausalLM(module.hparams["model_name_or_path"], 1, 4)
         with pytest.raises(CheckpointError, match="saved with split_point_1=2, this run has 1"):
             trainer(tmp_path).fit(other, loader(batches([2])), ckpt_path=path, weights_only=True)
 
     def test_one_that_lacks_trained_tensors_is_refused(self, saved: tuple[SplitCausalLM, Path], tmp_path: Path) -> None:
         module, path = saved
-        other = SplitCausalLM(module.hparams.model_name_or_path, 2, 4)
+        other = SplitCausalLM(module.hparams["model_name_or_path"], 2, 4)
         with pytest.raises(CheckpointError, match=r"lacks trained tensors: model\.layers\.2"):
             trainer(tmp_path).fit(other, loader(batches([2])), ckpt_path=path, weights_only=True)
 

@@ -192,7 +192,7 @@ def test_a_checkpoint_of_other_frozen_weights_or_adapters_is_refused(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     model = tiny_checkpoint("llama")
-    lora = {"method": "lora", "settings": {"r": 2, "target_modules": ["q_proj"]}}
+    lora: dict[str, Any] = {"method": "lora", "settings": {"r": 2, "target_modules": ["q_proj"]}}
     with pytest.raises(SystemExit):
         run(model, tmp_path, signal_at=1, peft=lora)
     path = tmp_path / "last.ckpt"

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from splitlearn.app import compose, train
 from splitlearn.training import SplitCausalLM
-from splitlearn.training.callbacks import TokenThroughput
+from splitlearn.training.callbacks import TokenThroughput, find_callback
 from splitlearn.training.callbacks.progress import BarProgress
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.step_figures import clip_gradients, learning_rates
@@ -64,8 +64,9 @@ def test_clipping_is_lightnings_to_the_bit(tiny_checkpoint: Callable[..., Path])
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     index = {id(parameter): number for number, parameter in enumerate(module.parameters())}
     whole = torch.nn.utils.clip_grad_norm_([places[index[id(parameter)]] for parameter in order], 0.5)
-    assert torch.equal(clip_gradients(module, optimizer, 0.5, "norm"), whole)
-    assert all(torch.equal(one, place.grad) for one, place in zip(gradients, places, strict=True))
+    norm = clip_gradients(module, optimizer, 0.5, "norm")
+    assert norm is not None and torch.equal(norm, whole)
+    assert all(place.grad is not None and torch.equal(one, place.grad) for one, place in zip(gradients, places, strict=True))
 
 
 def test_rates_of_parts_have_names() -> None:
@@ -119,7 +120,8 @@ def test_counting_operations_is_no_training_time(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(SplitCausalLM, "flops_of", slow)
     result = train(compose(*SHORT), folder=tmp_path)
-    throughput = next(each for each in result.trainer.callbacks if isinstance(each, TokenThroughput))
+    throughput = find_callback(result.trainer, TokenThroughput)
+    assert throughput is not None
     assert throughput.counting_s >= 3
     assert result.metrics["train_tokens"] / result.metrics["tokens_per_s"] < result.metrics["train_s"]
 

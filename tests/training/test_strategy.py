@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,12 @@ def test_nobody_moves_the_parts(tiny_checkpoint: Callable[..., Path], tmp_path: 
     for kind in (SplitModel, SplitCausalLM):
         for move in ("to", "cpu", "_apply"):
             monkeypatch.setattr(kind, move, refuse)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     for checkpoint in (None, tmp_path / "last.ckpt"):
         trainer = Trainer(accelerator="cpu", strategy=SplitStrategy(CPU), max_epochs=1 if checkpoint is None else 2, **quiet)
         trainer.fit(module, loader(batches([2, 2])), ckpt_path=checkpoint, weights_only=True)

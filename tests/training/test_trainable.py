@@ -106,7 +106,8 @@ def test_checkpointed_gradients_are_the_same_and_leave_no_adapter_out(
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
         assert gradient is not None and gradient.abs().sum() > 0, name
-        assert torch.equal(gradient, checkpointed[name]), name
+        again = checkpointed[name]
+        assert again is not None and torch.equal(gradient, again), name
 
 
 def test_frozen_parts_get_no_adapters_and_are_run_once(tiny_checkpoint: Callable[..., Path]) -> None:
@@ -117,7 +118,8 @@ def test_frozen_parts_get_no_adapters_and_are_run_once(tiny_checkpoint: Callable
     assert [any("lora_" in name for name, _ in part.named_parameters()) for part in module.parts] == [False, False, True]
     calls = []
     for part in module.parts:
-        part.layers[0].mlp.register_forward_pre_hook(lambda mlp, inputs, name=part.spec.name: calls.append(name))
+        layer: Any = part.layers[0]
+        layer.mlp.register_forward_pre_hook(lambda mlp, inputs, name=part.spec.name: calls.append(name))
     trunk = module.parts[1]
     trunk.register_forward_hook(lambda part, inputs, output: calls.append(f"needs gradients: {output.requires_grad}"))
     module.composed.train()(**batches([2])[0]).loss.backward()

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from splitlearn.app import compose, train
+from splitlearn.data import BlockDataModule
 from splitlearn.training.callbacks import finders
 
 SHORT = ["data.max_train_blocks=96", "data.max_val_blocks=4", "save_parts=false", "verbose=false", "trainer.max_epochs=1"]
@@ -58,6 +59,7 @@ def test_the_batch_size_found_is_used(tmp_path: Path, capsys: pytest.CaptureFixt
     given = train(compose(*SHORT, "data.batch_size=16"), folder=tmp_path / "given")
     assert found.metrics["val_loss_after"] == given.metrics["val_loss_after"]
     again = train(compose(*SIZE, "ckpt_path=last", "trainer.max_epochs=2"), folder=tmp_path / "found")
+    assert isinstance(again.datamodule, BlockDataModule)
     assert again.datamodule.batch_size == 16
     # Of the whole run, both epochs.
     assert again.metrics["train_steps"] == 2 * 96 / 16
@@ -68,5 +70,6 @@ def test_on_the_cpu_the_search_ends_where_free_memory_does(tmp_path: Path, monke
     before = resource.getrlimit(resource.RLIMIT_DATA)
     many = ["data.max_train_blocks=2000", "callbacks.batch_size_finder.max_val=8192", "trainer.max_steps=1"]
     found = train(compose(*SIZE, *many), folder=tmp_path)
+    assert isinstance(found.datamodule, BlockDataModule)
     assert 1 <= found.datamodule.batch_size < 512
     assert resource.getrlimit(resource.RLIMIT_DATA) == before

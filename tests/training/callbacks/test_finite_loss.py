@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ def test_a_run_whose_loss_is_no_longer_a_number_ends_before_the_step(tmp_path: P
     weights: list[torch.Tensor] = []
     step = LightningModule.optimizer_step
 
-    def spoil(self: LightningModule, *args: object, **kwargs: object) -> None:
+    def spoil(self: LightningModule, *args: Any, **kwargs: Any) -> None:
         step(self, *args, **kwargs)
         weights.append(next(self.parameters()).detach().clone())
         if len(weights) == 3:

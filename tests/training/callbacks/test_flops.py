@@ -1,6 +1,7 @@
 """Operations are those of the unsplit model, counted by Lightning."""
 
 import csv
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from splitlearn.app import compose, train
 from splitlearn.app.training import TrainResult
 from splitlearn.embedded import resolve_model
-from splitlearn.training.callbacks import TokenThroughput, token_throughput
+from splitlearn.training.callbacks import TokenThroughput, find_callback, token_throughput
 
 SHORT = [
     "trainer.max_steps=4",
@@ -31,14 +32,16 @@ def last_logged(folder: Path) -> dict[str, float]:
 
 
 def throughput_of(result: TrainResult) -> TokenThroughput:
-    return next(each for each in result.trainer.callbacks if isinstance(each, TokenThroughput))
+    throughput = find_callback(result.trainer, TokenThroughput)
+    assert throughput is not None
+    return throughput
 
 
 def test_they_are_those_of_the_unsplit_model(tmp_path: Path) -> None:
     result = train(compose(*SHORT), folder=tmp_path)
     model = AutoModelForCausalLM.from_pretrained(resolve_model("embedded:qwen2_tiny")).train()
     ids_BT = torch.zeros(8, 128, dtype=torch.int64)
-    flops = measure_flops(model, lambda: model(input_ids=ids_BT, labels=ids_BT, use_cache=False), lambda output: output.loss)
+    flops = measure_flops(model, lambda: model(input_ids=ids_BT, labels=ids_BT, use_cache=False), attrgetter("loss"))
     assert throughput_of(result).flops_per_token == flops / ids_BT.numel()
     logged = last_logged(tmp_path)
     assert logged["tflops_per_s"] == pytest.approx(logged["tokens_per_s"] * flops / ids_BT.numel() / 1e12, rel=0.2)
