@@ -8,10 +8,25 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from splitlearn.settings import without_interpolation
+
 
 def plain(value: Any) -> Any:
     """Return a part of a configuration as plain values."""
     return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+
+
+def literal(values: Any) -> Any:
+    """Make a configuration of plain values; each text stands for itself, also where it holds ``${...}``."""
+    return OmegaConf.create(_escaped(values)) if isinstance(values, (dict, list)) else values
+
+
+def _escaped(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _escaped(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_escaped(value) for value in values]
+    return without_interpolation(values) if isinstance(values, str) else values
 
 
 def make(settings: Any, **extra: Any) -> Any:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from splitlearn.adapters import load_adapters
-from splitlearn.app.configuration import make, plain
+from splitlearn.app.configuration import literal, make, plain
 from splitlearn.app.opening_runs import open_run
 from splitlearn.app.placing import resolve_placement
 from splitlearn.app.training import make_module
@@ -62,7 +62,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """
     check(cfg, "evaluate")
     record, loader = open_run(cfg.run, cfg.ckpt)
-    run = OmegaConf.create(record.config)
+    run = literal(record.config)
     run.verbose, run.model.revision = False, record.commit
     for name in ("device", "device_map"):
         if cfg[name] is not None:
@@ -104,7 +104,7 @@ def _make_data(cfg: DictConfig, run: DictConfig, name: str, commit: str | None) 
     if "source" in given:
         settings |= {"val_fraction": 0, "val_source": None, "streaming": False}
         settings |= {f"max_train_{what}": given.get(f"max_val_{what}") for what in ("rows", "blocks")}
-    run.data = settings
+    run.data = literal(settings)
     data: BlockDataModule = make(run.data, tokenizer_name_or_path=name, tokenizer_revision=commit)
     data.setup("validate")
     if "source" in given:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from splitlearn.app.checkpoints import FinishedRunError, find_best
 from splitlearn.app.configuration import plain
-from splitlearn.app.run_folder import CONFIG_FILE, foreign_file, holds_run, own_files, remove, save_hydra_files
+from splitlearn.app.run_folder import foreign_file, holds_run, own_files, remove, save_hydra_files
 from splitlearn.cut import CutError
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import write_text
-from splitlearn.training import SUMMARY_FILE, SplitCausalLM, part_memory, print_summary, write_summary
+from splitlearn.runs import CONFIG_FILE, SUMMARY_FILE, RunSummary, print_summary, write_summary
+from splitlearn.training import SplitCausalLM, part_memory
 from splitlearn.training.callbacks import LAST, DivergedError
 
 
@@ -32,7 +33,6 @@ class Recorder:
         folder: its folder.
 
     Attributes:
-        summary: what is known of the run so far.
         has_begun: whether all that could be refused has been checked, so that the folder is this run's.
     """
 
@@ -40,11 +40,15 @@ class Recorder:
         self.folder = folder
         self._cfg = cfg
         self.has_begun = False
-        split = {f"split_{point}": plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
-        self.summary: dict[str, Any] = {"status": "completed", "model": cfg.model.name_or_path}
-        self.summary |= {"folder": str(folder.resolve()), **split, "tags": plain(cfg.tags)}
+        points = {f"split_{point}": plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
+        model, tags = cfg.model.name_or_path, plain(cfg.tags)
+        self._summary = RunSummary(model=model, folder=str(folder.resolve()), tags=tags, **points)
         self._is_taken = holds_run(folder) or foreign_file(folder) is not None
         self._trainer: Trainer | None = None
+
+    def note(self, **values: Any) -> None:
+        """Note what has become known of the run, under the names of `RunSummary`'s attributes."""
+        self._summary = replace(self._summary, **values)
 
     def begin(self, cfg: DictConfig, trainer: Trainer, replaces: bool) -> None:
         """Make the folder this run's.
@@ -73,10 +77,10 @@ class Recorder:
         elif not isinstance(error, Exception):
             status, reason = "interrupted", self._how_it_was_stopped()
         if self._trainer is not None:
-            self.summary["best"] = find_best(self._trainer)
+            self.note(best=find_best(self._trainer))
         else:
             save_hydra_files(self.folder, self._cfg)
-        write_summary(self.folder, self.summary | {"status": status, "reason": reason})
+        write_summary(self.folder, replace(self._summary, status=status, reason=reason))
 
     def _how_it_was_stopped(self) -> str:
         if (self.folder / "checkpoints" / LAST).is_file():
@@ -102,27 +106,42 @@ class Recorder:
             trainer: the run's trainer.
             saved: the folders of parts and adapters, by kind.
         """
-        summary = self.summary
-        after = metrics["val_loss_after"]
+        status, reason, after = "completed", None, metrics["val_loss_after"]
         if after is not None and not math.isfinite(after):
-            summary |= {"status": "diverged", "reason": "the held-out loss is no longer a finite number"}
-        summary |= {"metrics": metrics, "best": find_best(trainer)}
-        summary |= {"parts": [part.to_dict() for part in part_memory(module.parts)]}
-        summary["loading"] = [asdict(part.receipt) for part in module.parts if part.receipt is not None]
-        summary |= {"trained": module.trained, "learning_rate": module.learning_rate, "batch_size": cfg.data.get("batch_size")}
+            status, reason = "diverged", "the held-out loss is no longer a finite number"
         if isinstance(datamodule, BlockDataModule):
             # Of a stream, rows that were left out are known only now.
-            summary |= {"batch_size": datamodule.batch_size, "rows": datamodule.counts}
-        stopped = [callback for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
-        if stopped:
-            summary["stopped_early"] = f"{stopped[0].monitor} no longer improved in epoch {stopped[0].stopped_epoch + 1}"
-        summary |= {"saved_parts": saved.get("parts"), "adapters": saved.get("adapters"), "versions": _versions()}
-        # What export and generate compare the base checkpoint with.
-        summary["base"] = module.base | {
-            "tokenizer": base_tokenizer_digest(module.hparams["model_name_or_path"], summary["commit"])
-        }
-        write_summary(self.folder, summary)
-        print_summary(summary)
+            self.note(batch_size=datamodule.batch_size, rows=datamodule.counts)
+        else:
+            self.note(batch_size=cfg.data.get("batch_size"))
+        self.note(
+            status=status,
+            reason=reason,
+            metrics=metrics,
+            best=find_best(trainer),
+            stopped_early=_why_stopped_early(trainer),
+            parts=[part.to_dict() for part in part_memory(module.parts)],
+            loading=[asdict(part.receipt) for part in module.parts if part.receipt is not None],
+            trained=module.trained,
+            learning_rate=module.learning_rate,
+            saved_parts=saved.get("parts"),
+            adapters=saved.get("adapters"),
+            versions=_versions(),
+            base=self._describe_base(module),
+        )
+        write_summary(self.folder, self._summary)
+        print_summary(self._summary)
+
+    def _describe_base(self, module: SplitCausalLM) -> dict[str, Any]:
+        """Return what export and generate compare the base checkpoint with."""
+        return module.base | {"tokenizer": base_tokenizer_digest(module.hparams["model_name_or_path"], self._summary.commit)}
+
+
+def _why_stopped_early(trainer: Trainer) -> str | None:
+    for callback in trainer.early_stopping_callbacks:
+        if callback.stopped_epoch:
+            return f"{callback.monitor} no longer improved in epoch {callback.stopped_epoch + 1}"
+    return None
 
 
 def _versions() -> dict[str, str]:

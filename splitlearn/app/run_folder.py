@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,8 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE
 from splitlearn.files import write_text
-from splitlearn.training import SUMMARY_FILE
+from splitlearn.runs import CONFIG_FILE, SUMMARY_FILE, read_run_config, read_summary
 
-CONFIG_FILE = "config.yaml"
 _HYDRA = ".hydra"
 _ASIDE = "metrics_until_resume_"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", *(f"{name}.safetensors" for name in PART_NAMES))
@@ -33,10 +31,10 @@ def holds_run(folder: Path) -> bool:
 
 def foreign_file(folder: Path) -> Path | None:
     """Return a file of other origin in whose place a run would write; None if there is none."""
-    checks = {CONFIG_FILE: _is_run_config, SUMMARY_FILE: _is_summary}
-    return next(
-        (folder / name for name, is_ours in checks.items() if (folder / name).is_file() and not is_ours(folder / name)), None
-    )
+    for name, is_ours in ((CONFIG_FILE, _is_run_config), (SUMMARY_FILE, _is_summary)):
+        if (folder / name).is_file() and not is_ours(folder):
+            return folder / name
+    return None
 
 
 def refuse_second_run(folder: Path, ckpt_path: str | None, overwrite: bool, starts_if_empty: bool = False) -> None:
@@ -73,9 +71,9 @@ def refuse_second_run(folder: Path, ckpt_path: str | None, overwrite: bool, star
 
 def _is_empty_handed(folder: Path) -> bool:
     """Return whether a run has left neither checkpoints nor a model."""
-    summary = _read_json(folder / SUMMARY_FILE)
+    summary = read_summary(folder)
     kept = [*folder.glob("checkpoints/*.ckpt"), *folder.glob("parts/*.pt"), *folder.glob("adapters/*.safetensors")]
-    return not kept and summary.get("status") != "completed"
+    return not kept and not (summary is not None and summary.is_completed)
 
 
 def own_files(folder: Path) -> list[Path]:
@@ -140,22 +138,17 @@ def save_hydra_files(folder: Path, cfg: DictConfig) -> None:
     write_text(target / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
 
 
-def _is_run_config(path: Path) -> bool:
+def _is_run_config(folder: Path) -> bool:
     try:
-        config = OmegaConf.load(path)
-    except Exception:
-        # Whatever a YAML file of other origin holds.
+        config = read_run_config(folder)
+    except ValueError:
         return False
-    return OmegaConf.is_dict(config) and all(name in config for name in ("model", "split", "trainer", "run_folder"))
+    return all(name in config for name in ("model", "split", "trainer", "run_folder"))
 
 
-def _is_summary(path: Path) -> bool:
-    return "status" in _read_json(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _is_summary(folder: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        summary = read_summary(folder)
+    except ValueError:
+        return False
+    return summary is not None and summary.status is not None

@@ -33,7 +33,7 @@ from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule, 
 from splitlearn.memory import GIB
 from splitlearn.model import dtype_in_full, open_checkpoint, save_parts
 from splitlearn.planning import check_fit, cost_of
-from splitlearn.run_folder import open_run_folder
+from splitlearn.runs import open_run_folder
 from splitlearn.settings import check
 from splitlearn.training import (
     SplitCausalLM,
@@ -114,8 +114,8 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         cfg.trainer.max_epochs = -1
     cfg.optimizer = optimizer_settings(cfg)
     name, config, source, plan = open_model(cfg)
-    recorder.summary |= {"commit": source.commit, "split_point_1": plan.split_point_1, "split_point_2": plan.split_point_2}
-    recorder.summary["placement"] = describe_placement(placement)
+    recorder.note(commit=source.commit, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
+    recorder.note(placement=describe_placement(placement))
     check_settings(cfg, config)
     if checkpoint is not None and run_folder.resolve() in Path(str(ckpt_path)).resolve().parents:
         refuse_finished(checkpoint, str(ckpt_path), cfg)
@@ -130,7 +130,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     datamodule.setup("fit")
     _check_data(datamodule, config, cfg.verbose)
     _check_watched(cfg, datamodule)
-    recorder.summary["rows"] = datamodule.counts if isinstance(datamodule, BlockDataModule) else None
+    recorder.note(rows=datamodule.counts if isinstance(datamodule, BlockDataModule) else None)
     with keeping_metrics(run_folder, lambda: recorder.has_begun), _with_less_advice(), module.tracker:
         if checkpoint is not None:
             check_fit_of(checkpoint, module, datamodule)

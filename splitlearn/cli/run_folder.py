@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from splitlearn.run_folder import open_run_folder
+from splitlearn.runs import open_run_folder
 
 
 class OpenRunFolder(Callback):

@@ -85,7 +85,7 @@ def _adapters_of(record: RunRecord, loader: PartLoader, plan: SplitPlan, folder:
 
 
 def _widest(record: RunRecord, loader: PartLoader) -> torch.dtype:
-    held = {part["dtype"] for part in record.summary.get("parts", ())} if record.checkpoint is None else set()
+    held = {part["dtype"] for part in record.summary.parts or ()} if record.checkpoint is None else set()
     held |= {record.part_dtype(name) for name in record.trained}
     return torch.float32 if "float32" in held else loader.blueprint.dtype
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from splitlearn.adapters import AdapterSettings
+from splitlearn.checkpoint import CheckpointError
+from splitlearn.runs import SUMMARY_FILE, RunSummary, read_run_config, read_summary
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class RunRecord:
     Attributes:
         folder: the folder.
         config: its resolved configuration, as plain values; nothing that it names is imported.
-        summary: its ``summary.json``; empty if it was killed before it wrote one.
+        summary: its ``summary.json``; without a status if it was killed before it wrote one.
         checkpoint: the content of the checkpoint whose state is wanted; None for what the run ended with.
     """
 
     folder: Path
     config: dict[str, Any]
-    summary: dict[str, Any]
+    summary: RunSummary
     checkpoint: Mapping[str, Any] | None = None
 
     @classmethod
@@ -40,17 +40,14 @@ class RunRecord:
 
         Raises:
             FileNotFoundError: the folder is no run's, or the run did not complete and no checkpoint is given.
+            ValueError: a file of the run is damaged.
         """
         path = Path(folder).expanduser()
-        if not (path / "config.yaml").is_file():
-            raise FileNotFoundError(f"{path} has no config.yaml; name the folder of a run, such as outputs/DATE/TIME")
-        file = path / "summary.json"
-        summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if checkpoint is None and summary.get("status") != "completed":
+        config, summary = read_run_config(path), read_summary(path) or RunSummary()
+        if checkpoint is None and not summary.is_completed:
             has_any = next((path / "checkpoints").glob("*.ckpt"), None) is not None
             remedy = "take what it had reached with ckpt=last or ckpt=best" if has_any else "it has left no checkpoint"
-            raise FileNotFoundError(f"the run in {path} is {summary.get('status', 'unfinished')}, not completed; {remedy}")
-        config: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"), resolve=True)
+            raise FileNotFoundError(f"the run in {path} is {summary.status or 'unfinished'}, not completed; {remedy}")
         return cls(path, config, summary, checkpoint)
 
     @property
@@ -62,26 +59,28 @@ class RunRecord:
     @property
     def split_points(self) -> tuple[int, int]:
         """First layer of the trunk, and of the top."""
-        values = self.summary if self.checkpoint is None else self.checkpoint["hyper_parameters"]
+        if self.checkpoint is None:
+            return self._recorded("split_point_1"), self._recorded("split_point_2")
+        values = self.checkpoint["hyper_parameters"]
         return values["split_point_1"], values["split_point_2"]
 
     @property
     def trained(self) -> dict[str, str]:
         """For each part what of it was trained: ``"full"``, ``"frozen"``, ``"adapters"``, ``"biases"`` and so on."""
-        trained: dict[str, str] = self.summary["trained"] if self.checkpoint is None else self.checkpoint["trained"]
+        trained: dict[str, str] = self._recorded("trained") if self.checkpoint is None else self.checkpoint["trained"]
         return trained
 
     @property
     def base(self) -> dict[str, Any]:
         """Which model the run began from, with a digest of its tokenizer; empty in runs of older releases."""
         if self.checkpoint is None:
-            return dict(self.summary.get("base", {}))
+            return dict(self.summary.base or {})
         return {**self.checkpoint.get("base", {}), "tokenizer": self._state("RunFigures").get("tokenizer")}
 
     @property
     def commit(self) -> str | None:
         """The commit of a hub's repository that the run began from."""
-        commit: str | None = self.base.get("commit") or self.summary.get("commit")
+        commit: str | None = self.base.get("commit") or self.summary.commit
         return commit
 
     def part_dtype(self, name: str) -> str | None:
@@ -93,7 +92,7 @@ class RunRecord:
     def metrics(self) -> dict[str, Any]:
         """Figures of the run up to the state that is wanted; None for what was not measured there."""
         if self.checkpoint is None:
-            metrics: dict[str, Any] = self.summary["metrics"]
+            metrics: dict[str, Any] = self._recorded("metrics")
             return metrics
         step, evaluation = self.checkpoint["global_step"], self._state("Evaluation")
         after = evaluation.get("last_figures", {}) if evaluation.get("last_step") == step else {}
@@ -101,6 +100,20 @@ class RunRecord:
         names = ("val_loss", "val_perplexity")
         figures = {f"{name}_before": before.get(name) for name in names} | {f"{name}_after": after.get(name) for name in names}
         return figures | {"train_steps": step, "train_tokens": self._state("TokenThroughput").get("tokens", 0)}
+
+    def _recorded(self, name: str) -> Any:
+        """Return an attribute of the summary that the model cannot be put together without.
+
+        Raises:
+            CheckpointError: the summary lacks it.
+        """
+        value = getattr(self.summary, name)
+        if value is None:
+            raise CheckpointError(
+                f"{self.folder / SUMMARY_FILE} does not say {name}, so it is of an older release; take the run's checkpoint "
+                "instead, with ckpt=last or ckpt=best"
+            )
+        return value
 
     def _state(self, callback: str) -> dict[str, Any]:
         state: dict[str, Any] = (self.checkpoint or {}).get("callbacks", {}).get(callback, {})
@@ -116,4 +129,4 @@ class RunRecord:
         """Return the file of the part ``name``, or None if the run saved none."""
         path = self.folder / "parts" / f"{name}.pt"
         # Files of an earlier run in the same folder may lie there.
-        return path if self.summary.get("saved_parts") and path.is_file() else None
+        return path if self.summary.saved_parts and path.is_file() else None

@@ -5,7 +5,7 @@ from splitlearn.settings.commands import SCHEMAS
 from splitlearn.settings.composing import compose, compose_for, conf_folder, forced
 from splitlearn.settings.suggestions import suggestion
 from splitlearn.settings.targets import TARGETS
-from splitlearn.settings.typed import parse_override, quoted, with_literal_text
+from splitlearn.settings.typed import parse_override, quoted, with_literal_text, without_interpolation
 
 __all__ = [
     "SCHEMAS",
@@ -21,4 +21,5 @@ __all__ = [
     "setting_names",
     "suggestion",
     "with_literal_text",
+    "without_interpolation",
 ]

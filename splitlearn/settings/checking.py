@@ -14,6 +14,7 @@ from splitlearn.settings.commands import SCHEMAS
 from splitlearn.settings.fields import Rule, settings_of
 from splitlearn.settings.suggestions import suggestion
 from splitlearn.settings.targets import TARGETS, TRAINER_RESERVED, TrainerSettings
+from splitlearn.settings.typed import without_interpolation
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -196,7 +197,8 @@ def _is_of(schema: type, key: str, value: Any) -> bool:
     """Whether OmegaConf takes the value for this field of the schema as it is; numbers may stand for text."""
     typed = OmegaConf.structured(schema)
     try:
-        typed[key] = value
+        # The value is resolved by now: ${...} in it stands for itself.
+        typed[key] = without_interpolation(value) if isinstance(value, str) else value
     except ValidationError:
         return False
     taken = typed[key]

@@ -25,7 +25,7 @@ def quoted(text: str, literal: bool = True) -> str:
         text: any characters.
         literal: also ``${...}`` stands for itself.
     """
-    return str(QuotedString(_without_interpolation(text) if literal else text, Quote.single).with_quotes())
+    return str(QuotedString(without_interpolation(text) if literal else text, Quote.single).with_quotes())
 
 
 def with_literal_text(override: str, command: str, sweeps: bool = False) -> str:
@@ -97,7 +97,8 @@ def parse_override(override: str) -> Any:
         return None
 
 
-def _without_interpolation(text: str) -> str:
+def without_interpolation(text: str) -> str:
+    """Return the text that OmegaConf reads as just ``text``, also where that holds ``${...}``."""
     # OmegaConf takes an even number of backslashes before ${ as half as many, and an odd one as an escaped ${.
     out = []
     for before in text.split("${"):

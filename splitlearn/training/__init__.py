@@ -8,10 +8,8 @@ from splitlearn.training.optimization import Optimization, PartOptimization, uni
 from splitlearn.training.part_memory import PartMemory, part_memory
 from splitlearn.training.precision import SplitPrecision
 from splitlearn.training.strategy import SplitStrategy, root_device_arguments
-from splitlearn.training.summary import SUMMARY_FILE, print_summary, write_summary
 
 __all__ = [
-    "SUMMARY_FILE",
     "Optimization",
     "PartMemory",
     "PartOptimization",
@@ -25,8 +23,6 @@ __all__ = [
     "load_trained_tensors",
     "parse_dtype",
     "part_memory",
-    "print_summary",
     "root_device_arguments",
     "unique_parameters",
-    "write_summary",
 ]

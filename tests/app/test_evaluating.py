@@ -9,6 +9,7 @@ import pytest
 
 from splitlearn.app import compose, evaluate, train
 from splitlearn.checkpoint import CheckpointError
+from splitlearn.runs import read_run_config
 from tests.app.test_checkpoints import files_of
 from tests.export.test_export import CHOICES, SHORT
 
@@ -52,3 +53,14 @@ def test_a_configuration_cannot_name_code(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="is damaged"):
         evaluate(compose(f"run={tmp_path}", "ckpt=last", config_name="evaluate"))
+
+
+def test_texts_of_a_run_are_not_interpolated(tmp_path: Path) -> None:
+    """A run that took ``${...}`` literally is read so, too."""
+    cfg = compose(*SHORT)
+    cfg.tags = ["costs \\${price}", "no \\${braces"]
+    result = train(cfg, folder=tmp_path)
+    assert read_run_config(tmp_path)["tags"] == ["costs ${price}", "no ${braces"]
+    assert evaluate(compose(f"run={tmp_path}", config_name="evaluate"))["loss"] == result.metrics["val_loss_after"]
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train(cfg, folder=tmp_path)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import splitlearn
 from splitlearn.app import compose, evaluate, train
 from splitlearn.app.placing import resolve_placement
 from splitlearn.cut import DeviceMapError, PlacementError
+from splitlearn.runs import print_summary, read_summary
 
 SHORT = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=8", "trainer.enable_progress_bar=false"]
 SHORT += ["verbose=false", "logger=none"]
@@ -94,8 +94,8 @@ def test_parties_of_one_process_train_as_one_party_does(runs: dict[str, splitlea
 def test_the_summary_says_who_held_what(
     runs: dict[str, splitlearn.app.TrainResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = json.loads((runs["u_shaped"].folder / "summary.json").read_text())
-    assert summary["placement"] == {
+    summary = read_summary(runs["u_shaped"].folder)
+    assert summary is not None and summary.placement == {
         "parties": {
             "client": {"parts": ["bottom", "top"], "devices": {"bottom": "cpu", "top": "cpu"}, "address": None},
             "server": {"parts": ["trunk"], "devices": {"trunk": "cpu"}, "address": None},
@@ -104,13 +104,14 @@ def test_the_summary_says_who_held_what(
         "labels": "client",
         "crosses": {"cut_1": ["smashed data", "mask", "positions"], "cut_2": ["smashed data"]},
     }
-    alone = json.loads((runs["one_party"].folder / "summary.json").read_text())
-    assert alone["placement"]["crosses"] == {"cut_1": [], "cut_2": []}
-    splitlearn.training.summary.print_summary(summary)
+    alone = read_summary(runs["one_party"].folder)
+    assert alone is not None and alone.placement is not None
+    assert alone.placement["crosses"] == {"cut_1": [], "cut_2": []}
+    print_summary(summary)
     shown = capsys.readouterr().out
     assert " party " in shown and "server" in shown
     assert "cut 1 is crossed by smashed data, mask, positions" in shown
-    splitlearn.training.summary.print_summary(alone)
+    print_summary(alone)
     shown = capsys.readouterr().out
     assert " party " not in shown and "crossed" not in shown
 

@@ -17,7 +17,7 @@ from splitlearn.app.checkpoints import read_checkpoint
 from splitlearn.app.opening_runs import open_run
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.embedded import resolve_model
-from splitlearn.export import restore
+from splitlearn.export import RunRecord, restore
 from splitlearn.model import plan_cut
 from splitlearn.training import SplitCausalLM
 from tests.export.test_export import CHOICES, IDS_BT, SHORT
@@ -65,6 +65,24 @@ def test_an_unfinished_run_says_what_can_be_taken_of_it(tmp_path: Path) -> None:
     assert f"{summary['metrics']['val_loss_after']:.4f}" in card and "2 steps, 2,048 tokens" in card
     asked = compose(f"run={tmp_path / 'run'}", "prompt=a", "max_new_tokens=2", "ckpt=last", config_name="generate")
     assert len(generate(asked)) == 1
+
+
+def test_records_of_older_releases_and_damaged_ones(tmp_path: Path) -> None:
+    train(compose(*SHORT, "save_parts=false"), folder=tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    summary = json.loads(path.read_text())
+    older = {name: value for name, value in summary.items() if name not in ("version", "placement", "base")}
+    path.write_text(json.dumps(older))
+    record = RunRecord.read(tmp_path / "run")
+    assert record.split_points == (2, 6) and record.base == {} and record.summary.version is None
+    path.write_text(json.dumps({name: value for name, value in older.items() if name != "trained"}))
+    with pytest.raises(CheckpointError, match=r"summary.json does not say trained, so it is of an older release; .* ckpt=last"):
+        export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
+    path.write_text(json.dumps(older)[:-9])
+    with pytest.raises(ValueError, match=r"summary.json cannot be read: .*; delete it, and use the run by its checkpoints"):
+        export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
+    path.unlink()
+    assert (export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "ckpt=last", config_name="export"))).is_dir()
 
 
 def test_adapters_of_a_checkpoint_are_kept_beside_the_weights(tmp_path: Path) -> None:

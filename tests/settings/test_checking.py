@@ -102,3 +102,11 @@ def test_a_configuration_made_by_hand_is_checked_by_each_command(tmp_path: Path)
 
 def test_settings_whose_values_come_from_hydra_wait_for_it() -> None:
     check(compose(), "train")
+
+
+def test_text_with_a_dollar_and_braces_stands_for_itself() -> None:
+    cfg = compose("data=instructions", "data.source=rows.jsonl")
+    for text in ("It costs ${price}.", "It costs ${price", "${seed}"):
+        cfg.data.prompt_template = text.replace("${", "\\${")
+        check(cfg, "train")
+        assert cfg.data.prompt_template == text

@@ -1,43 +1,32 @@
-"""The end of a run: one table for the eye and one file for programs."""
+"""The end of a run as a table for the eye."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
-from splitlearn.files import write_json
 from splitlearn.memory import GIB
+from splitlearn.runs.summary import RunSummary
 from splitlearn.terminal import make_console
 
-SUMMARY_FILE = "summary.json"
 # The share of padding above which another packing is worth a remark.
 _MUCH_PADDING = 0.25
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
-    """Write ``summary.json``, as `write_json` does.
-
-    Returns:
-        The file's path.
-    """
-    return write_json(folder / SUMMARY_FILE, summary)
-
-
-def print_summary(summary: dict[str, Any]) -> None:
+def print_summary(summary: RunSummary) -> None:
     """Print held-out loss before and after, memory for each part, throughput, and where the files are."""
     make_console().print(Group(_quality_table(summary), _parts_table(summary), _footer(summary)))
 
 
-def _quality_table(summary: dict[str, Any]) -> Table:
-    title = f"{summary['model']} cut at {summary['split_point_1']} / {summary['split_point_2']}"
+def _quality_table(summary: RunSummary) -> Table:
+    title = f"{summary.model} cut at {summary.split_point_1} / {summary.split_point_2}"
     table = Table(title=title, title_justify="left")
     table.add_column("held-out text")
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")
-    metrics = summary["metrics"]
+    metrics = summary.metrics or {}
     if metrics["val_loss_after"] is None:
         table.add_row("nothing was held out", "-", "-")
         return table
@@ -47,16 +36,16 @@ def _quality_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _parts_table(summary: dict[str, Any]) -> Table:
+def _parts_table(summary: RunSummary) -> Table:
     table = Table(title="memory", title_justify="left")
-    parties = summary.get("placement", {}).get("parties", {})
+    parties = (summary.placement or {}).get("parties", {})
     holders = {part: name for name, party in parties.items() for part in party["parts"]}
     shows_parties = len(parties) > 1
     for heading in ("part", *(["party"] if shows_parties else []), "holds", "device"):
         table.add_column(heading)
     for heading in ("parameters", "trained", "weights GiB"):
         table.add_column(heading, justify="right")
-    for part in summary["parts"]:
+    for part in summary.parts or []:
         counts = f"{part['num_parameters']:,}", f"{part['num_trainable']:,}", f"{part['weight_bytes'] / GIB:.3f}"
         party = [holders[part["name"]]] if shows_parties else []
         table.add_row(part["name"], *party, part["layers"], part["device"], *counts)
@@ -73,14 +62,14 @@ def _padding_line(metrics: dict[str, Any]) -> list[str]:
     return [f"{num_padding:,} positions of padding were computed beside them, {share:.0%} of all{advice}"]
 
 
-def _crossing_lines(summary: dict[str, Any]) -> list[str]:
+def _crossing_lines(summary: RunSummary) -> list[str]:
     """Say what passes from one party to another, where there are several."""
-    crosses = summary.get("placement", {}).get("crosses", {})
+    crosses = (summary.placement or {}).get("crosses", {})
     return [f"{cut.replace('_', ' ')} is crossed by {', '.join(data)}" for cut, data in crosses.items() if data]
 
 
-def _footer(summary: dict[str, Any]) -> str:
-    metrics = summary["metrics"]
+def _footer(summary: RunSummary) -> str:
+    metrics = summary.metrics or {}
     rate = metrics["tokens_per_s"]
     lines = [
         f"peak RAM {metrics['peak_rss_gib']:.2f} GiB (anonymous {metrics['peak_anonymous_gib']:.2f})"
@@ -89,7 +78,7 @@ def _footer(summary: dict[str, Any]) -> str:
         + (f" ({rate:,.0f} tokens/s in the steps)" if rate else ""),
         *_padding_line(metrics),
         *_crossing_lines(summary),
-        *([f"stopped early: {summary['stopped_early']}"] if "stopped_early" in summary else []),
-        f"files: {summary['folder']}",
+        *([f"stopped early: {summary.stopped_early}"] if summary.stopped_early else []),
+        f"files: {summary.folder}",
     ]
     return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""The record of a run: ``summary.json``, written when the run ends, however it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from splitlearn.files import write_json
+
+SUMMARY_FILE = "summary.json"
+# Raised when a key changes its meaning or goes; a new key does not raise it.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What is known of a run. None stands for what is not known (yet), and for what an older release did not write.
+
+    Attributes:
+        version: of the record's keys; None in records of releases that did not number them.
+        status: ``"completed"``, ``"refused"`` (no cut of this model), ``"failed"``, ``"interrupted"`` or ``"diverged"``.
+        reason: why the run did not complete.
+        model: the base model, as it was named.
+        commit: the commit of the hub's repository that the model came from.
+        folder: the run's folder.
+        split_point_1: first layer of the trunk.
+        split_point_2: first layer of the top.
+        placement: parties with their parts and devices, and which data cross each cut.
+        tags: words of the user's own.
+        rows: how many rows were read, are used, and were left out, by reason.
+        metrics: held-out loss and perplexity before and after, steps, tokens, seconds, tokens per second, and peaks in GiB.
+        best: the best held-out loss, with its step, epoch and checkpoint file.
+        stopped_early: why the run stopped before its last step.
+        parts: for each part its layers, device, dtype, numbers of parameters and bytes.
+        loading: for each part what loading it cost.
+        trained: for each part what of it was trained.
+        learning_rate: highest learning rate.
+        batch_size: rows of a batch.
+        saved_parts: the folder of the saved parts.
+        adapters: the folder of the saved adapters.
+        versions: of Python and the libraries.
+        base: which model the run began from, with digests of what was not trained.
+        others: keys that this release does not know.
+    """
+
+    version: int | None = VERSION
+    status: str | None = None
+    reason: str | None = None
+    model: str | None = None
+    commit: str | None = None
+    folder: str | None = None
+    split_point_1: int | None = None
+    split_point_2: int | None = None
+    placement: dict[str, Any] | None = None
+    tags: list[Any] | None = None
+    rows: dict[str, int] | None = None
+    metrics: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+    stopped_early: str | None = None
+    parts: list[dict[str, Any]] | None = None
+    loading: list[dict[str, Any]] | None = None
+    trained: dict[str, str] | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    saved_parts: str | None = None
+    adapters: str | None = None
+    versions: dict[str, str] | None = None
+    base: dict[str, Any] | None = None
+    others: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether the run did all that it was to do."""
+        return self.status == "completed"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSummary:
+        """Make a record from plain values. Keys that are missing are None; unknown ones are kept in ``others``.
+
+        Raises:
+            ValueError: the record is of a newer version, or a value is not of its key's kind.
+        """
+        kinds = _kinds()
+        known = {name: values.get(name) for name in kinds}
+        version = known["version"]
+        for name, kind in kinds.items():
+            if not _is_of(known[name], kind):
+                raise ValueError(f"{name} is {json.dumps(known[name])[:40]}")
+        if version is not None and version > VERSION:
+            raise ValueError(f"it is of version {version}, and this release reads up to {VERSION}")
+        return cls(**known, others={name: value for name, value in values.items() if name not in kinds})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values, with all keys."""
+        return {name: getattr(self, name) for name in _kinds()} | self.others
+
+
+def read_summary(folder: Path) -> RunSummary | None:
+    """Read the record of a run; None if the run has written none, because it still runs or was killed.
+
+    Raises:
+        ValueError: the file is damaged, or a newer release wrote it.
+    """
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no record")
+        return RunSummary.from_dict(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}; delete it, and use the run by its checkpoints with ckpt=last or ckpt=best"
+        ) from error
+
+
+def write_summary(folder: Path, summary: RunSummary) -> Path:
+    """Write the record of a run into its folder, whole or not at all.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; an older record is left as it was.
+    """
+    return write_json(folder / SUMMARY_FILE, summary.to_dict())
+
+
+@cache
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """Return for each key the types that its value may have."""
+    hints = get_type_hints(RunSummary)
+    names = [attribute.name for attribute in fields(RunSummary) if attribute.name != "others"]
+    return {name: tuple(get_origin(kind) or kind for kind in get_args(hints[name])) for name in names}
+
+
+def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    # JSON has one kind of number, and in Python bool is an int.
+    if isinstance(value, int) and float in kinds:
+        kinds = (int, NoneType)
+    return isinstance(value, kinds) and not isinstance(value, bool)

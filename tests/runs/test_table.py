@@ -1,0 +1,53 @@
+"""The end of a run as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from splitlearn.runs import RunSummary, print_summary
+
+METRICS: dict[str, Any] = {
+    "val_loss_before": 3.0,
+    "val_loss_after": 2.5,
+    "val_perplexity_before": 20.0,
+    "val_perplexity_after": 12.2,
+    "train_s": 3.0,
+    "train_tokens": 1000,
+    "tokens_per_s": 400.0,
+    "peak_rss_gib": 1.0,
+    "peak_anonymous_gib": 0.5,
+    "peak_gpu_gib": 0,
+}
+PART: dict[str, Any] = {
+    "name": "bottom",
+    "layers": "layers 0-1",
+    "device": "cpu",
+    "num_parameters": 1234,
+    "num_trainable": 0,
+    "weight_bytes": 2**30,
+}
+
+
+def shown(capsys: pytest.CaptureFixture[str], **values: Any) -> str:
+    known: dict[str, Any] = {"model": "a/b", "folder": "/a/run", "split_point_1": 1, "split_point_2": 2, "parts": [PART]}
+    print_summary(RunSummary(**{**known, "metrics": METRICS, **values}))
+    return capsys.readouterr().out
+
+
+def test_a_run_that_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys)
+    for words in ("a/b cut at 1 / 2", "3.0000", "12.20", "layers 0-1", "1,234", "1.000", "1,000 tokens trained in 3 s"):
+        assert words in text
+    assert "(400 tokens/s in the steps)" in text and text.rstrip().endswith("files: /a/run")
+    assert "stopped early" not in text and "padding" not in text and "GPU" not in text
+
+
+def test_what_is_not_always_there(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(
+        capsys, stopped_early="it got no better", metrics={**METRICS, "train_padding_tokens": 1000, "val_loss_before": None}
+    )
+    assert "stopped early: it got no better" in text and "not measured" in text
+    assert "1,000 positions of padding were computed beside them, 50% of all; data.packing=isolated" in text
+    assert "nothing was held out" in shown(capsys, metrics={**METRICS, "val_loss_after": None})
