@@ -1,6 +1,5 @@
-"""Smashed data that are kept: their codecs, where they are stored, and when they need not be computed again."""
+"""Smashed data that are kept: where they are stored, and when they need not be computed again."""
 
 from splitlearn.activations.cache import ActivationCache, CacheSettings
-from splitlearn.activations.codecs import CODECS
 
-__all__ = ["CODECS", "ActivationCache", "CacheSettings"]
+__all__ = ["ActivationCache", "CacheSettings"]

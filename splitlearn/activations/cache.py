@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from splitlearn.activations.codecs import CODECS
 from splitlearn.activations.store import RowStore, row_bytes
+from splitlearn.boundary import CODECS
 from splitlearn.embedded import cache_folder
 from splitlearn.files import write_text
 from splitlearn.memory import GIB
 
 KEEP = ("none", "memory", "disk")
+# From places in a batch, and whether this is a trial, to smashed data (B, T, D).
+Compute = Callable[[torch.Tensor, bool], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,13 @@ class ActivationCache:
         self._dtype = torch.get_default_dtype()
         self.num_bytes = 0
 
-    def fetch(self, rows_B: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def fetch(self, rows_B: torch.Tensor, compute: Compute) -> torch.Tensor:
         """Return the smashed data of a batch, computing only those of rows that are not kept yet.
 
         Args:
             rows_B: the rows' numbers in the data set, on the CPU.
-            compute: from places in the batch, a tensor of indices, to these rows' smashed data.
+            compute: from places in the batch, a tensor of indices, to these rows' smashed data; called a second time,
+                as a trial, to see whether it computes alike.
 
         Returns:
             Smashed data of shape (B, T, D), without gradients.
@@ -96,7 +99,7 @@ class ActivationCache:
         if len(missing) == 0 and self._store is not None:
             return self._codec.decode(self._store.read(rows_B), self._dtype)
         with torch.no_grad():
-            fresh = compute(missing)
+            fresh = compute(missing, False)
             if self._store is None:
                 _check_no_chance(fresh, compute, missing)
         self._dtype = fresh.dtype
@@ -128,11 +131,11 @@ class ActivationCache:
         return store
 
 
-def _check_no_chance(first: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor], places: torch.Tensor) -> None:
+def _check_no_chance(first: torch.Tensor, compute: Compute, places: torch.Tensor) -> None:
     devices = [first.device] if first.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(1 + torch.initial_seed() % 2**32)
-        again = compute(places)
+        again = compute(places, True)
     if not torch.equal(first, again):
         raise ValueError(
             "the frozen parts drop activations at random, so what they return cannot be kept; take activation_cache=none, or "

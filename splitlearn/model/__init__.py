@@ -21,19 +21,22 @@ from splitlearn.model.quantization import (
 )
 from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.request import LoadedParts, ModelRequest, OpenedModel
-from splitlearn.model.split_model import SplitModel
+from splitlearn.model.running import Finished
+from splitlearn.model.split_model import PartOutput, SplitModel
 from splitlearn.model.ties import Tie, find_ties, tie_parts
 from splitlearn.model.unexpected import describe_left_out
 
 __all__ = [
     "Blueprint",
     "ComposedCausalLM",
+    "Finished",
     "LoadedParts",
     "ModelFactory",
     "ModelRequest",
     "Neutral",
     "OpenedModel",
     "PartLoader",
+    "PartOutput",
     "SplitModel",
     "Tie",
     "UnsupportedModelError",

@@ -24,7 +24,7 @@ from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.cut import CutError, PartSpec, SplitPlan
 from splitlearn.model.anatomy import Anatomy, count_layers, examine
 from splitlearn.model.dtypes import check_dtype_words
-from splitlearn.model.recorded_outputs import refuse_unlike_outputs
+from splitlearn.model.recorded_outputs import refuse_choice_of_layers
 from splitlearn.model.refusals import UnsupportedModelError, refuse_quantized
 
 # Of a configuration, what says nothing of the model itself.
@@ -142,14 +142,13 @@ class Blueprint:
     untied: dict[str, str] = field(default_factory=dict)
 
     def check(self, plan: SplitPlan) -> None:
-        """Refuse a cut that leaves nothing for smashed data to enter, and a configuration whose outputs parts do not return.
+        """Refuse a cut that leaves nothing for smashed data to enter, and a configuration that asks for chosen layers' outputs.
 
         Raises:
             CutError: the top has no layer, and the head follows the last layer directly.
-            ValueError: the configuration asks for hidden states or attentions that would not be the unsplit model's.
+            ValueError: the configuration asks for hidden states or attentions of chosen layers.
         """
-        for part in plan.parts:
-            refuse_unlike_outputs(self.meta_model, self.anatomy, part, {})
+        refuse_choice_of_layers(self.anatomy.base(self.meta_model).config, {})
         if plan.split_point_2 == plan.num_layers and not self.anatomy.after_in_base:
             raise CutError(
                 f"split_point_2 is {plan.split_point_2}, but the head of {self.model_class.__name__} follows its last layer "

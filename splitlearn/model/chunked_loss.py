@@ -32,8 +32,9 @@ def has_linear_head(top: SplitModel, smashed_BTD: torch.Tensor) -> bool:
         # The chunks are computed in the dtype of the weights.
         return False
     with torch.no_grad():
-        logits_BTV = top(smashed_BTD).logits
-        hidden_BTD = top(smashed_BTD, skips_head=True)[0]
+        # What the layers below returned is not looked at.
+        logits_BTV = top(smashed_BTD, below={}).output.logits
+        hidden_BTD = top(smashed_BTD, below={}, skips_head=True).output[0]
         return hidden_BTD.dtype == head.weight.dtype and torch.equal(logits_BTV, head(hidden_BTD))
 
 

@@ -6,23 +6,24 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from splitlearn.boundary import U_SHAPED, Boundary, CallKind, Handover, Parcel, Route, TrafficMeter
+from splitlearn.cut import PART_NAMES
 from splitlearn.model.blueprint import compare_blueprints, compare_ties
 from splitlearn.model.caches import cache_of_part, count_cached_tokens, make_cache
 from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
-from splitlearn.model.passage import Records
+from splitlearn.model.running import Finished, Run
 from splitlearn.model.split_model import SplitModel
 
-# What a causal LM's forward takes for its head; everything else concerns the layers of every part.
-_HEAD_ARGUMENTS = ("labels", "logits_to_keep", "num_items_in_batch", "shift_labels", "skips_head")
 _CACHE_NAMES = ("past_key_values", "cache_params")
 
 
@@ -33,12 +34,19 @@ class ComposedCausalLM(nn.Module):
         bottom: embeddings and first layers.
         trunk: middle layers.
         top: last layers, final norm and head.
+        routes: which way data pass the two cuts; `U_SHAPED` unless said otherwise.
+
+    Attributes:
+        meter: counts the bytes that cross the cuts.
+        boundaries: what stands at cut 1 and cut 2; everything that goes from part to part passes them.
 
     Raises:
         ValueError: the parts are not bottom, trunk and top of one cut, or are of different models, commits or dtypes.
     """
 
-    def __init__(self, bottom: SplitModel, trunk: SplitModel, top: SplitModel) -> None:
+    def __init__(
+        self, bottom: SplitModel, trunk: SplitModel, top: SplitModel, *, routes: tuple[Route, Route] = U_SHAPED
+    ) -> None:
         super().__init__()
         found = [(part.spec.name, part.spec.start, part.spec.end, part.spec.num_layers) for part in (bottom, trunk, top)]
         num_layers = bottom.spec.num_layers
@@ -55,6 +63,8 @@ class ComposedCausalLM(nn.Module):
         self.bottom = bottom
         self.trunk = trunk
         self.top = top
+        self.meter = TrafficMeter()
+        self.boundaries = Boundary(routes[0], self.meter), Boundary(routes[1], self.meter)
 
     @property
     def parts(self) -> tuple[SplitModel, SplitModel, SplitModel]:
@@ -71,6 +81,8 @@ class ComposedCausalLM(nn.Module):
         attention_mask: Any = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        *,
+        kind: CallKind | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the three parts.
@@ -81,6 +93,7 @@ class ComposedCausalLM(nn.Module):
                 transformers model takes as its mask.
             position_ids: positions of the tokens, shape (B, T).
             past_key_values: a cache with an entry for each layer, from `make_cache`; it is filled in place.
+            kind: what the call is for; None takes training where gradients are recorded in training mode, else evaluation.
             **kwargs: further arguments of the transformers model, for example ``labels``. ``use_cache=True`` without a cache
                 makes one, which the output then holds.
 
@@ -100,19 +113,11 @@ class ComposedCausalLM(nn.Module):
         if use_cache and cache is None:
             cache = self.make_cache()
         num_cached_tokens = count_cached_tokens(cache) if use_cache else 0
-        records: Records = {}
-        output: CausalLMOutputWithPast = self._through(
-            self.parts,
-            input_ids,
-            records,
-            {**self._recorded_outputs(), **kwargs},
-            lambda part: {
-                "attention_mask": attention_mask,
-                "position_ids": position_ids,
-                "past_key_values": cache_of_part(cache, part.spec, num_cached_tokens) if use_cache else None,
-                "use_cache": use_cache,
-            },
+        caches = [cache_of_part(cache, part.spec, num_cached_tokens) for part in self.parts] if cache is not None else None
+        finished = self.run(
+            input_ids, kind=kind, caches=caches, attention_mask=attention_mask, position_ids=position_ids, **kwargs
         )
+        output: CausalLMOutputWithPast = cast(Finished, finished).output
         for name in _CACHE_NAMES:
             if name in output:
                 output[name] = cache
@@ -129,42 +134,40 @@ class ComposedCausalLM(nn.Module):
             for module, training in was_training.items():
                 module.training = training
 
-    def run_parts(self, inputs: torch.Tensor, start: int, stop: int, **arguments: Any) -> Any:
-        """Run some of the parts, without a cache.
+    def run(
+        self,
+        inputs: torch.Tensor | Parcel | Handover,
+        start: int = 0,
+        stop: int = len(PART_NAMES),
+        *,
+        kind: CallKind | None = None,
+        caches: Sequence[Cache] | None = None,
+        labels_BT: torch.Tensor | None = None,
+        **arguments: Any,
+    ) -> Handover | Finished:
+        """Run some of the parts, or all, over the boundaries between them.
 
         Args:
-            inputs: token ids (B, T) for the bottom, otherwise smashed data (B, T, D).
+            inputs: token ids (B, T) for the bottom; otherwise where an earlier run stopped, or a parcel. A part above the
+                bottom is reached over the boundary below it.
             start: which part is first: 0 is bottom, 1 trunk, 2 top.
             stop: which part is no longer run.
-            **arguments: as for `forward`.
+            kind: what the call is for; None takes training where gradients are recorded in training mode, else evaluation.
+            caches: the key-value cache of each of the three parts.
+            labels_BT: labels of shape (B, T) that the holder of the top must be sent, which are counted where they cross.
+            **arguments: as for `forward`; a `Parcel` brings its own mask and positions.
 
         Returns:
-            Smashed data (B, T, D), or what the top returns.
+            `Finished` with what the top returned as its ``output``, or a `Handover` if the run stops below the top.
+
+        Raises:
+            ValueError: the parts cannot take ``inputs``, or per-layer outputs are wanted that a parcel alone does not bring.
         """
-        return self._through(self.parts[start:stop], inputs, {}, arguments, lambda part: {"use_cache": False})
-
-    def _through(
-        self,
-        parts: Sequence[SplitModel],
-        inputs: torch.Tensor,
-        records: Records,
-        settings: Mapping[str, Any],
-        own: Callable[[SplitModel], Mapping[str, Any]],
-    ) -> Any:
-        for_layers = {name: value for name, value in settings.items() if name not in _HEAD_ARGUMENTS}
-        hidden: Any = inputs
-        for part in parts:
-            hidden = self._as_entered(part, hidden)
-            hidden = part(hidden, records=records, **own(part), **(settings if part is self.top else for_layers))
-        return hidden
-
-    def _as_entered(self, part: SplitModel, hidden: Any) -> Any:
-        """Return smashed data as ``part`` takes them: of another dtype if the part below is of one."""
-        if part is self.bottom:
-            return hidden
-        below = self.parts[self.parts.index(part) - 1]
-        is_equal = below.blueprint.dtype == part.blueprint.dtype
-        return hidden if is_equal else hidden.to(part.blueprint.dtype)
+        if kind is None:
+            kind = CallKind.TRAIN if self.training and torch.is_grad_enabled() else CallKind.EVALUATE
+        labels_BT = arguments.get("labels") if labels_BT is None else labels_BT
+        arguments = {**self._recorded_outputs(), **arguments}
+        return Run(self.parts, self.boundaries, kind, caches, labels_BT)(inputs, start, stop, arguments)
 
     def _recorded_outputs(self) -> dict[str, bool]:
         """Return what the model's configuration asks every layer to return; a part's base model is not asked by its head."""
@@ -188,7 +191,7 @@ class ComposedCausalLM(nn.Module):
                 wanted needs the unsplit model.
         """
         blueprint = self.bottom.blueprint
-        generator = make_generator(blueprint.meta_model, self.forward, self.parts)
+        generator = make_generator(blueprint.meta_model, partial(self.forward, kind=CallKind.GENERATE), self.parts)
         generator.generation_config = copy.deepcopy(blueprint.generation_config or generator.generation_config)
         refuse_what_parts_cannot(generator, args, kwargs)
         return generator.generate(inputs, *args, **kwargs)

@@ -9,6 +9,7 @@ returned.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -67,9 +68,19 @@ class Threshold(nn.Module):
         return args[0] if args else kwargs["hidden_states"]
 
 
-# What transformers models return once for each layer, if asked to.
-Records = dict[str, tuple[Any, ...]]
-_PER_LAYER_OUTPUTS = ("router_logits", "hidden_states", "attentions", "cross_attentions")
+@dataclass
+class PassageResult:
+    """What came of running a part.
+
+    Attributes:
+        output: what the part's model returned; None if it was stopped where its first layer would begin.
+        hidden_BTD: the hidden states that the last guarded module returned, shape (B, T, D); None if none ran.
+        first_BTD: those that the first guarded module returned.
+    """
+
+    output: Any = None
+    hidden_BTD: torch.Tensor | None = None
+    first_BTD: torch.Tensor | None = None
 
 
 class Passage:
@@ -77,8 +88,8 @@ class Passage:
 
     def __init__(self) -> None:
         self._pending: torch.Tensor | None = None
-        self._left: torch.Tensor | None = None
-        self._records: Records = {}
+        self._result = PassageResult()
+        self._router_logits_below: tuple[Any, ...] = ()
 
     def allow_no_layer(self, module: nn.Module) -> None:
         """Let data pass by all layers in training, for ``module`` leaves out layers at random (LayerDrop)."""
@@ -93,39 +104,36 @@ class Passage:
         module._passage = self  # type: ignore[assignment]
 
     def watch(self, base: nn.Module) -> None:
-        """Let the base model's output go on where the records of the parts below end."""
+        """Put the router logits of the parts below before those in the base model's output, where the head finds them."""
         cls: Any = type(base)
         base.__class__ = _watched_class(cls)
         base._passage = self  # type: ignore[assignment]
 
     def run(
-        self, call: Callable[[], Any], hidden_BTD: torch.Tensor | None, records: Records
-    ) -> tuple[Any, torch.Tensor | None]:
+        self, call: Callable[[], Any], hidden_BTD: torch.Tensor | None, router_logits_below: tuple[Any, ...] = ()
+    ) -> PassageResult:
         """Run a part.
 
         Args:
             call: runs the part's model.
             hidden_BTD: smashed data for the first guarded module, shape (B, T, D); None leaves its arguments alone.
-            records: what the parts below returned once for each layer; this part's is added.
-
-        Returns:
-            What ``call`` returned, and what the last guarded module returned.
+            router_logits_below: one tensor for each layer of the parts below.
 
         Raises:
             RuntimeError: no guarded module ran, so the part's output did not come from the smashed data.
         """
-        self._pending, self._records = hidden_BTD, records
+        result = self._result = PassageResult()
+        self._pending, self._router_logits_below = hidden_BTD, router_logits_below
         try:
-            output = call()
+            result.output = call()
             if self._pending is not None:
                 raise RuntimeError("the smashed data did not reach this part's layers; its output would be wrong")
-            return output, self._left
         except _ThresholdReachedError:
-            return None, self._left
+            pass
         finally:
             # Nothing of this call may leak into the next one, nor outlive it.
-            self._pending = self._left = None
-            self._records = {}
+            self._pending, self._result, self._router_logits_below = None, PassageResult(), ()
+        return result
 
     @property
     def waits(self) -> bool:
@@ -141,7 +149,11 @@ class Passage:
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """Keep the hidden states that ``module`` returned, alone or before its caches and weights."""
-        self._left = output if isinstance(output, torch.Tensor) else output[0]
+        hidden_BTD = output if isinstance(output, torch.Tensor) else output[0]
+        result = self._result
+        result.hidden_BTD = hidden_BTD
+        if result.first_BTD is None:
+            result.first_BTD = hidden_BTD
         if isinstance(module, Threshold):
             raise _ThresholdReachedError
 
@@ -149,20 +161,18 @@ class Passage:
         """Return ``output`` with the smashed data for hidden states if they still wait: all layers were left out."""
         if not self.waits:
             return output
-        self._left, self._pending = self._pending, None
+        hidden_BTD, self._pending = self._pending, None
+        self._result.hidden_BTD = hidden_BTD
         if isinstance(output, ModelOutput):
-            output[next(iter(output))] = self._left
+            output[next(iter(output))] = hidden_BTD
             return output
-        return (self._left, *output[1:])
+        return (hidden_BTD, *output[1:])
 
     def gather(self, output: Any) -> None:
-        """Put what the parts below returned for each of their layers before what this part's base model returned."""
-        for name in _PER_LAYER_OUTPUTS:
-            own = output.get(name) if isinstance(output, ModelOutput) else None
-            if own is not None:
-                below = self._records.get(name, ())
-                # Hidden states include what enters the first layer, which is what left the layer below.
-                output[name] = self._records[name] = (below[:-1] if name == "hidden_states" else below) + tuple(own)
+        """Put the router logits of the parts below before those that this part's base model returned."""
+        own = output.get("router_logits") if isinstance(output, ModelOutput) else None
+        if own is not None and self._router_logits_below:
+            output["router_logits"] = self._router_logits_below + tuple(own)
 
 
 @cache

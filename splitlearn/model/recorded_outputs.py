@@ -1,7 +1,12 @@
-"""What every layer returns, hidden states and attentions: refused unless the parts return what the unsplit model does.
+"""What every layer returns, if a model is asked for it: hidden states, attentions, router logits, over the layers of all parts.
 
-In most architectures transformers records them by hooks on the layers' own modules, which a part has as the unsplit model does.
-In the others the model collects them in its own loop over the layers, where a part sees only the shape of the smashed data.
+transformers' models list hidden states in one of two ways, with the last one after the final norm:
+
+- what enters each layer, then what leaves the model (nearly all);
+- what leaves each layer, then what leaves the model (Mamba's).
+
+A part's own model lists them for its own layers. A trunk or top sees only the shape of the smashed data before its first layer,
+so the first entry of a list of the first kind is replaced by the last one of the part below.
 """
 
 from __future__ import annotations
@@ -9,57 +14,149 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
 
+from splitlearn.boundary import LayerOutputs
 from splitlearn.cut import PartSpec
-from splitlearn.model.anatomy import Anatomy
-from splitlearn.model.passage import Threshold
+from splitlearn.model.passage import PassageResult
 
-_OUTPUTS = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
+_ASKED = {"output_hidden_states": "hidden_states", "output_attentions": "attentions", "output_router_logits": "router_logits"}
+# One entry for each layer that has them.
+_LISTS = ("attentions", "cross_attentions", "router_logits")
+# Says that a part's model lists what leaves its layers.
+_LEAVES = "lists_what_leaves"
+# What enters the first layer, from a bottom without layers, which cannot tell in which way the model lists.
+_ENTERED = "entered"
 
 
-def refuse_unlike_outputs(model: PreTrainedModel, anatomy: Anatomy, part: PartSpec, arguments: Mapping[str, Any]) -> None:
-    """Refuse to return for each layer what would not be what the unsplit model returns.
+def refuse_choice_of_layers(config: PreTrainedConfig, arguments: Mapping[str, Any]) -> None:
+    """Refuse hidden states or attentions of chosen layers: a part counts its layers from its own first.
 
     Args:
-        model: the unsplit model, or the part's.
-        anatomy: where its layers are.
-        part: the part that is called.
+        config: the base model's.
+        arguments: those of the call; what they do not say, the configuration says.
+
+    Raises:
+        ValueError: an argument, or the configuration, chooses among the layers.
+    """
+    for argument, output in _ASKED.items():
+        asked, place = _asked(config, arguments, argument)
+        if asked is not None and not isinstance(asked, bool):
+            raise ValueError(
+                f"{place} is {asked!r}, but a part counts its layers from its own first and cannot choose among the {output} "
+                "of all layers: set it to true or false"
+            )
+
+
+def refuse_without_parts_below(spec: PartSpec, config: PreTrainedConfig, arguments: Mapping[str, Any]) -> None:
+    """Refuse to return for all layers what a top that was called with a tensor knows only of its own.
+
+    Args:
+        spec: the part that is called.
+        config: the base model's.
         arguments: those of the call; what they do not say, the configuration says.
 
     Raises:
         ValueError: an argument, or the configuration, asks for it.
     """
-    for argument, output in _OUTPUTS.items():
-        asked, place = arguments.get(argument), argument
-        if asked is None:
-            asked, place = getattr(anatomy.base(model).config, argument, None), f"{argument} of the model's configuration"
-        if asked is None or asked is False:
-            continue
-        reason = _why_unlike(model, anatomy, part, asked, output)
-        if reason:
-            raise ValueError(f"{place} is {asked!r}, but {reason}: set it to false")
+    if not spec.has_head or spec.start == 0:
+        return
+    for argument, output in _ASKED.items():
+        asked, place = _asked(config, arguments, argument)
+        if asked:
+            loss = ", and the router loss computed from them," if output == "router_logits" else ""
+            raise ValueError(
+                f"{place} is {asked!r}, but {spec.name} was called with a tensor, which does not bring the {output} of the "
+                f"layers below: they{loss} would be of {spec.name}'s layers alone. Call the parts through ComposedCausalLM, or "
+                f"pass {argument}=False"
+            )
 
 
-def _why_unlike(model: PreTrainedModel, anatomy: Anatomy, part: PartSpec, asked: Any, output: str) -> str | None:
-    if asked is not True:
-        # transformers takes numbers of layers, too.
-        return f"a part counts its layers from its own first and cannot choose among the {output} of all layers"
-    recorder = _recorder(model, anatomy, output)
-    layers = anatomy.layers(model)
-    is_of_layers = isinstance(recorder, type) and all(isinstance(layer, (recorder, Threshold)) for layer in layers)
-    if recorder is None or (output == "hidden_states" and not is_of_layers):
-        return f"{type(model).__name__} collects {output} outside its layers, so its parts cannot return the unsplit model's"
-    if output == "hidden_states" and part.has_head and part.start == part.end:
-        return "a top without layers has no hidden states to return"
-    return None
+def _asked(config: PreTrainedConfig, arguments: Mapping[str, Any], argument: str) -> tuple[Any, str]:
+    """Return what is asked for, and where."""
+    asked = arguments.get(argument)
+    if asked is not None:
+        return asked, argument
+    return getattr(config, argument, None), f"{argument} of the model's configuration"
 
 
-def _recorder(model: PreTrainedModel, anatomy: Anatomy, output: str) -> Any:
-    """Return what transformers' hooks record ``output`` at, or None if the base model's call does not record it."""
-    steps = anatomy.layers_path.split(".")
-    way = [model.get_submodule(".".join(steps[:depth])) for depth in range(1, len(steps))]
-    # The innermost model on the way to the layers is the one that records: another one inside the base model keeps its own.
-    recording = [module for module in way if isinstance(module, PreTrainedModel)][-1:]
-    base = anatomy.base(model)
-    return (getattr(base, "_can_record_outputs", None) or {}).get(output) if recording == [base] else None
+def own_outputs(spec: PartSpec, result: PassageResult, asks_hidden_states: bool) -> LayerOutputs:
+    """Return what a bottom's or trunk's layers returned once each, as far as the model was asked.
+
+    Args:
+        spec: the part.
+        result: what came of running it.
+        asks_hidden_states: whether hidden states are wanted.
+
+    Raises:
+        ValueError: the hidden states are not one for each layer.
+    """
+    output = result.output
+    if spec.start == spec.end or not isinstance(output, ModelOutput):
+        # A bottom without layers ends where the first layer would begin: its smashed data are what enters that.
+        return {_ENTERED: (result.hidden_BTD,)} if asks_hidden_states and spec.has_embedding else {}
+    outputs = {name: tuple(output[name]) for name in _LISTS if output.get(name) is not None}
+    listed = output.get("hidden_states")
+    if listed is None:
+        return outputs
+    if len(listed) != spec.end - spec.start + 1:
+        raise ValueError(_unlike(spec, len(listed)))
+    # The model's last entry equals the smashed data: put as that very tensor, it is not sent twice.
+    if _lists_what_leaves(listed, result):
+        return outputs | {_LEAVES: (), "hidden_states": (*listed[:-2], result.hidden_BTD)}
+    first = 0 if spec.has_embedding else 1
+    return outputs | {"hidden_states": (*listed[first:-1], result.hidden_BTD)}
+
+
+def _lists_what_leaves(listed: Any, result: PassageResult) -> bool:
+    return len(listed) > 1 and listed[0] is result.first_BTD
+
+
+def join_outputs(spec: PartSpec, result: PassageResult, below: Mapping[str, LayerOutputs]) -> None:
+    """Put what the layers of the parts below returned before what the top's returned, in the top's output.
+
+    Args:
+        spec: the top.
+        result: what came of running it; its output is changed in place.
+        below: for each part below what its layers returned.
+
+    Raises:
+        ValueError: the hidden states are not one for each layer.
+    """
+    output = result.output
+    if not isinstance(output, ModelOutput):
+        return
+    # Router logits stand in the output already: the head has computed its loss from them.
+    for name in ("attentions", "cross_attentions"):
+        if output.get(name) is not None:
+            output[name] = _below(below, name) + tuple(output[name])
+    listed = output.get("hidden_states")
+    if listed is None:
+        return
+    entries = _below(below, "hidden_states")
+    if not _lists_what_leaves(listed, result) and not any(_LEAVES in outputs for outputs in below.values()):
+        entries = _below(below, _ENTERED) + entries
+    if spec.start == spec.end:
+        output["hidden_states"] = (*entries[: spec.num_layers], listed[-1] if listed else result.hidden_BTD)
+        return
+    wanted = spec.num_layers + 1 - len(entries)
+    if wanted > len(listed):
+        raise ValueError(_unlike(spec, len(listed)))
+    output["hidden_states"] = entries + tuple(listed[len(listed) - wanted :])
+
+
+def router_logits_below(below: Mapping[str, LayerOutputs]) -> tuple[Any, ...]:
+    """Return the router logits of the parts below, one for each of their layers that has a router."""
+    return _below(below, "router_logits")
+
+
+def _below(below: Mapping[str, LayerOutputs], name: str) -> tuple[Any, ...]:
+    return tuple(entry for outputs in below.values() for entry in outputs.get(name, ()))
+
+
+def _unlike(spec: PartSpec, count: int) -> str:
+    return (
+        f"{spec.name} has {spec.end - spec.start} layers, but its model lists {count} hidden states, so they cannot be joined "
+        "to the unsplit model's: set output_hidden_states to false"
+    )

@@ -9,7 +9,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,35 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from splitlearn.boundary import LayerOutputs, to_device
 from splitlearn.checkpoint import CheckpointError, PartReceipt, read_part_file, write_part_file
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
 from splitlearn.model.filling import put_tensor, share_parameters
-from splitlearn.model.passage import Passage, Records
+from splitlearn.model.passage import Passage, PassageResult
 from splitlearn.model.quantization import count_values, stored_bytes
-from splitlearn.model.recorded_outputs import refuse_unlike_outputs
+from splitlearn.model.recorded_outputs import (
+    join_outputs,
+    own_outputs,
+    refuse_choice_of_layers,
+    refuse_without_parts_below,
+    router_logits_below,
+)
 from splitlearn.model.surgery import cut_out
+
+
+@dataclass(frozen=True, eq=False)
+class PartOutput:
+    """What a part returned, with what its layers returned once each.
+
+    Attributes:
+        output: smashed data of shape (B, T, D); from a top transformers' output.
+        layer_outputs: of a bottom or trunk, by transformers' name; a top's are in its output.
+    """
+
+    output: Any
+    layer_outputs: LayerOutputs = field(default_factory=dict)
 
 
 class SplitModel(nn.Module):
@@ -96,8 +116,8 @@ class SplitModel(nn.Module):
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        records: Records | None = None,
         skips_head: bool = False,
+        below: Mapping[str, LayerOutputs] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Run the part.
@@ -109,9 +129,9 @@ class SplitModel(nn.Module):
             position_ids: positions of the tokens, shape (B, T); the same for every part.
             past_key_values: this part's own cache, from `make_cache`; it is filled in place.
             use_cache: whether to fill the cache; None fills it where one is given.
-            records: what the parts below returned once for each layer, such as router logits; the part adds its own. A top
-                returns all of them, and computes the router loss of a mixture of experts over them.
             skips_head: have a top return what its base model returns, which its head would be given.
+            below: for each part below what its layers returned; a top returns all of them, and computes the router loss of a
+                mixture of experts over them. Given, a `PartOutput` is returned; `ComposedCausalLM.run` does that.
             **kwargs: further arguments of the transformers model, for example ``labels`` for a top.
 
         Returns:
@@ -119,27 +139,31 @@ class SplitModel(nn.Module):
             were given. A few architectures have smashed data with more dimensions.
 
         Raises:
-            ValueError: a cache is wanted and none was given, ``inputs`` are not what this part takes, or hidden states or
-                attentions of all layers are wanted that would not be the unsplit model's.
+            ValueError: a cache is wanted and none was given, ``inputs`` are not what this part takes, hidden states or
+                attentions of chosen layers are wanted, or a top is asked for what layers of other parts return without being
+                given it.
         """
-        refuse_unlike_outputs(self.model, self.blueprint.anatomy, self.spec, kwargs)
+        config = self.blueprint.anatomy.base(self.model).config
+        refuse_choice_of_layers(config, kwargs)
+        if below is None:
+            refuse_without_parts_below(self.spec, config, kwargs)
         self._check_inputs(inputs, past_key_values, use_cache)
         if self.spec.name == "trunk" and self.spec.start == self.spec.end:
-            return inputs
+            return inputs if below is None else PartOutput(inputs)
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments[self._cache_name] = past_key_values
         # Asked for once: it is looked up in the part's tensors.
         device = self.device
-        arguments = {name: _moved(value, device) for name, value in arguments.items() if value is not None}
+        arguments = {name: to_device(value, device) for name, value in arguments.items() if value is not None}
         fills_cache = past_key_values is not None if use_cache is None else use_cache
         arguments["use_cache"] = fills_cache
         for name in ("attention_mask", "position_ids", self._cache_name, "use_cache"):
             if name not in self._accepted and not self._accepts_any:
                 arguments.pop(name, None)
-        output = self._run(_moved(inputs, device), arguments, {} if records is None else records, skips_head)
+        output = self._run(to_device(inputs, device), arguments, below or {}, skips_head)
         if fills_cache and isinstance(past_key_values, PartCache):
             past_key_values.num_cached_tokens += inputs.shape[1]
-        return output
+        return output.output if below is None else output
 
     @property
     def _cache_name(self) -> str:
@@ -154,17 +178,31 @@ class SplitModel(nn.Module):
             wanted = "token ids of shape (B, T)" if takes_ids else "smashed data of shape (B, T, D)"
             raise ValueError(f"{self.spec.name} takes {wanted}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
 
-    def _run(self, inputs: torch.Tensor, arguments: dict[str, Any], records: Records, skips_head: bool) -> Any:
+    def _run(
+        self, inputs: torch.Tensor, arguments: dict[str, Any], below: Mapping[str, LayerOutputs], skips_head: bool
+    ) -> PartOutput:
         base = self.blueprint.anatomy.base(self.model)
         if self.spec.has_embedding:
-            output, hidden_BTD = self._passage.run(lambda: base(input_ids=inputs, **arguments), None, records)
-            return output[0] if hidden_BTD is None else hidden_BTD
+            result = self._passage.run(lambda: base(input_ids=inputs, **arguments), None)
+            hidden_BTD = result.output[0] if result.hidden_BTD is None else result.hidden_BTD
+            return self._lower_output(replace(result, hidden_BTD=hidden_BTD), arguments)
         model = self.model if self.spec.has_head and not skips_head else base
         # The model sees only the shape of the smashed data, which enter at its first layer: some models change what they are
         # given in place, and some have several streams of hidden states, (B, T, streams, D).
         shape_BTD = inputs.new_zeros(*inputs.shape[:2], inputs.shape[-1])
-        output, hidden_BTD = self._passage.run(lambda: model(inputs_embeds=shape_BTD, **arguments), inputs, records)
-        return output if self.spec.has_head else hidden_BTD
+        routers_below = router_logits_below(below) if self.spec.has_head else ()
+        result = self._passage.run(lambda: model(inputs_embeds=shape_BTD, **arguments), inputs, routers_below)
+        if not self.spec.has_head:
+            return self._lower_output(result, arguments)
+        if below:
+            join_outputs(self.spec, result, below)
+        return PartOutput(result.output)
+
+    def _lower_output(self, result: PassageResult, arguments: Mapping[str, Any]) -> PartOutput:
+        asked = arguments.get("output_hidden_states")
+        if asked is None:
+            asked = getattr(self.blueprint.anatomy.base(self.model).config, "output_hidden_states", False)
+        return PartOutput(result.hidden_BTD, own_outputs(self.spec, result, bool(asked)))
 
     def loss(self, logits_BTV: torch.Tensor, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int) -> torch.Tensor:
         """Return the model's own next-token loss, summed over supervised tokens and divided by ``num_tokens``.
@@ -272,13 +310,3 @@ class SplitModel(nn.Module):
         share_parameters(model)
         model.eval()
         return cls(blueprint, part, model, passage)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    """Return an argument of a part with its tensors on the part's device."""
-    if isinstance(value, dict):
-        return {name: _moved(each, device) for name, each in value.items()}
-    if not isinstance(value, torch.Tensor):
-        return value
-    # Only towards a GPU: a copy from a GPU into ordinary memory that nobody waits for may be read before it is there.
-    return value.to(device, non_blocking=device.type == "cuda")

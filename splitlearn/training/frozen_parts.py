@@ -6,11 +6,12 @@ Shapes: B rows, T tokens, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
 from splitlearn.activations import ActivationCache, CacheSettings
+from splitlearn.boundary import CallKind, Handover, Parcel
 from splitlearn.cut import PART_NAMES
 from splitlearn.memory import GIB
 from splitlearn.model import ComposedCausalLM, digest
@@ -72,14 +73,15 @@ class FrozenParts:
         """Whether anything is kept."""
         return self._settings.keep != "none"
 
-    def smashed_data(self, batch: Batch, name: str, data: object, arguments: Mapping[str, Any]) -> torch.Tensor:
-        """Return what the frozen parts make of a batch, without gradients.
+    def run(self, batch: Batch, name: str, data: object, arguments: Mapping[str, Any], kind: CallKind) -> Handover:
+        """Return what the frozen parts make of a batch, without gradients, before it crosses the cut above them.
 
         Args:
             batch: ``input_ids`` (B, T) and ``row`` (B).
             name: which data set it is of.
             data: the data.
             arguments: what else the parts take, with B rows.
+            kind: what the call is for.
 
         Raises:
             ValueError: the data do not number their rows.
@@ -94,13 +96,15 @@ class FrozenParts:
 
         self.share_run = 0.0
 
-        def compute(places: torch.Tensor) -> torch.Tensor:
+        def compute(places: torch.Tensor, is_trial: bool) -> torch.Tensor:
             self.share_run = len(places) / len(batch["row"])
             chosen = places.to(batch["input_ids"].device)
             rows = {key: value[chosen] for key, value in arguments.items()}
-            return self._composed.run_parts(batch["input_ids"][chosen], 0, self.number, **rows)
+            called_for = CallKind.TRIAL if is_trial else kind
+            handover = self._composed.run(batch["input_ids"][chosen], 0, self.number, kind=called_for, **rows)
+            return cast(Handover, handover).parcel.hidden_BTD
 
-        return self._caches[name].fetch(batch["row"].cpu(), compute)
+        return Handover(Parcel(self._caches[name].fetch(batch["row"].cpu(), compute), **arguments))
 
     def _open(self, name: str, data: NumberedRows) -> ActivationCache:
         bottom = self._composed.bottom

@@ -6,12 +6,13 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
-from splitlearn.cut import PART_NAMES
-from splitlearn.model import ComposedCausalLM, chunked_loss
+from splitlearn.boundary import CallKind, Handover
+from splitlearn.model import ComposedCausalLM, Finished, chunked_loss
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.trials import Trials
 
@@ -21,6 +22,21 @@ _ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weigh
 _MIB = 2**20
 # Fewer at a time are slow.
 _FEWEST_CHUNK_TOKENS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """The losses of one batch, all scalars.
+
+    Attributes:
+        text: the next-token loss, divided as asked for.
+        router: the weighted router loss of a mixture of experts; None without one.
+        boundary: what the boundaries' observers add; None for nothing.
+    """
+
+    text: torch.Tensor
+    router: torch.Tensor | None
+    boundary: torch.Tensor | None
 
 
 class SplitLoss:
@@ -45,12 +61,12 @@ class SplitLoss:
         num_rows, num_tokens = ids_BT.shape
         return self._trials.flops(num_rows, num_tokens, self._frozen_parts.share_run)
 
-    def __call__(self, batch: Batch, divisor: int, name: str, data: object) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the loss of the text divided by ``divisor``, and the weighted router loss of a mixture of experts, if any.
+    def __call__(self, batch: Batch, divisor: int, name: str, data: object) -> Losses:
+        """Return the losses of a batch.
 
         Args:
             batch: ``input_ids`` and ``labels``, each (B, T), and what else there is.
-            divisor: what to divide by.
+            divisor: what to divide the loss of the text by.
             name: which data set the batch is of, ``"train"`` or ``"val"``.
             data: the data.
 
@@ -64,23 +80,26 @@ class SplitLoss:
             )
         arguments: dict[str, Any] = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
         chunk_tokens = self._chunk_tokens(batch["input_ids"])
-        output = self._run(batch, arguments, name, data, skips_head=chunk_tokens is not None)
-        top = self._composed.top
+        finished = self._run(batch, arguments, name, data, skips_head=chunk_tokens is not None)
+        top, output = self._composed.top, finished.output
         if chunk_tokens is not None:
-            return chunked_loss(top.model.get_output_embeddings(), output[0], batch["labels"], divisor, chunk_tokens), None
+            head = top.model.get_output_embeddings()
+            text_loss = chunked_loss(head, output[0], batch["labels"], divisor, chunk_tokens)
+            return Losses(text_loss, None, finished.loss_term)
         router_loss = output.get("aux_loss")
         if router_loss is not None:
             router_loss = router_loss * self._router_loss_weight()
-        return top.loss(output.logits, batch["labels"], divisor), router_loss
+        return Losses(top.loss(output.logits, batch["labels"], divisor), router_loss, finished.loss_term)
 
-    def _run(self, batch: Batch, arguments: Mapping[str, Any], name: str, data: object, skips_head: bool) -> Any:
-        settings = {**arguments, "skips_head": True} if skips_head else dict(arguments)
+    def _run(self, batch: Batch, arguments: Mapping[str, Any], name: str, data: object, skips_head: bool) -> Finished:
+        kind = CallKind.TRAIN if name == "train" else CallKind.EVALUATE
+        start = 0
+        inputs: torch.Tensor | Handover = batch["input_ids"]
         if self._frozen_parts.keeps:
-            hidden_BTD = self._frozen_parts.smashed_data(batch, name, data, arguments)
-            return self._composed.run_parts(hidden_BTD, self._frozen_parts.number, len(PART_NAMES), **settings)
-        if skips_head:
-            return self._composed.run_parts(batch["input_ids"], 0, len(PART_NAMES), **settings)
-        return self._composed(batch["input_ids"], **settings)
+            start = self._frozen_parts.number
+            inputs = self._frozen_parts.run(batch, name, data, arguments, kind)
+        settings = {**arguments, "skips_head": True} if skips_head else arguments
+        return cast(Finished, self._composed.run(inputs, start, kind=kind, labels_BT=batch["labels"], **settings))
 
     def _chunk_tokens(self, ids_BT: torch.Tensor) -> int | None:
         """Return for how many positions logits may be in memory at a time; None if all may, or the head is not a plain one."""

@@ -35,7 +35,7 @@ from splitlearn.training import checkpoint_content
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.compilation import checkpoint_layers, compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
-from splitlearn.training.loss import SplitLoss
+from splitlearn.training.loss import Losses, SplitLoss
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.refusals import parts_in_float32, refuse_untrainable
 from splitlearn.training.step_figures import clip_gradients, learning_rates
@@ -236,7 +236,7 @@ class SplitCausalLM(LightningModule):
         with self.composed.evaluating():
             return self.composed.generate(inputs, *args, **kwargs)
 
-    def _loss_of(self, batch: Batch, divisor: int, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _losses_of(self, batch: Batch, divisor: int, name: str) -> Losses:
         if self._loss is None:
             raise RuntimeError(_NOT_LOADED)
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
@@ -265,21 +265,23 @@ class SplitCausalLM(LightningModule):
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])
         divisor = self._window.add(num_tokens)
-        loss, router_loss = self._loss_of(batch, divisor, "train")
+        losses = self._losses_of(batch, divisor, "train")
+        loss = losses.text
         mean = loss.detach() * (divisor / max(num_tokens, 1))
         self.log("train_loss", mean.to(self.device), prog_bar=True, on_step=True, on_epoch=True, batch_size=num_tokens)
-        if router_loss is not None:
-            self.log("train_router_loss", router_loss.detach().to(self.device), batch_size=num_tokens)
-            # It counts as its batch's tokens do, so that accumulated batches are averaged alike.
-            loss = loss + router_loss.to(loss.device) * (num_tokens / divisor)
+        for name, further in {"train_router_loss": losses.router, "train_boundary_loss": losses.boundary}.items():
+            if further is not None:
+                self.log(name, further.detach().to(self.device), batch_size=num_tokens)
+                # Weighted by this micro-batch's share of tokens.
+                loss = loss + further.to(loss.device) * (num_tokens / divisor)
         # Lightning divides by the number of accumulated batches; the token window does that exactly.
         return loss * self.trainer.accumulate_grad_batches
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss of ``input_ids`` and ``labels``, each (B, T), averaged over the set's supervised tokens."""
         num_tokens = count_supervised(batch["labels"])
-        loss, _ = self._loss_of(batch, max(num_tokens, 1), "val")
-        self.log("val_loss", loss.to(self.device), prog_bar=True, batch_size=num_tokens)
+        losses = self._losses_of(batch, max(num_tokens, 1), "val")
+        self.log("val_loss", losses.text.to(self.device), prog_bar=True, batch_size=num_tokens)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training perplexity."""

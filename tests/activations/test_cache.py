@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitlearn.activations import CODECS, ActivationCache, CacheSettings
+from splitlearn.activations import ActivationCache, CacheSettings
+from splitlearn.boundary import CODECS
 
 SHAPE_TD = (3, 8)
 ROW_BYTES = 3 * 8 * 4
@@ -18,8 +19,8 @@ class Source:
         self.hidden_NTD = torch.randn(num_rows, *SHAPE_TD, dtype=dtype)
         self.num_computed = 0
 
-    def of(self, rows_B: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        def compute(places: torch.Tensor) -> torch.Tensor:
+    def of(self, rows_B: torch.Tensor) -> Callable[[torch.Tensor, bool], torch.Tensor]:
+        def compute(places: torch.Tensor, is_trial: bool) -> torch.Tensor:
             self.num_computed += len(places)
             return self.hidden_NTD[rows_B[places]]
 
@@ -128,7 +129,9 @@ def test_zeros_survive_every_codec() -> None:
 
 def test_what_chance_has_a_part_in_is_refused() -> None:
     with pytest.raises(ValueError, match="drop activations at random"):
-        ActivationCache(CacheSettings("memory"), 10, {}).fetch(torch.tensor([0]), lambda places: torch.rand(1, *SHAPE_TD))
+        ActivationCache(CacheSettings("memory"), 10, {}).fetch(
+            torch.tensor([0]), lambda places, is_trial: torch.rand(1, *SHAPE_TD)
+        )
 
 
 def test_looking_for_chance_leaves_random_numbers_alone() -> None:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback
 from safetensors.torch import load_file, save_file
 
+from splitlearn.boundary import CallKind, Handover
 from splitlearn.data import TextDataModule
 from splitlearn.embedded import resolve_model
 from splitlearn.training import SplitCausalLM
@@ -111,8 +112,9 @@ def test_nothing_below_the_lowest_trained_tensor_is_kept_for_backward(tiny_check
 
     ids = torch.randint(3, 50, (2, 5))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = module.composed.run_parts(ids, 0, 2)
-    assert not hidden.requires_grad
+        handover = module.composed.run(ids, 0, 2)
+    assert isinstance(handover, Handover)
+    assert not handover.parcel.hidden_BTD.requires_grad
     assert not kept
 
 
@@ -148,6 +150,6 @@ def test_dropout_in_frozen_parts_is_refused(tmp_path: Path, tiny_checkpoint: Cal
             return name
 
     with pytest.raises(ValueError, match="drop activations at random"):
-        parts.smashed_data(batch, "train", Data(), {})
+        parts.run(batch, "train", Data(), {}, CallKind.TRAIN)
     with pytest.raises(ValueError, match="only blocks of one length"):
-        parts.smashed_data(batch, "train", None, {})
+        parts.run(batch, "train", None, {}, CallKind.TRAIN)

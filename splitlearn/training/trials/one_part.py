@@ -27,6 +27,7 @@ def run_one_part(part: SplitModel, inputs: torch.Tensor, **arguments: Any) -> to
     if getattr(part.blueprint.config.get_text_config(decoder=True), "output_router_logits", False):
         # A router loss over one part's layers would mean nothing.
         arguments["output_router_logits"] = False
-    output = part(inputs, use_cache=False, **arguments)
+    # With nothing said of the parts below, a top would refuse to return what the configuration asks of all layers.
+    output = part(inputs, use_cache=False, below={}, **arguments).output
     result: torch.Tensor = output.logits if part.spec.has_head else output
     return result

@@ -1,4 +1,4 @@
-"""How smashed data are written down: as they are, or with fewer bits.
+"""How smashed data are written down, to be kept or to cross a cut: as they are, or with fewer bits.
 
 Shapes: B rows, further dimensions as they come, usually T tokens and D hidden size.
 """

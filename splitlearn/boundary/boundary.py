@@ -1,0 +1,186 @@
+"""One cut, as everything passes it that goes from part to part.
+
+Shapes: B rows, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from splitlearn.boundary import crossing
+from splitlearn.boundary.calls import CallKind
+from splitlearn.boundary.codecs import CODECS, Codec, Columns
+from splitlearn.boundary.meter import TrafficMeter
+from splitlearn.boundary.observer import BoundaryObserver
+from splitlearn.boundary.parcel import LayerOutputs, Parcel, tensors_of, to_device
+from splitlearn.boundary.routes import Direction, Route
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """A parcel under way, from `Boundary.send` to `Boundary.receive`.
+
+    Attributes:
+        kind: what the call is for.
+        context: mask, positions and other tensors for the receiver, by argument name.
+        layer_outputs: for each part below what its layers returned; which of it crosses here, the route says.
+        loss_term: what the observers add to the training loss, a scalar; None for nothing.
+    """
+
+    kind: CallKind
+    context: Mapping[str, Any]
+    layer_outputs: Mapping[str, LayerOutputs]
+    loss_term: torch.Tensor | None
+    _crossing: crossing.Ticket
+    _wire: torch.Tensor
+    # The tensors by identity, each with its place in the crossing: what is sent twice crosses once.
+    _places: Mapping[int, int]
+    _ways: Sequence[Sequence[Direction]]
+
+
+class Boundary:
+    """What stands between two parts at one cut: everything that crosses is sent and received here.
+
+    With the codec ``"none"`` it is exact: values and gradients come out as they went in, to the bit. Gradients cross on the way
+    back, driven by autograd, and can be differentiated no second time. Nothing crosses inside one party or in a trial.
+
+    Args:
+        route: which way data pass.
+        meter: counts what crosses; None counts by itself.
+        codec: how smashed data and per-layer outputs are written down.
+        gradient_codec: how their gradients are.
+
+    Attributes:
+        observers: see what passes.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        meter: TrafficMeter | None = None,
+        codec: Codec = CODECS["none"],
+        gradient_codec: Codec = CODECS["none"],
+    ) -> None:
+        self.route = route
+        self.meter = meter or TrafficMeter()
+        self.codec = codec
+        self.gradient_codec = gradient_codec
+        self.observers: list[BoundaryObserver] = []
+
+    def passes_directly(self, kind: CallKind) -> bool:
+        """Whether nothing is sent: both sides are one party, or the call is a trial."""
+        return not self.route.is_crossed or kind is CallKind.TRIAL
+
+    def send(
+        self,
+        parcel: Parcel,
+        kind: CallKind,
+        layer_outputs: Mapping[str, LayerOutputs] | None = None,
+        labels_BT: torch.Tensor | None = None,
+    ) -> Ticket:
+        """Send a parcel to the part above; several may be sent before the first is received.
+
+        Args:
+            parcel: what the part above needs.
+            kind: what the call is for.
+            layer_outputs: for each part below what its layers returned.
+            labels_BT: the labels of the rows, shape (B, T), which are counted where they must cross.
+        """
+        tensors, ways = [parcel.hidden_BTD], [self.route.hops]
+        places = {id(parcel.hidden_BTD): 0}
+        for name, way in self.route.layer_outputs_of.items():
+            for tensor in tensors_of((layer_outputs or {}).get(name, {})):
+                if tensor.is_floating_point() and places.setdefault(id(tensor), len(tensors)) == len(tensors):
+                    tensors.append(tensor)
+                    ways.append(way)
+        loss_term = self._show_sent(parcel, kind)
+        known = [labels_BT] if self.route.sends_labels and labels_BT is not None else []
+        known += list(tensors_of(parcel.context)) if self.route.sends_context else []
+        # The data's owner sends what only it has straight to whoever needs it.
+        for tensor in known:
+            self._count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
+
+        def encode(place: int, tensor: torch.Tensor) -> Columns:
+            columns = self.codec.encode(tensor)
+            self._count(kind, "activation", ways[place], sum(column.nbytes for column in columns.values()))
+            return columns
+
+        def settle(gradient_BTD: torch.Tensor) -> None:
+            for observer in self.observers:
+                observer.on_receive_gradient(self.route.cut, gradient_BTD)
+
+        under_way, wire = crossing.send(tensors, encode, settle)
+        return Ticket(kind, parcel.context, layer_outputs or {}, loss_term, under_way, wire, places, ways)
+
+    def receive(self, ticket: Ticket, device: torch.device) -> tuple[Parcel, dict[str, LayerOutputs]]:
+        """Receive a parcel on the side of the part above; each ticket once.
+
+        Args:
+            ticket: from `send`.
+            device: where the part above lives.
+
+        Returns:
+            The parcel, and for each part below what its layers returned.
+        """
+
+        def decode(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
+            return self.codec.decode(columns, dtype)
+
+        def give_back(place: int, gradient: torch.Tensor) -> Columns:
+            if place == 0:
+                for observer in self.observers:
+                    observer.on_send_gradient(self.route.cut, gradient)
+            columns = self.gradient_codec.encode(gradient)
+            way = [hop.back for hop in ticket._ways[place]]
+            self._count(ticket.kind, "gradient", way, sum(column.nbytes for column in columns.values()))
+            return columns
+
+        def decode_gradient(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
+            return self.gradient_codec.decode(columns, dtype)
+
+        received = crossing.receive(ticket._crossing, ticket._wire, device, decode, give_back, decode_gradient)
+        parcel = _parcel(received[0], {name: to_device(value, device) for name, value in ticket.context.items()})
+        for observer in self.observers:
+            observer.on_receive(self.route.cut, ticket.kind, _detached(parcel))
+        arrived = {number: received[place] for number, place in ticket._places.items()}
+        outputs = {
+            name: _replaced(values, arrived) if name in self.route.layer_outputs_of else values
+            for name, values in ticket.layer_outputs.items()
+        }
+        return parcel, outputs
+
+    def _show_sent(self, parcel: Parcel, kind: CallKind) -> torch.Tensor | None:
+        terms = []
+        for observer in self.observers:
+            observer.on_send(self.route.cut, kind, _detached(parcel))
+            term = observer.loss_term(self.route.cut, parcel.hidden_BTD) if kind is CallKind.TRAIN else None
+            terms += [] if term is None else [term]
+        return torch.stack(terms).sum() if terms else None
+
+    def _count(self, kind: CallKind, payload: str, way: Sequence[Direction], num_bytes: int) -> None:
+        for direction in way:
+            self.meter.add(kind, self.route.name, payload, direction, num_bytes)
+
+
+def pass_directly(parcel: Parcel, device: torch.device) -> Parcel:
+    """Return a parcel with its tensors on the device of the part above, inside one party."""
+    context = {name: to_device(value, device) for name, value in parcel.context.items()}
+    return _parcel(to_device(parcel.hidden_BTD, device), context)
+
+
+def _parcel(hidden_BTD: torch.Tensor, context: dict[str, Any]) -> Parcel:
+    mask, positions = context.pop("attention_mask", None), context.pop("position_ids", None)
+    return Parcel(hidden_BTD, mask, positions, context)
+
+
+def _detached(parcel: Parcel) -> Parcel:
+    return Parcel(parcel.hidden_BTD.detach(), parcel.attention_mask, parcel.position_ids, parcel.others)
+
+
+def _replaced(outputs: LayerOutputs, arrived: Mapping[int, torch.Tensor]) -> LayerOutputs:
+    """Return per-layer outputs with the tensors that arrived in place of those that were sent."""
+    return {name: tuple(arrived.get(id(value), value) for value in values) for name, values in outputs.items()}

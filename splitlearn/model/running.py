@@ -1,0 +1,127 @@
+"""The one way through parts and boundaries, for training, evaluation, generation and trials.
+
+Shapes: B rows, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import Cache
+
+from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, pass_directly, tensors_of
+from splitlearn.model.split_model import SplitModel
+
+# What a causal LM's forward takes for its head; everything else concerns the layers of every part.
+_HEAD_ARGUMENTS = ("labels", "logits_to_keep", "num_items_in_batch", "shift_labels", "skips_head")
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """What a run up to the top came to.
+
+    Attributes:
+        output: what the top returned.
+        loss_term: what the boundaries' observers add to the training loss, a scalar; None for nothing.
+    """
+
+    output: Any
+    loss_term: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A way through bottom, trunk and top.
+
+    Attributes:
+        parts: the three.
+        boundaries: those at cut 1 and cut 2.
+        kind: what the call is for.
+        caches: the key-value cache of each part; None fills none.
+        labels_BT: labels of shape (B, T) that the holder of the top must be sent; None if nobody computes a loss.
+    """
+
+    parts: Sequence[SplitModel]
+    boundaries: Sequence[Boundary]
+    kind: CallKind
+    caches: Sequence[Cache] | None = None
+    labels_BT: torch.Tensor | None = None
+
+    def __call__(
+        self, inputs: torch.Tensor | Parcel | Handover, start: int, stop: int, arguments: Mapping[str, Any]
+    ) -> Handover | Finished:
+        """Run the parts ``start`` to ``stop - 1``; each but the bottom is reached over the boundary below it.
+
+        Args:
+            inputs: token ids (B, T) for the bottom, otherwise a parcel or where an earlier run stopped.
+            start: which part is first.
+            stop: which part is no longer run.
+            arguments: what the transformers model takes besides, mask and positions among them.
+
+        Raises:
+            ValueError: a part cannot take its input.
+        """
+        layers = {name: value for name, value in arguments.items() if name not in _HEAD_ARGUMENTS}
+        head = {name: value for name, value in arguments.items() if name in _HEAD_ARGUMENTS}
+        context = {name: value for name, value in layers.items() if any(True for _ in tensors_of(value))}
+        settings = {name: value for name, value in layers.items() if name not in context and value is not None}
+        at = inputs if isinstance(inputs, Handover) else Handover(_as_parcel(inputs, context))
+        # A parcel by itself brings nothing of the parts below: the top refuses what it could not compute rightly then.
+        knows_below = not isinstance(inputs, Parcel) or start == 0
+        for index in range(start, stop):
+            part = self.parts[index]
+            at = self._reach(index, at)
+            own: dict[str, Any] = {"use_cache": False}
+            if self.caches is not None:
+                own = {"past_key_values": self.caches[index], "use_cache": True}
+            if part.spec.has_head:
+                below = at.layer_outputs if knows_below else None
+                output = part(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
+                return Finished(output.output if knows_below else output, at.loss_term)
+            # At least an empty mapping: it has the part return what its layers returned, too.
+            output = part(at.parcel.hidden_BTD, below={}, **at.parcel.context, **own, **settings)
+            outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
+            at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
+        return at
+
+    def _reach(self, index: int, at: Handover) -> Handover:
+        """Bring what stands before the cut below a part to that part."""
+        if index == 0:
+            return at
+        boundary, below, above = self.boundaries[index - 1], self.parts[index - 1], self.parts[index]
+        differs = below.blueprint.dtype != above.blueprint.dtype
+        dtype = above.blueprint.dtype
+        parcel = at.parcel
+        # The narrower of the two dtypes crosses.
+        if differs and dtype.itemsize < parcel.hidden_BTD.dtype.itemsize:
+            parcel = _cast(parcel, dtype)
+        outputs: Mapping[str, LayerOutputs]
+        loss_term = at.loss_term
+        if boundary.passes_directly(self.kind):
+            parcel, outputs = pass_directly(parcel, above.device), at.layer_outputs
+        else:
+            ticket = boundary.send(parcel, self.kind, at.layer_outputs, self.labels_BT)
+            parcel, outputs = boundary.receive(ticket, above.device)
+            loss_term = _sum(loss_term, ticket.loss_term)
+        return Handover(_cast(parcel, dtype) if differs else parcel, outputs, loss_term)
+
+
+def _as_parcel(inputs: torch.Tensor | Parcel, context: Mapping[str, Any]) -> Parcel:
+    if isinstance(inputs, Parcel):
+        return inputs
+    others = {name: value for name, value in context.items() if name not in ("attention_mask", "position_ids")}
+    # Token ids stand in a parcel only on their way into the bottom.
+    return Parcel(inputs, context.get("attention_mask"), context.get("position_ids"), others)
+
+
+def _cast(parcel: Parcel, dtype: torch.dtype) -> Parcel:
+    return replace(parcel, hidden_BTD=parcel.hidden_BTD.to(dtype))
+
+
+def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other.to(one.device)
