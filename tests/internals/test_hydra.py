@@ -1,0 +1,37 @@
+"""What of Hydra is not public and this library uses."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+
+from tests.internals.relied_upon import Internal, check
+
+
+def an_override() -> Override:
+    return OverridesParser.create().parse_override("prompt='a, b'")
+
+
+INTERNALS = [
+    Internal("hydra._internal.utils", "get_args_parser", "Hydra's own options beside the settings"),
+    Internal("hydra.core.override_parser.overrides_parser", "OverridesParser", "whether Hydra can read an argument"),
+    Internal("hydra.core.override_parser.types", "QuotedString", "whether a text was typed in quotes"),
+    Internal("hydra.core.override_parser.types", "Quote", "putting a text in quotes"),
+    Internal(an_override, "_value", "what was typed, before it is converted"),
+    Internal(
+        "hydra.core.utils", "configure_log", "loggers set up after Lightning is imported", ("log_config", "verbose_config")
+    ),
+    Internal("hydra.experimental.callback", "Callback", "seeing a run's folder before Hydra makes it"),
+    Internal("hydra.types", "RunMode", "telling a single run from a sweep"),
+]
+
+
+@pytest.mark.parametrize("internal", INTERNALS, ids=str)
+def test_it_is_there(internal: Internal) -> None:
+    check("hydra-core", internal)
+
+
+def test_quoted_texts_are_known_as_such() -> None:
+    assert isinstance(an_override()._value, QuotedString)
+    assert OverridesParser.create().parse_override("prompt=a")._value == "a"
