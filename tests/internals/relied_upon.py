@@ -79,7 +79,7 @@ PUBLIC_MODULES = {
     *("lightning.pytorch.plugins.io", "lightning.pytorch.plugins.precision", "lightning.pytorch.strategies"),
     *("peft", "safetensors", "safetensors.torch", "torchao.quantization"),
     *("torch", "torch.nn", "torch.nn.functional", "torch.nn.utils.rnn", "torch.utils.checkpoint", "torch.utils.data"),
-    *("torch.utils.flop_counter", "torch.optim", "torch.autograd"),
+    *("torch.utils.flop_counter", "torch.optim", "torch.autograd.function"),
     *("transformers", "transformers.modeling_outputs", "transformers.utils"),
 }
 LIBRARIES = {module.split(".")[0] for module in PUBLIC_MODULES} | {"bitsandbytes"}

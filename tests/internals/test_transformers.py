@@ -44,7 +44,6 @@ INTERNALS = [
     Internal(MODEL, "_keys_to_ignore_on_load_missing", "tensors that a checkpoint may lack"),
     Internal(MODEL, "_keys_to_ignore_on_load_unexpected", "tensors that a checkpoint may have beyond the model's"),
     Internal(MODEL, "_tied_weights_keys", "forgetting ties that a part has no two ends of"),
-    Internal(MODEL, "_can_record_outputs", "whether a layer's router logits and attentions can be had"),
     Internal(MODEL, "_init_weights", "what transformers changes after loading", ("module",)),
     Internal(MODEL, "initialize_weights", "buffers that no checkpoint holds"),
     Internal(MODEL, "set_experts_implementation", "what generate switches while it decodes"),
