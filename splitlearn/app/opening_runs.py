@@ -46,7 +46,8 @@ def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, PartLoade
     config = read_config(name, model["type"], source.commit)
     # Runs of older releases do not say; what they left out was known to transformers.
     unexpected = model.get("unexpected_tensors", "auto")
-    loader = open_checkpoint(config, source, parse_dtype(model["dtype"]), unexpected_tensors=unexpected)
+    untie = model.get("untie", False)
+    loader = open_checkpoint(config, source, parse_dtype(model["dtype"]), unexpected_tensors=unexpected, untie=untie)
     check_base(record, loader)
     return record, loader
 

@@ -31,7 +31,7 @@ def plan(cfg: DictConfig) -> CutCost:
     _, config, source, split_plan = open_model(cfg)
     # Nothing is loaded: no part's ties have to be settled by looking at weights.
     dtype, unexpected = parse_dtype(cfg.model.dtype), cfg.model.unexpected_tensors
-    loader = open_checkpoint(config, source, dtype, parts=(), unexpected_tensors=unexpected)
+    loader = open_checkpoint(config, source, dtype, parts=(), unexpected_tensors=unexpected, untie=cfg.model.untie)
     loader.blueprint.check(split_plan)
     cost = cost_of(
         loader,

@@ -41,6 +41,7 @@ from splitlearn.training import (
     SplitStrategy,
     WholeFileCheckpointIO,
     load_trained_tensors,
+    refuse_divided_ties,
     root_device_arguments,
 )
 from splitlearn.training.callbacks import BestCheckpoint, Evaluation, RunFigures, TokenThroughput, find_callback, saved_figures
@@ -151,9 +152,11 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
 def _check_memory(
     cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan, module: SplitCausalLM
 ) -> None:
-    """Refuse a run whose weights, gradients and optimizer state alone are more than this machine's memory."""
-    loader = open_checkpoint(config, source, module.load_dtype, parts=(), unexpected_tensors=cfg.model.unexpected_tensors)
+    """Refuse a tie between parties, and weights, gradients and optimizer state that are more than this machine's memory."""
+    unexpected, untie = cfg.model.unexpected_tensors, cfg.model.untie
+    loader = open_checkpoint(config, source, module.load_dtype, parts=(), unexpected_tensors=unexpected, untie=untie)
     loader.blueprint.check(plan)
+    refuse_divided_ties(loader.blueprint, plan, module.placement, {name: module.trains(name) for name in PART_NAMES})
     size: dict[str, Any] = {"num_rows": 1, "num_tokens": 1, "lora_rank": 1, "with_activations": False}
     size["full_dtype"] = dtype_in_full(module.load_dtype, loader.blueprint.dtype)
     cost = cost_of(loader, plan, module.placement.devices, **size, quantization=plain(cfg.model.quantization))
@@ -239,6 +242,7 @@ def make_module(cfg: DictConfig, name: str, plan: SplitPlan, placement: Placemen
         max_logits_mib=cfg.max_logits_mib,
         quantization=plain(cfg.model.quantization),
         unexpected_tensors=cfg.model.unexpected_tensors,
+        untie=cfg.model.get("untie", False),
         compile_layers=plain(cfg.compile),
     )
 

@@ -35,6 +35,7 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     common["revision"] = cfg.model.revision
     common["dtype"] = parse_dtype(cfg.model.dtype)
     common["unexpected_tensors"] = cfg.model.unexpected_tensors
+    common["untie"] = cfg.model.untie
     if cfg.streamed:
         return plan, verify_streamed(name, config, plan, **common)
     more = {"device": cfg.device, "num_new_tokens": cfg.new_tokens, "gradients": cfg.gradients}

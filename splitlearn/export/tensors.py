@@ -41,7 +41,9 @@ def _base_tensors(loader: PartLoader, part: PartSpec) -> Tensors:
     reading = loader.reading(part)
     shards = loader.open(reading)
     try:
-        return {name: shards[loader.source.weight_map[name]].read(name) for name in dict.fromkeys(reading.sources.values())}
+        # A copy of another part's tensor has a name of its own.
+        names = {own if own in loader.copied else name: name for own, name in reading.sources.items()}
+        return {own: shards[loader.source.weight_map[name]].read(name) for own, name in names.items()}
     finally:
         loader.close(part)
 

@@ -22,6 +22,7 @@ class ModelSettings:
     dtype: str | None
     quantization: Any
     unexpected_tensors: str
+    untie: bool
     learning_rate: float | None
 
 

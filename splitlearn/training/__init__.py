@@ -7,6 +7,7 @@ from splitlearn.training.module import SplitCausalLM, count_supervised, parse_dt
 from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
 from splitlearn.training.part_memory import PartMemory, part_memory
 from splitlearn.training.precision import SplitPrecision
+from splitlearn.training.refusals import refuse_divided_ties
 from splitlearn.training.strategy import SplitStrategy, root_device_arguments
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "load_trained_tensors",
     "parse_dtype",
     "part_memory",
+    "refuse_divided_ties",
     "root_device_arguments",
     "unique_parameters",
 ]

@@ -77,6 +77,7 @@ class SplitCausalLM(LightningModule):
         unexpected_tensors: what is done with tensors of the checkpoint that the model does not have: ``"auto"`` leaves them out
             unless they speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
         placement: who holds which part on which device, instead of ``device`` and ``device_map``; None is one party.
+        untie: make a head that is tied to the embedding a tensor of its own, which is trained apart.
 
     Attributes:
         placement: who holds which part on which device.
@@ -107,6 +108,7 @@ class SplitCausalLM(LightningModule):
         compile_layers: bool | Mapping[str, Any] | None = None,
         unexpected_tensors: str = "auto",
         placement: Placement | None = None,
+        untie: bool = False,
     ) -> None:
         super().__init__()
         # Where parts live is of this run alone: a checkpoint may be gone on from elsewhere.
@@ -176,7 +178,7 @@ class SplitCausalLM(LightningModule):
             return
         hparams = cast(AttributeDict, self.hparams)
         trained = {name: self.trains(name) for name in PART_NAMES}
-        refuse_untrainable(hparams, trained, self.load_dtype)
+        refuse_untrainable(hparams, trained, self.load_dtype, self.placement)
         parts = ModelFactory.create_split_models(
             hparams.model_type,
             hparams.model_name_or_path,
@@ -191,6 +193,7 @@ class SplitCausalLM(LightningModule):
             revision=hparams.revision,
             quantization=hparams.quantization,
             unexpected_tensors=hparams.unexpected_tensors,
+            untie=hparams.untie,
             # In a log file a bar is hundreds of lines.
             shows_bars=sys.stderr.isatty(),
             in_float32=parts_in_float32(trained, self.load_dtype),

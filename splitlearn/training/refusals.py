@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from splitlearn.checkpoint import CheckpointSource
-from splitlearn.model import open_checkpoint, quantization_config, read_config
+from splitlearn.cut import Placement, SplitPlan
+from splitlearn.model import Blueprint, open_checkpoint, plan_cut, quantization_config, read_config
 
 _SMALL_STEPS = (
     "weights are trained in bfloat16, where a step of less than about a 256th of a weight rounds to nothing; leave "
@@ -37,17 +38,20 @@ def parts_in_float32(trained: Mapping[str, str], dtype: torch.dtype | None) -> l
     return names if dtype is None else []
 
 
-def refuse_untrainable(settings: Mapping[str, Any], trained: Mapping[str, str], dtype: torch.dtype | None) -> None:
+def refuse_untrainable(
+    settings: Mapping[str, Any], trained: Mapping[str, str], dtype: torch.dtype | None, placement: Placement
+) -> None:
     """Refuse what cannot be trained, or not apart from something else.
 
     Args:
         settings: the arguments of `SplitCausalLM`.
         trained: what of each part is trained.
         dtype: the dtype chosen for all weights; None if none was.
+        placement: who holds which part.
 
     Raises:
         ValueError: weights that are trained are to be quantized or in float16, or one side of a tied head is frozen and the
-            other trained, or the checkpoint is unusable.
+            other trained, or the two are trained by two parties, or the checkpoint is unusable.
         FileNotFoundError: the checkpoint is not there.
     """
     name, revision, quantization = (settings[key] for key in ("model_name_or_path", "revision", "quantization"))
@@ -65,12 +69,42 @@ def refuse_untrainable(settings: Mapping[str, Any], trained: Mapping[str, str], 
             "leave it null to hold what is trained in float32"
         )
     sides = [trained[name] == "full" for name in ("bottom", "top")]
-    unexpected = settings["unexpected_tensors"]
-    if (
-        sides[0] != sides[1]
-        and open_checkpoint(config, CheckpointSource(name, revision), dtype, None, unexpected).blueprint.ties
-    ):
+    if (sides[0] == sides[1] and len(placement.parties) == 1) or settings["untie"]:
+        return
+    blueprint = open_checkpoint(config, CheckpointSource(name, revision), dtype, None, settings["unexpected_tensors"]).blueprint
+    if sides[0] != sides[1] and blueprint.ties:
         raise ValueError(
-            "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: "
-            "set optimizer.parts.bottom.train and optimizer.parts.top.train alike"
+            "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: set "
+            "optimizer.parts.bottom.train and optimizer.parts.top.train alike, or model.untie=true to make two tensors of it"
         )
+    refuse_divided_ties(blueprint, plan_cut(config, settings["split_point_1"], settings["split_point_2"]), placement, trained)
+
+
+def refuse_divided_ties(blueprint: Blueprint, plan: SplitPlan, placement: Placement, trained: Mapping[str, str]) -> None:
+    """Refuse to train a tensor that two parties would have to keep equal.
+
+    Ties that are not settled yet are passed over: the checkpoint may turn out to store two tensors.
+
+    Args:
+        blueprint: the model.
+        plan: its cut.
+        placement: who holds which part.
+        trained: what of each part is trained.
+
+    Raises:
+        ValueError: the ends of a tie are with two parties, and one of them is trained.
+    """
+    for tied, owner in blueprint.ties.items():
+        ends = {name: next(part.name for part in plan.parts if blueprint.belongs_to(name, part)) for name in (owner, tied)}
+        holders = [placement.holder(part) for part in ends.values()]
+        is_trained = any(trained[part] == "full" or _is_trained_bias(name, trained[part]) for name, part in ends.items())
+        if holders[0] != holders[1] and is_trained and tied not in blueprint.unsettled_ties:
+            held = " and ".join(f"the {part} with {holder!r}" for part, holder in zip(ends.values(), holders, strict=True))
+            raise ValueError(
+                f"{tied} is tied to {owner}, but with {held} two parties would train one tensor: set model.untie=true to make "
+                "two of it, freeze both parts, or have one party hold both, as with placement=u_shaped"
+            )
+
+
+def _is_trained_bias(name: str, what: str) -> bool:
+    return name.endswith("bias") and "biases" in what

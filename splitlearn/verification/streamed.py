@@ -32,6 +32,7 @@ def verify_streamed(
     seed: int = 0,
     revision: str | None = None,
     unexpected_tensors: str = "auto",
+    untie: bool = False,
 ) -> list[Outcome]:
     """Compare the smashed data at both cuts and the logits, on the CPU, with left padding.
 
@@ -45,6 +46,7 @@ def verify_streamed(
         seed: seeds the token ids.
         revision: of a hub's repository the branch, tag or commit; None is its main branch.
         unexpected_tensors: what is done with tensors that the model does not have, as for `ModelFactory.load_parts`.
+        untie: make a head that is tied to the embedding a tensor of its own, in both.
 
     Returns:
         One outcome for each comparison.
@@ -55,7 +57,11 @@ def verify_streamed(
     """
     ids_BT = draw_ids(config, num_rows, num_tokens, seed)
     loader = open_checkpoint(
-        config, CheckpointSource(model_name_or_path, revision), dtype, unexpected_tensors=unexpected_tensors
+        config,
+        CheckpointSource(model_name_or_path, revision),
+        dtype,
+        unexpected_tensors=unexpected_tensors,
+        untie=untie,
     )
     loader.blueprint.check(plan)
     mask_BT = padded(ids_BT, "left")

@@ -8,6 +8,7 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,6 +39,7 @@ def verify_whole(
     seed: int = 0,
     revision: str | None = None,
     unexpected_tensors: str = "auto",
+    untie: bool = False,
 ) -> list[Outcome]:
     """Compare logits, loss, gradients and generation of the unsplit model and its parts.
 
@@ -54,6 +56,7 @@ def verify_whole(
         seed: seeds the token ids and dropout.
         revision: of a hub's repository the branch, tag or commit; None is its main branch.
         unexpected_tensors: what is done with tensors that the model does not have, as for `ModelFactory.load_parts`.
+        untie: make a head that is tied to the embedding a tensor of its own, in both.
 
     Returns:
         One outcome for each comparison, after a remark for each tensor that transformers changes after loading it.
@@ -75,20 +78,36 @@ def verify_whole(
         dtype=wanted,
         revision=revision,
         unexpected_tensors=unexpected_tensors,
+        untie=untie,
     )
     split = ComposedCausalLM(*parts)
-    with silent_transformers():
-        whole: Any = AutoModelForCausalLM.from_pretrained(
-            model_name_or_path, dtype=wanted, trust_remote_code=False, revision=source.commit or "main"
-        )
-    whole, ids_BT = whole.to(device).eval(), ids_BT.to(device)
-    outcomes = _remark_changes(whole, open_checkpoint(config, source, wanted, unexpected_tensors=unexpected_tensors))
+    loader = open_checkpoint(config, source, wanted, unexpected_tensors=unexpected_tensors, untie=untie)
+    whole, ids_BT = _load_unsplit(loader).to(device).eval(), ids_BT.to(device)
+    outcomes = _remark_changes(whole, loader)
     outcomes += [_compare_logits(whole, split, ids_BT, side) for side in ("no", "left", "right")]
     if gradients:
         outcomes += _compare_gradients(whole, split, ids_BT, seed)
     if num_new_tokens:
         outcomes.append(_compare_generation(whole, split, ids_BT, num_new_tokens))
     return outcomes
+
+
+def _load_unsplit(loader: PartLoader) -> Any:
+    """Return the unsplit model; what was untied and is not stored is a copy of its other end."""
+    # A configuration of its own: transformers would tie again what was untied.
+    config = {"config": copy.deepcopy(loader.blueprint.config)} if loader.blueprint.untied else {}
+    with silent_transformers():
+        whole: Any = AutoModelForCausalLM.from_pretrained(
+            loader.source.name,
+            dtype=loader.blueprint.dtype,
+            trust_remote_code=False,
+            revision=loader.source.commit or "main",
+            **config,
+        )
+    with torch.no_grad():
+        for name, other in loader.copied.items():
+            whole.get_parameter(name).copy_(whole.get_parameter(other))
+    return whole
 
 
 def _remark_changes(whole: Any, loader: PartLoader) -> list[Outcome]:

@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import CheckpointError
+from splitlearn.cut import Placement
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
 from splitlearn.training.module import count_supervised, parse_dtype
 from tests.architectures.catalogue import tiny_model
+from tests.model.test_untie import unsplit_untied
 from tests.tiny_models import token_ids
 
 CPU = dict.fromkeys(("bottom", "trunk", "top"), "cpu")
@@ -67,9 +69,9 @@ def trained_parameters(module: SplitCausalLM) -> dict[str, torch.Tensor]:
     }
 
 
-def train_unsplit(folder: Path, data: list[dict[str, torch.Tensor]], clip: float) -> Any:
+def train_unsplit(folder: Path, data: list[dict[str, torch.Tensor]], clip: float, untie: bool = False) -> Any:
     """Train the whole model with torch alone."""
-    whole = AutoModelForCausalLM.from_pretrained(folder).train()
+    whole = (unsplit_untied(folder) if untie else AutoModelForCausalLM.from_pretrained(folder)).train()
     matrices = [parameter for parameter in whole.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in whole.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
@@ -102,6 +104,62 @@ def test_five_steps_equal_the_unsplit_models(
     for name, expected in whole.named_parameters():
         assert float((expected - parameters[name]).detach().abs().max()) == 0.0, name
         assert not torch.equal(expected, before[name]), f"{name} was not trained"
+
+
+PARTIES = {
+    "u_shaped": {"client": ["bottom", "top"], "server": ["trunk"]},
+    "vanilla": {"client": ["bottom"], "server": ["trunk", "top"]},
+    "linear": {"client": ["bottom"], "middle": ["trunk"], "last": ["top"]},
+}
+
+
+def place(name: str) -> Placement:
+    parties = {party: {"parts": parts} for party, parts in PARTIES[name].items()}
+    labels = next(party for party, parts in PARTIES[name].items() if "top" in parts)
+    return Placement.resolve(parties, "client", labels, num_gpus=0)
+
+
+@pytest.mark.parametrize(("model_type", "placement"), [("gpt2", None), ("qwen2", "vanilla"), ("gemma2", "linear")])
+def test_an_untied_head_is_trained_as_the_unsplit_models(
+    model_type: str, placement: str | None, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint(model_type, tie_word_embeddings=True)
+    data = batches([3, 2, 4, 3, 2])
+    whole = train_unsplit(folder, data, clip=1e9, untie=True)
+    placed = None if placement is None else place(placement)
+    module = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER, untie=True, placement=placed)
+    fit(module, data, tmp_path)
+    parameters = trained_parameters(module)
+    for name, expected in whole.named_parameters():
+        assert float((expected - parameters[name]).detach().abs().max()) == 0.0, name
+    assert not torch.equal(whole.get_input_embeddings().weight, whole.get_output_embeddings().weight)
+
+
+@pytest.mark.parametrize("placement", ["vanilla", "linear"])
+def test_a_tie_between_two_parties_is_not_trained(placement: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = str(tiny_checkpoint("qwen2", tie_word_embeddings=True))
+    module = SplitCausalLM(folder, 2, 4, optimizer=OPTIMIZER, placement=place(placement))
+    message = r"lm_head.weight is tied to model.embed_tokens.weight, but with the bottom with 'client' and .*model.untie=true"
+    with pytest.raises(ValueError, match=message):
+        module.load_parts()
+    assert not module.tracker.snapshots, "nothing was read"
+    frozen = {"parts": {name: {"train": False} for name in ("bottom", "top")}}
+    for settings in ({"optimizer": frozen}, {"peft": {"method": "lora"}}, {"untie": True}):
+        SplitCausalLM(folder, 2, 4, placement=place(placement), **settings).load_parts()
+    SplitCausalLM(folder, 2, 4, optimizer=OPTIMIZER, placement=place("u_shaped")).load_parts()
+    # Without a tie there is nothing that two parties would share.
+    untied = str(tiny_checkpoint("qwen2", tie_word_embeddings=False))
+    SplitCausalLM(untied, 2, 4, optimizer=OPTIMIZER, placement=place(placement)).load_parts()
+
+
+def test_one_end_of_an_untied_pair_is_trained_alone(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint("qwen2", tie_word_embeddings=True)
+    module = SplitCausalLM(str(folder), 2, 4, optimizer={**OPTIMIZER, "parts": {"top": {"train": False}}}, untie=True)
+    fit(module, batches([2, 2]), tmp_path)
+    before: Any = AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().weight
+    parameters = trained_parameters(module)
+    assert torch.equal(parameters["lm_head.weight"], before)
+    assert not torch.equal(parameters["model.embed_tokens.weight"], before)
 
 
 def test_clipping_is_over_all_parts(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
