@@ -11,7 +11,15 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from splitlearn.model import ComposedCausalLM, ModelFactory, ModelRequest, SplitModel, find_ties, save_parts
+from splitlearn.model import (
+    ComposedCausalLM,
+    ModelFactory,
+    ModelRequest,
+    SplitModel,
+    UnsupportedModelError,
+    find_ties,
+    save_parts,
+)
 from tests.model.test_request import write_one_shard_a_part
 from tests.tiny_models import token_ids
 
@@ -129,3 +137,14 @@ def test_an_untied_part_is_loaded_alone(tiny_checkpoint: Callable[..., Path]) ->
     top: SplitModel = ModelFactory.load_parts(folder, 2, 4, ["top"], untie=True)["top"]
     whole: Any = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(top.model.lm_head.weight, whole.get_input_embeddings().weight)
+
+
+def test_a_model_that_ties_come_what_may_is_refused(
+    tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No class of transformers does so now.
+    monkeypatch.setattr("splitlearn.model.opening.untie", lambda config: config)
+    with pytest.raises(
+        UnsupportedModelError, match=r"lm_head\.weight cannot be untied: LlamaForCausalLM ties it to model\.embed"
+    ):
+        load_untied(tiny_checkpoint("llama", tie_word_embeddings=True))
