@@ -54,18 +54,16 @@ def measure(folder: Path) -> dict[str, float]:
     from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 
     from splitlearn.app import compose, plan
-    from splitlearn.checkpoint import CheckpointSource
     from splitlearn.memory import MemoryTracker
-    from splitlearn.model import ModelFactory, open_checkpoint, plan_cut, read_config
+    from splitlearn.model import ModelFactory, ModelRequest
     from splitlearn.planning import cost_of
 
     overrides = ["model=pretrained", f"model.name_or_path={folder}", "split.point_1=1", "split.point_2=3", "device_map=null"]
     cfg = compose(*overrides, config_name="plan")
     figures: dict[str, float] = {}
     began_s = time.perf_counter()
-    config = read_config(folder)
-    loader = open_checkpoint(config, CheckpointSource(folder), parts=())
-    cost_of(loader, plan_cut(config, 1, 3), dict.fromkeys(("bottom", "trunk", "top"), "cpu"), 8, 128, 8, with_activations=False)
+    opened = ModelRequest(folder, 1, 3).open()
+    cost_of(opened, dict.fromkeys(("bottom", "trunk", "top"), "cpu"), 8, 128, 8, with_activations=False)
     figures["short_plan_s"] = time.perf_counter() - began_s
     began_s = time.perf_counter()
     cost = plan(cfg)

@@ -18,7 +18,7 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import Placement
 from splitlearn.data import BlockDataModule
 from splitlearn.export import RunRecord
-from splitlearn.model import SplitModel, plan_cut, trained_parameters
+from splitlearn.model import SplitModel, trained_parameters
 from splitlearn.settings import TARGETS, check
 from splitlearn.training import (
     SplitCausalLM,
@@ -61,16 +61,16 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         FileNotFoundError: the run's folder is none, or lacks what was trained.
     """
     check(cfg, "evaluate")
-    record, loader = open_run(cfg.run, cfg.ckpt)
+    record, opened = open_run(cfg.run, cfg.ckpt)
     run = literal(record.config)
-    run.verbose, run.model.revision = False, record.commit
+    run.verbose = False
     for name in ("device", "device_map"):
         if cfg[name] is not None:
             run[name] = cfg[name]
             _forget_devices(run)
     placement = resolve_placement(run)
-    datamodule = _make_data(cfg, run, loader.source.name, loader.source.commit)
-    module = make_module(run, loader.source.name, plan_cut(loader.blueprint.config, *record.split_points), placement)
+    datamodule = _make_data(cfg, run, opened.source.name, opened.source.commit)
+    module = make_module(run, opened.revise(quantization=plain(run.model.get("quantization"))), placement)
     module.load_parts()
     if not cfg.base:
         _fill(module, record)

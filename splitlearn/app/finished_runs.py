@@ -14,7 +14,7 @@ from splitlearn.app.opening_runs import open_run
 from splitlearn.app.prompts import Message, Question, ask, read_prompts
 from splitlearn.data import PromptFormat, read_tokenizer
 from splitlearn.export import RunRecord, export_run, restore
-from splitlearn.model import ComposedCausalLM, PartLoader, plan_cut
+from splitlearn.model import ComposedCausalLM, OpenedModel
 from splitlearn.settings import check
 from splitlearn.training import parse_dtype
 
@@ -33,9 +33,9 @@ def export(cfg: DictConfig) -> Path:
         FileNotFoundError: the run's folder is none, or lacks what was trained.
     """
     check(cfg, "export")
-    record, loader = open_run(cfg.run, cfg.ckpt)
+    record, opened = open_run(cfg.run, cfg.ckpt)
     dtype = parse_dtype(cfg.dtype, "dtype")
-    return export_run(record, loader, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters, dtype)
+    return export_run(record, opened, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters, dtype)
 
 
 def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
@@ -101,9 +101,9 @@ def converse(cfg: DictConfig, turns: Iterable[str], stream: bool = False) -> Ite
 class _Speaker:
     """A run with its tokenizer, as ``conf/generate.yaml`` has it speak."""
 
-    def __init__(self, cfg: DictConfig, record: RunRecord, loader: PartLoader) -> None:
-        self._cfg, self.record, self._loader = cfg, record, loader
-        self._tokenizer = read_tokenizer(loader.source.name, loader.source.commit, record.folder)
+    def __init__(self, cfg: DictConfig, record: RunRecord, opened: OpenedModel) -> None:
+        self._cfg, self.record, self._opened = cfg, record, opened
+        self._tokenizer = read_tokenizer(opened.source.name, opened.source.commit, record.folder)
         self._format = PromptFormat.read(record.folder)
 
     def ask(self, prompt: str | Sequence[Message]) -> Question:
@@ -112,15 +112,15 @@ class _Speaker:
         Raises:
             ValueError: it is empty, or with its answer longer than the model can be.
         """
-        base_config, cfg = self._loader.blueprint.generation_config, self._cfg
+        base_config, cfg = self._opened.blueprint.generation_config, self._cfg
         question = ask(self._tokenizer, prompt, self._format, chat=cfg.chat, system=cfg.system, base_config=base_config)
         num_tokens = question.num_tokens + cfg.max_new_tokens
-        check_positions(self._loader.blueprint.config, num_tokens, "prompt and max_new_tokens")
+        check_positions(self._opened.config, num_tokens, "prompt and max_new_tokens")
         return question
 
     def restore(self, record: RunRecord | None) -> ComposedCausalLM:
         """Return the model that was trained, or the base model for None."""
-        return restore(self._loader, plan_cut(self._loader.blueprint.config, *self.record.split_points), record)
+        return restore(self._opened, record)
 
     def say(self, model: ComposedCausalLM, question: Question, stream: bool) -> str:
         """Return a model's answer; print it too as it comes if ``stream``."""
@@ -132,7 +132,7 @@ class _Speaker:
             attention_mask=question.mask,
             max_new_tokens=cfg.max_new_tokens,
             do_sample=cfg.do_sample,
-            pad_token_id=_pad_token_id(tokenizer, self._loader.blueprint.config.get_text_config(decoder=True).vocab_size),
+            pad_token_id=_pad_token_id(tokenizer, self._opened.config.get_text_config(decoder=True).vocab_size),
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
             **sampling,
             **question.settings,

@@ -7,23 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from splitlearn.app.checkpoints import find_checkpoint, read_checkpoint
-from splitlearn.checkpoint import CheckpointError, CheckpointSource
+from splitlearn.checkpoint import CheckpointError
 from splitlearn.data import base_tokenizer_digest
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, load_base_part
-from splitlearn.model import (
-    PartLoader,
-    open_checkpoint,
-    part_digest,
-    plan_cut,
-    quantization_config,
-    quantized_names,
-    read_config,
-)
+from splitlearn.model import ModelRequest, OpenedModel, part_digest, quantization_config, quantized_names
 from splitlearn.training import compare_bases, parse_dtype
 
 
-def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, PartLoader]:
+def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, OpenedModel]:
     """Read a run's folder, open its base checkpoint, and see that it is still what the run began from.
 
     Args:
@@ -31,7 +23,7 @@ def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, PartLoade
         ckpt: ``last``, ``best`` or the path of a checkpoint; None takes what a completed run ended with.
 
     Returns:
-        The run, in the state that is wanted, and its base checkpoint.
+        The run, in the state that is wanted, and the model that it began from, cut as the run cut it.
 
     Raises:
         FileNotFoundError: the folder is no run's, or what is wanted of it is not there.
@@ -39,17 +31,27 @@ def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, PartLoade
     """
     path = find_checkpoint(ckpt, Path(folder).expanduser(), "ckpt")
     record = RunRecord.read(folder, None if path is None else _read_own(path))
+    opened = request_of_base(record).open()
+    # All parts of the base are loaded now, to compare them.
+    opened.settle_ties()
+    check_base(record, opened)
+    return record, opened
+
+
+def request_of_base(record: RunRecord) -> ModelRequest:
+    """Return which model a run began from, at the commit of then, unquantized and cut as the run cut it."""
     model = record.config["model"]
-    name = resolve_model(model["name_or_path"])
-    # The commit that the run began from, also if the branch has moved since.
-    source = CheckpointSource(name, record.commit)
-    config = read_config(name, model["type"], source.commit)
-    # Runs of older releases do not say; what they left out was known to transformers.
-    unexpected = model.get("unexpected_tensors", "auto")
-    untie = model.get("untie", False)
-    loader = open_checkpoint(config, source, parse_dtype(model["dtype"]), unexpected_tensors=unexpected, untie=untie)
-    check_base(record, loader)
-    return record, loader
+    return ModelRequest(
+        resolve_model(model["name_or_path"]),
+        *record.split_points,
+        model_type=model["type"],
+        # None for a local folder. The branch may have moved since.
+        revision=record.commit,
+        dtype=parse_dtype(model["dtype"]),
+        # Runs of older releases do not say; what they left out was known to transformers.
+        unexpected_tensors=model.get("unexpected_tensors", "auto"),
+        untie=model.get("untie", False),
+    )
 
 
 def _read_own(path: str) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def _read_own(path: str) -> dict[str, Any]:
     return content
 
 
-def check_base(record: RunRecord, loader: PartLoader) -> None:
+def check_base(record: RunRecord, opened: OpenedModel) -> None:
     """Refuse a base checkpoint that is another than the one that a run began from.
 
     Where all parts were trained as a whole, only the configuration and the tokenizer are used, and compared.
@@ -68,24 +70,23 @@ def check_base(record: RunRecord, loader: PartLoader) -> None:
         CheckpointError: it is another; the message shows the difference.
     """
     saved, model = record.base, record.config["model"]
-    plan = plan_cut(loader.blueprint.config, *record.split_points)
     in_few_bits: frozenset[str] = frozenset()
     if model.get("quantization") is not None:
-        in_few_bits = quantized_names(loader.blueprint.meta_model, quantization_config(model["quantization"]))
+        in_few_bits = quantized_names(opened.blueprint.meta_model, quantization_config(model["quantization"]))
     weights = {
-        part.name: part_digest(load_base_part(loader, part, record.part_dtype(part.name)), in_few_bits)
-        for part in plan.parts
+        part.name: part_digest(load_base_part(opened, part, record.part_dtype(part.name)), in_few_bits)
+        for part in opened.plan.parts
         if part.name in saved.get("base_weights", {})
     }
-    commit = loader.source.commit
-    base = {"model": loader.source.name if commit else None, "commit": commit, "dtype": None, "base_weights": weights}
-    base |= {"config": json.loads(loader.blueprint.config.to_json_string(use_diff=False))}
+    source, commit = opened.source, opened.source.commit
+    base = {"model": source.name if commit else None, "commit": commit, "dtype": None, "base_weights": weights}
+    base |= {"config": json.loads(opened.blueprint.config.to_json_string(use_diff=False))}
     known = {name: value for name, value in saved.items() if name in base}
     differences = compare_bases(known, base)
-    if saved.get("tokenizer") not in (None, base_tokenizer_digest(loader.source.name, commit)):
+    if saved.get("tokenizer") not in (None, base_tokenizer_digest(source.name, commit)):
         differences.append("the tokenizer is another")
     if differences:
         raise CheckpointError(
-            f"the base checkpoint {loader.source.name} is another than the one that the run in {record.folder} began from: "
+            f"the base checkpoint {source.name} is another than the one that the run in {record.folder} began from: "
             f"{'; '.join(differences[:5])}"
         )

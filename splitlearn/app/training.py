@@ -15,7 +15,6 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedConfig
 
 from splitlearn.adapters import save_adapters
 from splitlearn.app.checking import check_settings
@@ -27,11 +26,10 @@ from splitlearn.app.process import leaving_no_trace
 from splitlearn.app.rates import optimizer_settings, rate_of_adapters
 from splitlearn.app.recorder import Recorder
 from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
-from splitlearn.checkpoint import CheckpointSource
-from splitlearn.cut import PART_NAMES, Placement, SplitPlan
+from splitlearn.cut import PART_NAMES, Placement
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule, base_tokenizer_digest
 from splitlearn.memory import GIB
-from splitlearn.model import dtype_in_full, open_checkpoint, save_parts
+from splitlearn.model import OpenedModel, dtype_in_full, save_parts
 from splitlearn.planning import check_fit, cost_of
 from splitlearn.runs import open_run_folder
 from splitlearn.settings import check
@@ -114,22 +112,23 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         # The number of steps alone says how long: rows are passed as often as it takes.
         cfg.trainer.max_epochs = -1
     cfg.optimizer = optimizer_settings(cfg)
-    name, config, source, plan = open_model(cfg)
-    recorder.note(commit=source.commit, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
+    opened = open_model(cfg)
+    plan, commit = opened.plan, opened.source.commit
+    recorder.note(commit=commit, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
     recorder.note(placement=describe_placement(placement))
-    check_settings(cfg, config)
+    check_settings(cfg, opened.config)
     if checkpoint is not None and run_folder.resolve() in Path(str(ckpt_path)).resolve().parents:
         refuse_finished(checkpoint, str(ckpt_path), cfg)
-    module = make_module(cfg, name, plan, placement)
-    _check_memory(cfg, config, source, plan, module)
+    module = make_module(cfg, opened, placement)
+    _check_memory(opened, module)
     if cfg.verbose and module.adapters.method is not None:
         print(f"learning rate of adapters: {rate_of_adapters(module):g}")
-    datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=name, tokenizer_revision=source.commit)
+    datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=opened.source.name, tokenizer_revision=commit)
     figures = RunFigures()
     trainer = _make_trainer(cfg, run_folder, figures, placement)
     # Bad data is found here, before weights are read.
     datamodule.setup("fit")
-    _check_data(datamodule, config, cfg.verbose)
+    _check_data(datamodule, opened, cfg.verbose)
     _check_watched(cfg, datamodule)
     recorder.note(rows=datamodule.counts if isinstance(datamodule, BlockDataModule) else None)
     with keeping_metrics(run_folder, lambda: recorder.has_begun), _with_less_advice(), module.tracker:
@@ -149,26 +148,23 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     return TrainResult(metrics, module, datamodule, trainer, run_folder)
 
 
-def _check_memory(
-    cfg: DictConfig, config: PreTrainedConfig, source: CheckpointSource, plan: SplitPlan, module: SplitCausalLM
-) -> None:
+def _check_memory(opened: OpenedModel, module: SplitCausalLM) -> None:
     """Refuse a tie between parties, and weights, gradients and optimizer state that are more than this machine's memory."""
-    unexpected, untie = cfg.model.unexpected_tensors, cfg.model.untie
-    loader = open_checkpoint(config, source, module.load_dtype, parts=(), unexpected_tensors=unexpected, untie=untie)
-    loader.blueprint.check(plan)
-    refuse_divided_ties(loader.blueprint, plan, module.placement, {name: module.trains(name) for name in PART_NAMES})
+    opened.blueprint.check(opened.plan)
+    trained = {name: module.trains(name) for name in PART_NAMES}
+    refuse_divided_ties(opened.blueprint, opened.plan, module.placement, trained)
     size: dict[str, Any] = {"num_rows": 1, "num_tokens": 1, "lora_rank": 1, "with_activations": False}
-    size["full_dtype"] = dtype_in_full(module.load_dtype, loader.blueprint.dtype)
-    cost = cost_of(loader, plan, module.placement.devices, **size, quantization=plain(cfg.model.quantization))
+    size["full_dtype"] = dtype_in_full(opened.request.dtype, opened.dtype)
+    cost = cost_of(opened, module.placement.devices, **size)
     is_full = {name: module.trains(name) == "full" for name in PART_NAMES}
     check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})
 
 
-def _check_data(datamodule: LightningDataModule, config: PreTrainedConfig, verbose: bool) -> None:
+def _check_data(datamodule: LightningDataModule, opened: OpenedModel, verbose: bool) -> None:
     """Refuse tokens that the model does not know, and show what it will be trained on."""
     if not isinstance(datamodule, BlockDataModule):
         return
-    datamodule.check_token_ids(config.get_text_config(decoder=True).vocab_size)
+    datamodule.check_token_ids(opened.config.get_text_config(decoder=True).vocab_size)
     if verbose:
         print(datamodule.describe())
         print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
@@ -223,26 +219,18 @@ def _dtype(cfg: DictConfig) -> str | None:
     return "bfloat16"
 
 
-def make_module(cfg: DictConfig, name: str, plan: SplitPlan, placement: Placement) -> SplitCausalLM:
+def make_module(cfg: DictConfig, opened: OpenedModel, placement: Placement) -> SplitCausalLM:
     """Make the module of a configuration, without loading its parts."""
-    return SplitCausalLM(
-        name,
-        plan.split_point_1,
-        plan.split_point_2,
-        model_type=cfg.model.type,
+    return SplitCausalLM.from_opened(
+        opened,
         placement=placement,
         low_memory=cfg.model.low_memory,
-        dtype=cfg.model.dtype,
         optimizer=plain(cfg.optimizer),
         verbose=cfg.verbose,
-        revision=cfg.model.revision,
         peft=plain(cfg.peft),
         gradient_checkpointing=cfg.gradient_checkpointing,
         activation_cache=plain(cfg.activation_cache),
         max_logits_mib=cfg.max_logits_mib,
-        quantization=plain(cfg.model.quantization),
-        unexpected_tensors=cfg.model.unexpected_tensors,
-        untie=cfg.model.get("untie", False),
         compile_layers=plain(cfg.compile),
     )
 

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from splitlearn.app.models import open_model
 from splitlearn.cut import SplitPlan
 from splitlearn.settings import check
-from splitlearn.training import parse_dtype
 from splitlearn.verification import Outcome, verify_streamed, verify_whole
 
 
@@ -30,13 +29,10 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     check(cfg, "verify")
     if cfg.streamed and cfg.device != "cpu":
         raise ValueError(f"device is {cfg.device}, but streamed layers are compared on the CPU; leave device=cpu")
-    name, config, _, plan = open_model(cfg)
+    # The unsplit model that the parts are compared with is not quantized.
+    opened = open_model(cfg).revise(quantization=None)
     common: dict[str, Any] = {"num_rows": cfg.rows, "num_tokens": cfg.tokens, "seed": cfg.seed}
-    common["revision"] = cfg.model.revision
-    common["dtype"] = parse_dtype(cfg.model.dtype)
-    common["unexpected_tensors"] = cfg.model.unexpected_tensors
-    common["untie"] = cfg.model.untie
     if cfg.streamed:
-        return plan, verify_streamed(name, config, plan, **common)
+        return opened.plan, verify_streamed(opened, **common)
     more = {"device": cfg.device, "num_new_tokens": cfg.new_tokens, "gradients": cfg.gradients}
-    return plan, verify_whole(name, config, plan, **common, **more)
+    return opened.plan, verify_whole(opened, **common, **more)

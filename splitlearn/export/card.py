@@ -8,24 +8,24 @@ from typing import Any
 
 from splitlearn.cut import PART_NAMES
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import PartLoader, plan_cut
+from splitlearn.model import OpenedModel
 
 _FIGURES = (("loss (nats a token)", "val_loss", 4), ("perplexity", "val_perplexity", 2))
 _WORDS = {"full": "trained", "frozen": "as in the base model"}
 
 
-def model_card(record: RunRecord, loader: PartLoader, keeps_adapters: bool = False) -> str:
+def model_card(record: RunRecord, opened: OpenedModel, keeps_adapters: bool = False) -> str:
     """Return the card in Markdown: the base model, the cut, the data, and the held-out figures before and after.
 
     Args:
         record: the run.
-        loader: its base checkpoint.
+        opened: its base model.
         keeps_adapters: whether adapters lie beside the weights instead of being merged.
     """
     words = {**_WORDS, "adapters": "as in the base model, with adapters beside them" if keeps_adapters else "adapters, merged"}
     config, metrics = record.config, record.metrics
-    name, commit = config["model"]["name_or_path"], loader.source.commit
-    plan = plan_cut(loader.blueprint.config, *record.split_points)
+    name, commit = config["model"]["name_or_path"], opened.source.commit
+    plan = opened.plan
     rows = [
         f"| {part.name} | {part.describe()} | {words.get(record.trained[part.name], record.trained[part.name])} |"
         for part in plan.parts

@@ -11,14 +11,13 @@ from huggingface_hub import split_torch_state_dict_into_shards
 
 from splitlearn.adapters import copy_adapter, save_adapters
 from splitlearn.checkpoint import INDEX_FILE, CheckpointError, write_tensor_file
-from splitlearn.cut import SplitPlan
 from splitlearn.data import PromptFormat, read_tokenizer, with_learned_ends
 from splitlearn.export.card import model_card
 from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
 from splitlearn.export.tensors import Tensors, part_tensors
 from splitlearn.files import whole_folder, write_json, write_text
-from splitlearn.model import PartLoader, plan_cut
+from splitlearn.model import OpenedModel
 
 ADAPTERS = ("merge", "keep")
 _FROM_CHECKPOINT = ".adapters"
@@ -26,7 +25,7 @@ _FROM_CHECKPOINT = ".adapters"
 
 def export_run(
     record: RunRecord,
-    loader: PartLoader,
+    opened: OpenedModel,
     out: Path,
     max_shard_size: str = "5GB",
     adapters: str = "merge",
@@ -39,7 +38,7 @@ def export_run(
 
     Args:
         record: the run.
-        loader: its opened base checkpoint.
+        opened: its base model, cut as the run cut it.
         out: the folder to write; it must not exist.
         max_shard_size: largest size of one file.
         adapters: one of `ADAPTERS`: ``"merge"`` puts them into the weights, ``"keep"`` writes them beside the weights as PEFT
@@ -64,30 +63,30 @@ def export_run(
     if out.exists():
         raise CheckpointError(f"out={out} exists already; name a new folder")
     with whole_folder(out) as temporary:
-        plan = plan_cut(loader.blueprint.config, *record.split_points)
-        parts = (part_tensors(loader, part, record, merges=not keeps) for part in plan.parts)
-        _write_weights(parts, loader.blueprint.ties, temporary, max_shard_size, dtype)
-        loader.blueprint.config.dtype = dtype or _widest(record, loader)
-        _write_descriptions(record, loader, temporary, keeps)
+        parts = (part_tensors(opened, part, record, merges=not keeps) for part in opened.plan.parts)
+        _write_weights(parts, opened.blueprint.ties, temporary, max_shard_size, dtype)
+        opened.blueprint.config.dtype = dtype or _widest(record, opened)
+        _write_descriptions(record, opened, temporary, keeps)
         if keeps:
-            adapters_folder = _adapters_of(record, loader, plan, temporary)
+            adapters_folder = _adapters_of(record, opened, temporary)
             copy_adapter(adapters_folder, temporary, stands_alone={"adapters", "frozen"}.issuperset(record.trained.values()))
             shutil.rmtree(temporary / _FROM_CHECKPOINT, ignore_errors=True)
     return out
 
 
-def _adapters_of(record: RunRecord, loader: PartLoader, plan: SplitPlan, folder: Path) -> Path:
+def _adapters_of(record: RunRecord, opened: OpenedModel, folder: Path) -> Path:
     """Return the folder of a run's adapters; those of a checkpoint are written first."""
     if record.checkpoint is None:
         return record.folder / "adapters"
-    save_adapters([restore_part(loader, part, record) for part in plan.parts], record.adapters, folder / _FROM_CHECKPOINT)
+    parts = [restore_part(opened, part, record) for part in opened.plan.parts]
+    save_adapters(parts, record.adapters, folder / _FROM_CHECKPOINT)
     return folder / _FROM_CHECKPOINT
 
 
-def _widest(record: RunRecord, loader: PartLoader) -> torch.dtype:
+def _widest(record: RunRecord, opened: OpenedModel) -> torch.dtype:
     held = {part["dtype"] for part in record.summary.parts or ()} if record.checkpoint is None else set()
     held |= {record.part_dtype(name) for name in record.trained}
-    return torch.float32 if "float32" in held else loader.blueprint.dtype
+    return torch.float32 if "float32" in held else opened.dtype
 
 
 def _write_weights(
@@ -117,14 +116,14 @@ def _write_weights(
     write_json(folder / INDEX_FILE, index)
 
 
-def _write_descriptions(record: RunRecord, loader: PartLoader, folder: Path, keeps_adapters: bool) -> None:
-    config = loader.blueprint.config
-    config.architectures = [loader.blueprint.model_class.__name__]
+def _write_descriptions(record: RunRecord, opened: OpenedModel, folder: Path, keeps_adapters: bool) -> None:
+    config = opened.blueprint.config
+    config.architectures = [opened.blueprint.model_class.__name__]
     config.save_pretrained(folder)
-    generation_config = with_learned_ends(loader.blueprint.generation_config, PromptFormat.read(record.folder))
+    generation_config = with_learned_ends(opened.blueprint.generation_config, PromptFormat.read(record.folder))
     if generation_config is not None:
         # Published settings that contradict one another are read by transformers, but not saved by its save_pretrained.
         generation_config.to_json_file(folder / "generation_config.json")
-    name, revision = loader.source.name, loader.source.commit
+    name, revision = opened.source.name, opened.source.commit
     read_tokenizer(name, revision, record.folder).save_pretrained(folder)
-    write_text(folder / "README.md", model_card(record, loader, keeps_adapters))
+    write_text(folder / "README.md", model_card(record, opened, keeps_adapters))

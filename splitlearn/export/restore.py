@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from splitlearn.adapters import add_adapters, load_adapters
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.cut import PART_NAMES, PartSpec, SplitPlan
+from splitlearn.cut import PART_NAMES, PartSpec
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import ComposedCausalLM, PartLoader, SplitModel, draw_blueprint, fill_parameters, tie_parts
+from splitlearn.model import ComposedCausalLM, OpenedModel, SplitModel, fill_parameters, tie_parts
 
 
-def restore_part(loader: PartLoader, part: PartSpec, record: RunRecord | None) -> SplitModel:
+def restore_part(opened: OpenedModel, part: PartSpec, record: RunRecord | None) -> SplitModel:
     """Return one part on the CPU as the run left it, with its adapters beside the base weights.
 
     Args:
-        loader: the opened base checkpoint.
+        opened: the base model.
         part: the part.
         record: the run; None gives the base model's part.
 
@@ -27,43 +25,37 @@ def restore_part(loader: PartLoader, part: PartSpec, record: RunRecord | None) -
     """
     what = "frozen" if record is None else record.trained[part.name]
     if record is not None and record.checkpoint is not None:
-        return _restore_from_checkpoint(loader, part, record)
+        return _restore_from_checkpoint(opened, part, record)
     if record is not None and what not in ("frozen", "adapters"):
         path = record.saved_part(part.name)
         if path is None:
             raise FileNotFoundError(f"{record.folder} has no parts/{part.name}.pt; train with save_parts=true to use it later")
         return SplitModel.load(path)
-    loaded = loader.load(loader.reading(part), lambda name, size_bytes: None, {})
-    loader.close(part)
+    loaded = load_base_part(opened, part)
     if record is not None and what == "adapters":
         add_adapters([loaded], record.adapters)
         load_adapters([loaded], record.folder / "adapters")
     return loaded
 
 
-def load_base_part(loader: PartLoader, part: PartSpec, dtype: str | None = None, writable: bool = False) -> SplitModel:
+def load_base_part(opened: OpenedModel, part: PartSpec, dtype: str | None = None, writable: bool = False) -> SplitModel:
     """Return a part of the base checkpoint.
 
     Args:
-        loader: the opened base checkpoint.
+        opened: the base model.
         part: the part.
-        dtype: what its floating-point weights become; None takes the loader's.
+        dtype: what its floating-point weights become; None takes the model's.
         writable: whether it will be written to.
     """
-    if dtype is not None and getattr(torch, dtype) != loader.blueprint.dtype:
-        drawn = loader.blueprint
-        other = draw_blueprint(drawn.config, getattr(torch, dtype), drawn.generation_config, drawn.origin)
-        loader = PartLoader(
-            replace(other, ties=drawn.ties, untied=drawn.untied), loader.source, loader.matches, loader.left_out
-        )
+    loader = opened.loader if dtype is None else opened.loader_in(getattr(torch, dtype))
     loaded = loader.load(loader.reading(part), lambda name, size_bytes: None, {}, writable=writable)
     loader.close(part)
     return loaded
 
 
-def _restore_from_checkpoint(loader: PartLoader, part: PartSpec, record: RunRecord) -> SplitModel:
+def _restore_from_checkpoint(opened: OpenedModel, part: PartSpec, record: RunRecord) -> SplitModel:
     """Return a part of the base checkpoint with the trained tensors that a checkpoint of the run holds."""
-    loaded = load_base_part(loader, part, record.part_dtype(part.name), writable=record.trained[part.name] != "frozen")
+    loaded = load_base_part(opened, part, record.part_dtype(part.name), writable=record.trained[part.name] != "frozen")
     if record.adapters.adapts(part.name):
         add_adapters([loaded], record.adapters)
     filled = fill_parameters([loaded], record.trained_tensors)
@@ -73,14 +65,14 @@ def _restore_from_checkpoint(loader: PartLoader, part: PartSpec, record: RunReco
     return loaded
 
 
-def restore(loader: PartLoader, plan: SplitPlan, record: RunRecord | None) -> ComposedCausalLM:
+def restore(opened: OpenedModel, record: RunRecord | None) -> ComposedCausalLM:
     """Return the whole model on the CPU, in evaluation mode, as the run left it, or the base model if ``record`` is None.
 
     Raises:
         FileNotFoundError: the run did not save what it trained.
         CheckpointError: a file is damaged.
     """
-    bottom, trunk, top = (restore_part(loader, part, record) for part in plan.parts)
+    bottom, trunk, top = (restore_part(opened, part, record) for part in opened.plan.parts)
     tie_parts((bottom, trunk, top), dict.fromkeys(PART_NAMES, "cpu"))
     composed: ComposedCausalLM = ComposedCausalLM(bottom, trunk, top).eval()
     return composed

@@ -9,16 +9,16 @@ from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.cut import PartSpec
 from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import PartLoader, SplitModel
+from splitlearn.model import OpenedModel, PartLoader, SplitModel
 
 Tensors = dict[str, torch.Tensor]
 
 
-def part_tensors(loader: PartLoader, part: PartSpec, record: RunRecord, merges: bool = True) -> Tensors:
+def part_tensors(opened: OpenedModel, part: PartSpec, record: RunRecord, merges: bool = True) -> Tensors:
     """Return the tensors of one part; what was not trained is the base checkpoint's, mapped, under its names.
 
     Args:
-        loader: the opened base checkpoint.
+        opened: the base model.
         part: the part.
         record: the run.
         merges: whether adapters are merged into the weights; otherwise the part's are the base checkpoint's.
@@ -31,8 +31,8 @@ def part_tensors(loader: PartLoader, part: PartSpec, record: RunRecord, merges: 
     if part.start == part.end and part.name == "trunk":
         return {}
     if record.trained[part.name] == "frozen" or (record.trained[part.name] == "adapters" and not merges):
-        return _base_tensors(loader, part)
-    restored = restore_part(loader, part, record)
+        return _base_tensors(opened.loader, part)
+    restored = restore_part(opened, part, record)
     merge_adapters(restored)
     return _own_tensors(restored)
 

@@ -7,7 +7,6 @@ from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.digest import digest, part_digest
 from splitlearn.model.dtypes import dtype_in_full, loaded_dtype
 from splitlearn.model.factory import ModelFactory, save_parts
-from splitlearn.model.opening import open_checkpoint
 from splitlearn.model.parameter_names import fill_parameters, named_parameters, stored_names, trained_parameters
 from splitlearn.model.part_loading import PartLoader
 from splitlearn.model.passage import Neutral
@@ -56,7 +55,6 @@ __all__ = [
     "keep_trainable",
     "loaded_dtype",
     "named_parameters",
-    "open_checkpoint",
     "part_digest",
     "plan_cut",
     "quantization_config",

@@ -15,7 +15,6 @@ from transformers import PreTrainedConfig
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_generation_config, untie
-from splitlearn.model.dtypes import loaded_dtype
 from splitlearn.model.matching import Match, match_tensors
 from splitlearn.model.part_loading import PartLoader
 from splitlearn.model.refusals import UnsupportedModelError
@@ -133,20 +132,6 @@ class OpenedCheckpoint:
             kept = dict(pair for pair, are_equal in verdicts.items() if are_equal is not False)
             return replace(drawn, ties=kept, unsettled_ties=unsettled)
         return blueprint if unsettled == blueprint.unsettled_ties else replace(blueprint, unsettled_ties=unsettled)
-
-
-def open_checkpoint(
-    config: PreTrainedConfig,
-    source: CheckpointSource,
-    dtype: torch.dtype | None = None,
-    parts: Sequence[PartSpec] | None = None,
-    unexpected_tensors: str = "auto",
-    untie: bool = False,
-) -> PartLoader:
-    """Return what loads the parts of a checkpoint whose configuration is known; `ModelRequest` does all of it."""
-    checkpoint = OpenedCheckpoint(config, source, unexpected_tensors, untie)
-    # With no parts nothing is loaded, so nothing is downloaded to compare it.
-    return checkpoint.make_loader(loaded_dtype(config, source, dtype), parts or None, downloads=parts is None or len(parts) > 0)
 
 
 def _is_composite(config: PreTrainedConfig) -> bool:

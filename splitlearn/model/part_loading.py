@@ -271,13 +271,14 @@ class PartLoader:
         transformers leaves out what a model ends with, and a part ends elsewhere.
         """
         linear = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-        return leave_out(
-            quantization, [path for path in linear if self.blueprint.global_name(f"{path}.weight", part) not in self._quantized]
-        )
+        names = {path: self.blueprint.global_name(f"{path}.weight", part) for path in linear}
+        return leave_out(quantization, [path for path, name in names.items() if name not in self.quantized_names])
 
     @cached_property
-    def _quantized(self) -> frozenset[str]:
-        # The same for all parts, and the whole model is looked through for it.
+    def quantized_names(self) -> frozenset[str]:
+        """The unsplit model's parameters that are quantized in parts that are not written; empty without a quantization."""
+        if self.quantization is None:
+            return frozenset()
         return quantized_names(self.blueprint.meta_model, self.quantization)
 
     def _prefetch(self, names: set[str], shards: dict[str, Shard]) -> None:

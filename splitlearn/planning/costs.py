@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from splitlearn.cut import PartSpec, SplitPlan
-from splitlearn.model import Blueprint, PartLoader, embedding_width, quantization_config, quantized_names
+from splitlearn.cut import PartSpec
+from splitlearn.model import Blueprint, OpenedModel, PartLoader, embedding_width
 from splitlearn.planning.activations import Activations, measure_activations
 from splitlearn.planning.quantized import bytes_per_value
 
@@ -107,34 +107,30 @@ class CutCost:
 
 
 def cost_of(
-    loader: PartLoader,
-    plan: SplitPlan,
+    opened: OpenedModel,
     devices: Mapping[str, str],
     num_rows: int,
     num_tokens: int,
     lora_rank: int,
     with_activations: bool = True,
-    quantization: Any = None,
     full_dtype: torch.dtype | None = None,
 ) -> CutCost:
     """Reckon what a cut will cost. Configuration, index and headers are read; weights are neither read nor downloaded.
 
     Args:
-        loader: the opened checkpoint.
-        plan: the cut.
+        opened: the model, cut; its request says how frozen linear layers are quantized.
         devices: where each part goes.
         num_rows: rows of a batch (B).
         num_tokens: tokens of a row (T).
         lora_rank: rank of adapters beside every linear layer but the head.
         with_activations: whether to measure what a batch keeps for the backward pass, which takes up to a second.
-        quantization: plain settings of how frozen linear layers are quantized, as for `quantization_config`.
         full_dtype: what floating-point weights become in parts that are trained in full; None is as in the others.
 
     Raises:
         CheckpointError: a shard is damaged or lacks a tensor.
         FileNotFoundError: a shard is missing.
     """
-    blueprint, origin = loader.blueprint, loader.blueprint.origin
+    loader, plan, blueprint = opened.loader, opened.plan, opened.blueprint
     in_full = full_dtype or blueprint.dtype
     kept: dict[str, Activations | None] = dict.fromkeys(("lora", "full"))
     if with_activations:
@@ -143,14 +139,15 @@ def cost_of(
             "full": measure_activations(replace(blueprint, dtype=in_full), num_rows, num_tokens),
         }
     sizes = {name: float(each.nbytes) for name, each in blueprint.meta_model.named_parameters(remove_duplicate=False)}
+    quantization = opened.request.quantization
     if quantization is not None:
-        each_bytes = bytes_per_value(quantization, blueprint.dtype)
-        for name in quantized_names(blueprint.meta_model, quantization_config(quantization)):
-            sizes[name] = each_bytes * blueprint.meta_model.get_parameter(name).numel()
+        bytes_each = bytes_per_value(quantization, blueprint.dtype)
+        for name in loader.quantized_names:
+            sizes[name] = bytes_each * blueprint.meta_model.get_parameter(name).numel()
     hidden_size = embedding_width(blueprint.meta_model)
     return CutCost(
         model=loader.source.name,
-        commit=origin.commit if origin else None,
+        commit=loader.source.commit,
         split_point_1=plan.split_point_1,
         split_point_2=plan.split_point_2,
         dtype=str(blueprint.dtype).removeprefix("torch."),

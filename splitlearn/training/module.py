@@ -23,7 +23,8 @@ from splitlearn.data import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import (
     ComposedCausalLM,
-    ModelFactory,
+    ModelRequest,
+    OpenedModel,
     SplitModel,
     Tie,
     find_ties,
@@ -128,11 +129,53 @@ class SplitCausalLM(LightningModule):
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
         self.trained: dict[str, str] = {}
+        self._opened: OpenedModel | None = None
         self._base_weights: dict[str, str] = {}
         self._loss: SplitLoss | None = None
         self._ties: list[Tie] = []
         self._window = TokenWindow()
         self._unfinished: dict[str, Any] | None = None
+
+    @classmethod
+    def from_opened(cls, opened: OpenedModel, **settings: Any) -> SplitCausalLM:
+        """Make the module of a model that is opened already, so that nothing of it is read again.
+
+        Args:
+            opened: the model, cut.
+            **settings: arguments of the class that are not about which model it is.
+
+        Raises:
+            ValueError: a setting is unknown or out of range.
+        """
+        request = opened.request
+        module = cls(
+            str(request.name_or_path),
+            opened.plan.split_point_1,
+            opened.plan.split_point_2,
+            model_type=request.model_type,
+            revision=request.revision,
+            dtype=None if request.dtype is None else str(request.dtype).removeprefix("torch."),
+            quantization=request.quantization,
+            unexpected_tensors=request.unexpected_tensors,
+            untie=request.untie,
+            **settings,
+        )
+        module._opened = opened
+        return module
+
+    def _request(self) -> ModelRequest:
+        hparams: Any = self.hparams
+        return ModelRequest(
+            hparams.model_name_or_path,
+            hparams.split_point_1,
+            hparams.split_point_2,
+            model_type=hparams.model_type,
+            revision=hparams.revision,
+            dtype=self.load_dtype,
+            quantization=hparams.quantization,
+            unexpected_tensors=hparams.unexpected_tensors,
+            untie=hparams.untie,
+        )
 
     @property
     def learning_rate(self) -> float:
@@ -178,26 +221,19 @@ class SplitCausalLM(LightningModule):
             return
         hparams = cast(AttributeDict, self.hparams)
         trained = {name: self.trains(name) for name in PART_NAMES}
-        refuse_untrainable(hparams, trained, self.load_dtype, self.placement)
-        parts = ModelFactory.create_split_models(
-            hparams.model_type,
-            hparams.model_name_or_path,
-            hparams.split_point_1,
-            hparams.split_point_2,
+        opened = self._opened or self._request().open()
+        refuse_untrainable(opened, trained, self.placement)
+        loaded = opened.revise(in_float32=parts_in_float32(trained, self.load_dtype)).load(
             placement=self.placement,
+            trained=[name for name, what in trained.items() if what == "full"],
             low_memory=hparams.low_memory,
             verbose=hparams.verbose,
-            dtype=self.load_dtype,
             tracker=self.tracker,
-            trained=[name for name, what in trained.items() if what == "full"],
-            revision=hparams.revision,
-            quantization=hparams.quantization,
-            unexpected_tensors=hparams.unexpected_tensors,
-            untie=hparams.untie,
             # In a log file a bar is hundreds of lines.
             shows_bars=sys.stderr.isatty(),
-            in_float32=parts_in_float32(trained, self.load_dtype),
         )
+        self._opened = None
+        parts = loaded["bottom"], loaded["trunk"], loaded["top"]
         # Some adapters change the weights beside them.
         self._base_weights = {part.spec.name: part_digest(part) for part in parts if self.trains(part.spec.name) != "full"}
         added = add_adapters(parts, self.adapters)

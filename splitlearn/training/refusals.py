@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
-from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import Placement, SplitPlan
-from splitlearn.model import Blueprint, open_checkpoint, plan_cut, quantization_config, read_config
+from splitlearn.model import Blueprint, OpenedModel, quantization_config
 
 _SMALL_STEPS = (
     "weights are trained in bfloat16, where a step of less than about a 256th of a weight rounds to nothing; leave "
@@ -38,15 +36,12 @@ def parts_in_float32(trained: Mapping[str, str], dtype: torch.dtype | None) -> l
     return names if dtype is None else []
 
 
-def refuse_untrainable(
-    settings: Mapping[str, Any], trained: Mapping[str, str], dtype: torch.dtype | None, placement: Placement
-) -> None:
+def refuse_untrainable(opened: OpenedModel, trained: Mapping[str, str], placement: Placement) -> None:
     """Refuse what cannot be trained, or not apart from something else.
 
     Args:
-        settings: the arguments of `SplitCausalLM`.
+        opened: the model.
         trained: what of each part is trained.
-        dtype: the dtype chosen for all weights; None if none was.
         placement: who holds which part.
 
     Raises:
@@ -54,8 +49,7 @@ def refuse_untrainable(
             other trained, or the two are trained by two parties, or the checkpoint is unusable.
         FileNotFoundError: the checkpoint is not there.
     """
-    name, revision, quantization = (settings[key] for key in ("model_name_or_path", "revision", "quantization"))
-    config = read_config(name, settings["model_type"], revision)
+    quantization, dtype = opened.request.quantization, opened.request.dtype
     quantization_config(quantization)
     unfit = [name for name, what in trained.items() if what in ("biases", "norms", "biases_and_norms")]
     if quantization is not None and (unfit or set(trained.values()) == {"full"}):
@@ -69,15 +63,16 @@ def refuse_untrainable(
             "leave it null to hold what is trained in float32"
         )
     sides = [trained[name] == "full" for name in ("bottom", "top")]
-    if (sides[0] == sides[1] and len(placement.parties) == 1) or settings["untie"]:
+    if (sides[0] == sides[1] and len(placement.parties) == 1) or opened.request.untie:
         return
-    blueprint = open_checkpoint(config, CheckpointSource(name, revision), dtype, None, settings["unexpected_tensors"]).blueprint
+    opened.settle_ties()
+    blueprint = opened.blueprint
     if sides[0] != sides[1] and blueprint.ties:
         raise ValueError(
             "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: set "
             "optimizer.parts.bottom.train and optimizer.parts.top.train alike, or model.untie=true to make two tensors of it"
         )
-    refuse_divided_ties(blueprint, plan_cut(config, settings["split_point_1"], settings["split_point_2"]), placement, trained)
+    refuse_divided_ties(blueprint, opened.plan, placement, trained)
 
 
 def refuse_divided_ties(blueprint: Blueprint, plan: SplitPlan, placement: Placement, trained: Mapping[str, str]) -> None:

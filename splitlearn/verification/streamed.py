@@ -12,41 +12,28 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from splitlearn.checkpoint import CheckpointSource
-from splitlearn.cut import PartSpec, SplitPlan
-from splitlearn.model import PartLoader, SplitModel, open_checkpoint
+from splitlearn.cut import PartSpec
+from splitlearn.model import OpenedModel, PartLoader, SplitModel
 from splitlearn.verification.inputs import draw_ids, padded
 from splitlearn.verification.outcome import Outcome, compare_tensors
 
 
 def verify_streamed(
-    model_name_or_path: str,
-    config: PreTrainedConfig,
-    plan: SplitPlan,
+    opened: OpenedModel,
     *,
-    dtype: torch.dtype | None = None,
     num_rows: int = 2,
     num_tokens: int = 32,
     seed: int = 0,
-    revision: str | None = None,
-    unexpected_tensors: str = "auto",
-    untie: bool = False,
 ) -> list[Outcome]:
     """Compare the smashed data at both cuts and the logits, on the CPU, with left padding.
 
     Args:
-        model_name_or_path: a local folder or a hub id.
-        config: its configuration.
-        plan: the cut.
-        dtype: what floating-point weights become; None takes the checkpoint's.
+        opened: the model, cut and not quantized.
         num_rows: rows of random token ids.
         num_tokens: tokens of each row.
         seed: seeds the token ids.
-        revision: of a hub's repository the branch, tag or commit; None is its main branch.
-        unexpected_tensors: what is done with tensors that the model does not have, as for `ModelFactory.load_parts`.
-        untie: make a head that is tied to the embedding a tensor of its own, in both.
 
     Returns:
         One outcome for each comparison.
@@ -55,21 +42,16 @@ def verify_streamed(
         ValueError: the model, the cut or the checkpoint cannot be used.
         FileNotFoundError: the checkpoint is not there.
     """
-    ids_BT = draw_ids(config, num_rows, num_tokens, seed)
-    loader = open_checkpoint(
-        config,
-        CheckpointSource(model_name_or_path, revision),
-        dtype,
-        unexpected_tensors=unexpected_tensors,
-        untie=untie,
-    )
-    loader.blueprint.check(plan)
+    ids_BT = draw_ids(opened.config, num_rows, num_tokens, seed)
+    opened.settle_ties()
+    loader = opened.loader
+    loader.blueprint.check(opened.plan)
     mask_BT = padded(ids_BT, "left")
     with torch.no_grad():
         expected = StreamedModel(loader).run(ids_BT, mask_BT)
         outcomes = []
         hidden: Any = ids_BT
-        for part in plan.parts:
+        for part in opened.plan.parts:
             output = _load(loader, part)(hidden, attention_mask=mask_BT)
             hidden = output.logits if part.has_head else output
             what = "logits" if part.has_head else f"smashed data after {part.name}"

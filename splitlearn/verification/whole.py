@@ -14,11 +14,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM
 
-from splitlearn.checkpoint import CheckpointSource
-from splitlearn.cut import SplitPlan
-from splitlearn.model import ComposedCausalLM, ModelFactory, PartLoader, loaded_dtype, open_checkpoint
+from splitlearn.model import ComposedCausalLM, OpenedModel, PartLoader
 from splitlearn.silence import silent_transformers
 from splitlearn.verification.after_loading import changed_after_loading
 from splitlearn.verification.inputs import draw_ids, padded
@@ -26,37 +24,25 @@ from splitlearn.verification.outcome import Outcome, compare_tensors, largest_di
 
 
 def verify_whole(
-    model_name_or_path: str,
-    config: PreTrainedConfig,
-    plan: SplitPlan,
+    opened: OpenedModel,
     *,
-    dtype: torch.dtype | None = None,
     device: str = "cpu",
     num_rows: int = 2,
     num_tokens: int = 32,
     num_new_tokens: int = 8,
     gradients: bool = True,
     seed: int = 0,
-    revision: str | None = None,
-    unexpected_tensors: str = "auto",
-    untie: bool = False,
 ) -> list[Outcome]:
     """Compare logits, loss, gradients and generation of the unsplit model and its parts.
 
     Args:
-        model_name_or_path: a local folder or a hub id.
-        config: its configuration.
-        plan: the cut.
-        dtype: what floating-point weights become; None takes the checkpoint's.
+        opened: the model, cut and not quantized.
         device: where both run.
         num_rows: rows of random token ids.
         num_tokens: tokens of each row.
         num_new_tokens: tokens to generate; 0 leaves that out.
         gradients: whether to compare the loss and all gradients in training mode.
         seed: seeds the token ids and dropout.
-        revision: of a hub's repository the branch, tag or commit; None is its main branch.
-        unexpected_tensors: what is done with tensors that the model does not have, as for `ModelFactory.load_parts`.
-        untie: make a head that is tied to the embedding a tensor of its own, in both.
 
     Returns:
         One outcome for each comparison, after a remark for each tensor that transformers changes after loading it.
@@ -65,25 +51,11 @@ def verify_whole(
         ValueError: the model, the cut or the checkpoint cannot be used.
         FileNotFoundError: the checkpoint is not there.
     """
-    ids_BT = draw_ids(config, num_rows, num_tokens, seed, num_new_tokens)
-    source = CheckpointSource(model_name_or_path, revision)
-    wanted = loaded_dtype(config, source, dtype)
-    parts = ModelFactory.create_split_models(
-        None,
-        model_name_or_path,
-        plan.split_point_1,
-        plan.split_point_2,
-        device=device,
-        low_memory=True,
-        dtype=wanted,
-        revision=revision,
-        unexpected_tensors=unexpected_tensors,
-        untie=untie,
-    )
-    split = ComposedCausalLM(*parts)
-    loader = open_checkpoint(config, source, wanted, unexpected_tensors=unexpected_tensors, untie=untie)
-    whole, ids_BT = _load_unsplit(loader).to(device).eval(), ids_BT.to(device)
-    outcomes = _remark_changes(whole, loader)
+    ids_BT = draw_ids(opened.config, num_rows, num_tokens, seed, num_new_tokens)
+    loaded = opened.load(device)
+    split = ComposedCausalLM(loaded["bottom"], loaded["trunk"], loaded["top"])
+    whole, ids_BT = _load_unsplit(opened.loader).to(device).eval(), ids_BT.to(device)
+    outcomes = _remark_changes(whole, opened.loader)
     outcomes += [_compare_logits(whole, split, ids_BT, side) for side in ("no", "left", "right")]
     if gradients:
         outcomes += _compare_gradients(whole, split, ids_BT, seed)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,9 @@ from transformers import AutoModelForCausalLM
 
 import splitlearn
 from splitlearn.app import compose, plan_split, train
-from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import CutError
 from splitlearn.embedded import resolve_model
-from splitlearn.model import ComposedCausalLM, SplitModel
-from tests.tiny_models import tiny_config
+from splitlearn.model import ComposedCausalLM, ModelRequest, SplitModel
 
 SHORT = ["trainer.max_steps=6", "data.max_train_blocks=48", "data.max_val_blocks=16", "trainer.enable_progress_bar=false"]
 SHORT += ["verbose=false", "trainer.max_epochs=2"]
@@ -163,18 +162,17 @@ def test_outside_the_command_line_a_folder_is_needed() -> None:
         ({"fractions": None, "point_1": 0, "point_2": 6}, (0, 6)),
     ],
 )
-def test_points_override_fractions(split: dict[str, object], points: tuple[int, int]) -> None:
-    plan = plan_split(OmegaConf.create(split), tiny_config("llama"), CheckpointSource("someone/unused"), None)
+def test_points_override_fractions(
+    split: dict[str, object], points: tuple[int, int], tiny_checkpoint: Callable[..., Path]
+) -> None:
+    plan = plan_split(OmegaConf.create(split), ModelRequest(tiny_checkpoint("llama")).open())
     assert (plan.split_point_1, plan.split_point_2) == points
 
 
-def test_a_cut_by_layer_needs_both_points() -> None:
+def test_a_cut_by_layer_needs_both_points(tiny_checkpoint: Callable[..., Path]) -> None:
     with pytest.raises(CutError, match=r"split\.point_2 is not set"):
         plan_split(
-            OmegaConf.create({"fractions": None, "point_1": 1, "point_2": None}),
-            tiny_config("llama"),
-            CheckpointSource("someone/unused"),
-            None,
+            OmegaConf.create({"fractions": None, "point_1": 1, "point_2": None}), ModelRequest(tiny_checkpoint("llama")).open()
         )
 
 

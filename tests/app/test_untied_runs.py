@@ -15,7 +15,6 @@ from splitlearn.app import compose, evaluate, export, generate, plan, train, ver
 from splitlearn.app.opening_runs import open_run
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.export import restore
-from splitlearn.model import plan_cut
 
 SHORT = ["data.max_train_blocks=32", "data.max_val_blocks=8", "trainer.enable_progress_bar=false", "verbose=false"]
 SHORT += ["logger=none", "trainer.max_epochs=1"]
@@ -57,8 +56,8 @@ def test_it_is_exported_without_the_tie(run: splitlearn.app.TrainResult, tmp_pat
 def test_a_frozen_end_is_exported_under_its_own_name(frozen: str, tmp_path: Path) -> None:
     one_end = train(compose(*SHORT, *VANILLA, f"optimizer.parts.{frozen}.train=false"), folder=tmp_path / "run")
     assert_same_model(exported(tmp_path / "run", tmp_path / "out"), one_end.module.parts)
-    record, loader = open_run(str(tmp_path / "run"))
-    restored = restore(loader, plan_cut(loader.blueprint.config, *record.split_points), record)
+    record, opened = open_run(str(tmp_path / "run"))
+    restored = restore(opened, record)
     assert_same_model(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), restored.parts)
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from splitlearn.checkpoint import CheckpointSource
-from splitlearn.model import ComposedCausalLM, ModelFactory, open_checkpoint, read_config, save_parts
+from splitlearn.model import ComposedCausalLM, ModelFactory, ModelRequest, save_parts
 from splitlearn.verification import changed_after_loading
 from tests.architectures.catalogue import VOCAB_SIZE
 
@@ -269,7 +268,7 @@ def recorded_outputs(pair: Comparison) -> float:
 
 def changes_after_loading(pair: Comparison) -> list[str]:
     """Return the tensors that transformers changes after it has loaded them from the checkpoint."""
-    return sorted(changed_after_loading(pair.whole, open_checkpoint(read_config(pair.folder), CheckpointSource(pair.folder))))
+    return sorted(changed_after_loading(pair.whole, ModelRequest(pair.folder).open().loader))
 
 
 Check = Callable[[Comparison], float]

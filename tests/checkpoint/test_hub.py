@@ -13,8 +13,7 @@ import pytest
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.checkpoint.main_file import INDEX_FILE
-from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.opening import open_checkpoint
+from splitlearn.model import ModelRequest
 from tests.hub_server import HubServer
 
 LOAD_TRUNK = """
@@ -52,17 +51,16 @@ def run(script: str, *arguments: str, cache: Path, endpoint: str, **settings: st
 
 
 def test_one_part_downloads_only_its_tensors(hub: HubServer, folder: Path, tmp_path: Path) -> None:
-    source = CheckpointSource(folder)
-    config = read_config(folder)
-    reading = open_checkpoint(config, source).reading(plan_cut(config, 2, 4).trunk)
-    assert reading.files < set(source.weight_map.values())
+    opened = ModelRequest(folder, 2, 4).open()
+    reading = opened.loader.reading(opened.plan.trunk)
+    assert reading.files < set(opened.source.weight_map.values())
     assert int(run(LOAD_TRUNK, cache=tmp_path, endpoint=hub.endpoint)) > 0
     small = {"config.json", "generation_config.json", INDEX_FILE}
     whole = set(hub.downloads) - small
     in_ranges = {file for file, _, _ in hub.ranges}
     assert small < set(hub.downloads) and whole | in_ranges == reading.files and not whole & in_ranges
     assert len(hub.downloads) == len(set(hub.downloads)), "each file once"
-    assert {name for name, file in source.weight_map.items() if file in whole} <= set(reading.sources.values())
+    assert {name for name, file in opened.source.weight_map.items() if file in whole} <= set(reading.sources.values())
 
 
 def test_a_second_time_comes_from_the_cache(hub: HubServer, tmp_path: Path) -> None:

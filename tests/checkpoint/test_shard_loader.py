@@ -5,10 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from splitlearn.checkpoint import CheckpointError, CheckpointSource, ShardLoader
+from splitlearn.checkpoint import CheckpointError, ShardLoader
 from splitlearn.cut import ParamMapper
-from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.opening import open_checkpoint
+from splitlearn.model import ModelRequest
 from tests.tiny_models import CONFIGS
 
 
@@ -16,10 +15,9 @@ from tests.tiny_models import CONFIGS
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_shards_by_name_are_those_that_loading_opens(model_type: str, tied: bool, tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint(model_type, tie_word_embeddings=tied)
-    config = read_config(folder)
     index = ShardLoader.load_index_json(folder)
-    loader = open_checkpoint(config, CheckpointSource(folder))
-    for part in plan_cut(config, 2, 4).parts:
+    opened = ModelRequest(folder, 2, 4).open()
+    for part in opened.plan.parts:
         required = ShardLoader.get_required_shards_for_component(
             index,
             part.name,
@@ -29,7 +27,7 @@ def test_shards_by_name_are_those_that_loading_opens(model_type: str, tied: bool
             include_final_norm=part.has_head,
             include_lm_head=part.has_head,
         )
-        read = loader.reading(part).files
+        read = opened.loader.reading(part).files
         # By name alone, a tied head's file cannot be told from those of other tensors that act before the layers.
         assert read <= required if tied and part.has_head else read == required
         assert required < set(index["weight_map"].values())

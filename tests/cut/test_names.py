@@ -3,10 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import ParamMapper
-from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.opening import open_checkpoint
+from splitlearn.model import ModelRequest
 from tests.tiny_models import CONFIGS
 
 
@@ -56,10 +54,8 @@ def test_tensors_outside_the_layers(name: str, kind: str) -> None:
 def test_names_alone_agree_with_the_model_for_every_architecture(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     """The rules on names must put each tensor where matching against the real model puts it."""
     folder = tiny_checkpoint(model_type, tie_word_embeddings=False)
-    config = read_config(folder)
-    loader = open_checkpoint(config, CheckpointSource(folder))
-    plan = plan_cut(config, 2, 4)
-    for match in loader.matches:
+    opened = ModelRequest(folder, 2, 4).open()
+    for match in opened.loader.matches:
         layer = ParamMapper.get_layer_number(match.source, model_type)
         kinds = {
             "layer": layer is not None,
@@ -68,6 +64,6 @@ def test_names_alone_agree_with_the_model_for_every_architecture(model_type: str
             "head": ParamMapper.is_lm_head(match.source, model_type),
         }
         assert sum(kinds.values()) == 1, (match.source, kinds)
-        assert layer == loader.blueprint.layer_of(match.targets[0])
+        assert layer == opened.loader.blueprint.layer_of(match.targets[0])
         if layer is None:
-            assert kinds["embedding"] == loader.blueprint.belongs_to(match.targets[0], plan.bottom), match.source
+            assert kinds["embedding"] == opened.loader.blueprint.belongs_to(match.targets[0], opened.plan.bottom), match.source

@@ -18,15 +18,14 @@ from splitlearn.app.opening_runs import open_run
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, restore
-from splitlearn.model import plan_cut
 from splitlearn.training import SplitCausalLM
 from tests.export.test_export import CHOICES, IDS_BT, SHORT
 
 
 def restored_logits(run: Path, ckpt: str | None) -> torch.Tensor:
-    record, loader = open_run(str(run), ckpt)
+    record, opened = open_run(str(run), ckpt)
     with torch.no_grad():
-        logits: torch.Tensor = restore(loader, plan_cut(loader.blueprint.config, *record.split_points), record)(IDS_BT).logits
+        logits: torch.Tensor = restore(opened, record)(IDS_BT).logits
     return logits
 
 

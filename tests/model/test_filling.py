@@ -7,8 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from splitlearn.checkpoint import CheckpointSource
-from splitlearn.model import ModelFactory, open_checkpoint, part_loading, read_config
+from splitlearn.model import ModelFactory, ModelRequest, part_loading
 from splitlearn.model.digest import part_digest
 from tests.architectures.catalogue import tiny_model
 
@@ -75,7 +74,7 @@ def test_a_head_loaded_by_itself_is_what_the_embedding_would_lend_it(tmp_path: P
 def test_a_parameter_of_two_names_is_one_in_a_part_loaded_by_itself(tmp_path: Path) -> None:
     tiny_model("bert").save_pretrained(tmp_path)
     _, _, top = ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
-    loader = open_checkpoint(read_config(tmp_path), CheckpointSource(tmp_path))
+    loader = ModelRequest(tmp_path).open().loader
     alone = loader.load(loader.reading(top.spec), lambda name, size_bytes: None, {})
     head: Any = alone.model.get_submodule("cls.predictions")
     assert head.bias is head.decoder.bias

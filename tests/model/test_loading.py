@@ -20,9 +20,7 @@ from splitlearn.checkpoint import CheckpointError, CheckpointSource, Shard
 from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.cut import PART_NAMES, CutError, DeviceMapError
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, UnsupportedModelError, save_parts
-from splitlearn.model.blueprint import plan_cut, read_config
-from splitlearn.model.opening import open_checkpoint
+from splitlearn.model import ComposedCausalLM, ModelFactory, ModelRequest, SplitModel, UnsupportedModelError, save_parts
 from tests.tiny_models import token_ids
 
 
@@ -67,9 +65,8 @@ def rewrite_index(folder: Path, change: Callable[[dict[str, str]], object]) -> N
 @pytest.mark.parametrize("name", ["bottom", "trunk", "top"])
 def test_a_part_needs_only_its_own_shards(name: str, folder: Path) -> None:
     """With every other shard deleted the part still loads, and it reads exactly the tensors it holds."""
-    config = read_config(folder)
-    loader = open_checkpoint(config, CheckpointSource(folder))
-    spec = getattr(plan_cut(config, 2, 4), name)
+    opened = ModelRequest(folder, 2, 4).open()
+    loader, spec = opened.loader, getattr(opened.plan, name)
     reading = loader.reading(spec)
     for file in set(loader.source.weight_map.values()) - reading.files:
         (folder / file).unlink()

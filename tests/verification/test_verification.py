@@ -7,19 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn.cut import CutError, DeviceMapError, SplitPlan
-from splitlearn.model import ModelFactory, read_config
-from splitlearn.verification import Outcome, print_outcomes, verify_streamed, verify_whole, whole
+from splitlearn.cut import CutError, DeviceMapError
+from splitlearn.model import LoadedParts, ModelFactory, ModelRequest, OpenedModel
+from splitlearn.verification import Outcome, print_outcomes, verify_streamed, verify_whole
 from splitlearn.verification.outcome import largest_difference
 from tests.architectures.catalogue import tiny_model
 
-PLAN = SplitPlan(6, 2, 4)
+
+def opened(folder: str | Path) -> OpenedModel:
+    return ModelRequest(folder, 2, 4).open()
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "gemma3_text", "mixtral"])
 def test_a_checkpoint_equals_its_parts(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     folder = str(tiny_checkpoint(model_type, tie_word_embeddings=True))
-    outcomes = verify_whole(folder, read_config(folder), PLAN, num_new_tokens=4)
+    outcomes = verify_whole(opened(folder), num_new_tokens=4)
     assert [each.what for each in outcomes] == [
         *("logits, no padding", "logits, left padding", "logits, right padding"),
         *("training loss, left padding", "all gradients", "4 generated tokens"),
@@ -37,38 +39,38 @@ def test_layers_streamed_one_by_one_equal_the_parts(
     model_type: str, cut: tuple[int, int], tiny_checkpoint: Callable[..., Path]
 ) -> None:
     folder = str(tiny_checkpoint(model_type, tie_word_embeddings=True))
-    outcomes = verify_streamed(folder, read_config(folder), SplitPlan(6, *cut))
+    outcomes = verify_streamed(ModelRequest(folder, *cut).open())
     assert [each.what for each in outcomes] == ["smashed data after bottom", "smashed data after trunk", "logits"]
     assert all(each.is_equal(0.0) for each in outcomes)
 
 
 def test_a_wrong_part_is_noticed(tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    create = ModelFactory.create_split_models
+    load = OpenedModel.load
 
-    def spoiled(*args: Any, **kwargs: Any) -> Any:
-        parts = create(*args, **kwargs)
+    def spoiled(*args: Any, **kwargs: Any) -> LoadedParts:
+        loaded = load(*args, **kwargs)
         with torch.no_grad():
-            next(parts[1].parameters()).add_(0.1)
-        return parts
+            next(loaded["trunk"].parameters()).add_(0.1)
+        return loaded
 
-    monkeypatch.setattr(whole.ModelFactory, "create_split_models", spoiled)
+    monkeypatch.setattr(OpenedModel, "load", spoiled)
     folder = str(tiny_checkpoint("llama"))
-    outcomes = verify_whole(folder, read_config(folder), PLAN, num_new_tokens=0)
+    outcomes = verify_whole(opened(folder), num_new_tokens=0)
     assert all(each.difference > 0 for each in outcomes)
 
 
 def test_what_cannot_be_compared_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:
     folder = str(tiny_checkpoint("llama"))
     with pytest.raises(ValueError, match="exceed the model's 128 positions"):
-        verify_whole(folder, read_config(folder), PLAN, num_tokens=121)
+        verify_whole(opened(folder), num_tokens=121)
     with pytest.raises(ValueError, match="0 or more new ones"):
-        verify_whole(folder, read_config(folder), PLAN, num_new_tokens=-1)
+        verify_whole(opened(folder), num_new_tokens=-1)
     with pytest.raises(ValueError, match="give at least 1 row"):
-        verify_streamed(folder, read_config(folder), PLAN, num_rows=0)
+        verify_streamed(opened(folder), num_rows=0)
     with pytest.raises(ValueError, match="on many rows of 32 tokens"):
-        verify_streamed(folder, read_config(folder), PLAN, num_rows="many")  # type: ignore[arg-type]
+        verify_streamed(opened(folder), num_rows="many")  # type: ignore[arg-type]
     with pytest.raises(DeviceMapError):
-        verify_whole(folder, read_config(folder), PLAN, device="cuda:7")
+        verify_whole(opened(folder), device="cuda:7")
 
 
 def test_an_outcome_with_nothing_compared_is_not_equal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +83,7 @@ def test_an_outcome_with_nothing_compared_is_not_equal(capsys: pytest.CaptureFix
 @pytest.mark.parametrize("architecture", ["ctrl", "modernbert-decoder", "bert"])
 def test_layers_are_streamed_for_unusual_architectures(architecture: str, tmp_path: Path) -> None:
     tiny_model(architecture).save_pretrained(tmp_path)
-    assert all(each.is_equal(0.0) for each in verify_streamed(str(tmp_path), read_config(tmp_path), PLAN))
+    assert all(each.is_equal(0.0) for each in verify_streamed(opened(tmp_path)))
 
 
 def test_equal_infinities_are_equal_and_doubles_are_not_rounded() -> None:
@@ -101,7 +103,7 @@ def test_a_cut_without_a_layer_on_top_is_refused_where_the_head_follows_directly
 
 def test_what_transformers_changes_after_loading_is_named(tmp_path: Path) -> None:
     tiny_model("youtu").save_pretrained(tmp_path)
-    remarks, *outcomes = verify_whole(str(tmp_path), read_config(tmp_path), PLAN, num_new_tokens=0)
+    remarks, *outcomes = verify_whole(opened(tmp_path), num_new_tokens=0)
     assert remarks.is_remark
     assert remarks.what.startswith("model.embed_tokens.weight")
     assert remarks.difference > 0.0
