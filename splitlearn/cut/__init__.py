@@ -4,7 +4,7 @@ who holds them.
 
 from splitlearn.cut.devices import DeviceMapError, resolve_device_map
 from splitlearn.cut.names import ParamMapper
-from splitlearn.cut.placement import CUTS, Party, Placement, PlacementError
+from splitlearn.cut.placement import CUTS, Party, Placement, PlacementError, refuse_both
 from splitlearn.cut.plan import PART_NAMES, CutError, PartSpec, SplitPlan
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "Placement",
     "PlacementError",
     "SplitPlan",
+    "refuse_both",
     "resolve_device_map",
 ]

@@ -233,6 +233,17 @@ class Placement:
         return PART_NAMES[cut - 1], PART_NAMES[cut]
 
 
+def refuse_both(placement: Placement | None, device: str, device_map: str | Mapping[str, str] | None) -> None:
+    """Refuse devices beside a placement, which says where parts go.
+
+    Raises:
+        PlacementError: there are both.
+    """
+    if placement is not None and (device != "cpu" or device_map is not None):
+        name, value = ("device_map", device_map) if device_map is not None else ("device", device)
+        raise PlacementError(f"{name} is {value!r}, but the placement says where parts go; leave {name} out")
+
+
 def _party_of(name: object, settings: object) -> tuple[Party, Any]:
     """Return a party without devices, and the devices that its settings ask for."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from splitlearn.checkpoint import CheckpointSource, LoadReceipt
-from splitlearn.cut import PART_NAMES, CutError, PartSpec, Placement, SplitPlan, resolve_device_map
+from splitlearn.cut import PART_NAMES, CutError, PartSpec, Placement, SplitPlan, refuse_both, resolve_device_map
 from splitlearn.memory import MemoryTracker
 from splitlearn.model.blueprint import Blueprint, plan_cut, read_config_of
 from splitlearn.model.dtypes import loaded_dtype
@@ -289,6 +289,7 @@ class OpenedModel:
 
     def _devices(self, placement: Placement | None, device: str, device_map: str | Mapping[str, str] | None) -> dict[str, str]:
         """Return the device of each part that may be loaded; those of other parts need not be on this machine."""
+        refuse_both(placement, device, device_map)
         if placement is None:
             return resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count(), parts=self._names)
         elsewhere = [name for name in self._names if name not in placement.devices]

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
-from splitlearn.cut import PART_NAMES, Placement
+from splitlearn.cut import PART_NAMES, Placement, refuse_both
 from splitlearn.data import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import (
@@ -114,6 +114,7 @@ class SplitCausalLM(LightningModule):
         super().__init__()
         # Where parts live is of this run alone: a checkpoint may be gone on from elsewhere.
         self.save_hyperparameters(ignore=["placement"])
+        refuse_both(placement, device, device_map)
         self.placement = placement or Placement.one_party(device, device_map, num_gpus=torch.cuda.device_count())
         # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
         self.strict_loading = False

@@ -161,5 +161,7 @@ def test_a_placement_says_which_parts_are_here(tiny_checkpoint: Callable[..., Pa
     parties: dict[str, dict[str, Any]] = {"client": {"parts": ["bottom", "top"]}, "server": server}
     placement = Placement.resolve(parties, data="client", labels="client", num_gpus=0)
     assert list(ModelFactory.load_parts(folder, 2, 4, placement.parts_here(), placement=placement).parts) == ["bottom", "top"]
+    with pytest.raises(ValueError, match="device_map is 'cpu', but the placement says where parts go; leave device_map out"):
+        ModelFactory.load_parts(folder, 2, 4, ["top"], device_map="cpu", placement=placement)
     with pytest.raises(ValueError, match="trunk is to be loaded here, but 'server' holds it elsewhere"):
         ModelFactory.load_parts(folder, 2, 4, placement=placement)

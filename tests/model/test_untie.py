@@ -20,6 +20,7 @@ from splitlearn.model import (
     find_ties,
     save_parts,
 )
+from tests.architectures import catalogue
 from tests.model.test_request import write_one_shard_a_part
 from tests.tiny_models import token_ids
 
@@ -61,6 +62,16 @@ def test_training_two_tensors_equals_the_unsplit_models(
     assert expected.keys() <= tensors.keys()
     embedding, head = (module.weight for module in (whole.get_input_embeddings(), whole.get_output_embeddings()))
     assert not torch.equal(embedding, head), "they are trained apart"
+
+
+@pytest.mark.parametrize("low_memory", [True, False])
+def test_the_copy_is_of_what_transformers_makes_of_the_embedding(low_memory: bool, tmp_path: Path) -> None:
+    # Youtu clears the padding row of its embedding after loading.
+    catalogue.tiny_model("youtu", tie_word_embeddings=True).save_pretrained(tmp_path)
+    whole, split = unsplit_untied(tmp_path), load_untied(tmp_path, low_memory=low_memory)
+    head = split.top.model.lm_head.weight
+    assert not head[whole.config.pad_token_id].any()
+    assert torch.equal(head, whole.get_output_embeddings().weight)
 
 
 def test_of_frozen_parts_too_each_has_a_tensor_of_its_own(tiny_checkpoint: Callable[..., Path]) -> None:

@@ -147,6 +147,8 @@ def test_a_tie_between_two_parties_is_not_trained(placement: str, tiny_checkpoin
     for settings in ({"optimizer": frozen}, {"peft": {"method": "lora"}}, {"untie": True}):
         SplitCausalLM(folder, 2, 4, placement=place(placement), **settings).load_parts()
     SplitCausalLM(folder, 2, 4, optimizer=OPTIMIZER, placement=place("u_shaped")).load_parts()
+    with pytest.raises(ValueError, match="device is 'cuda', but the placement says where parts go"):
+        SplitCausalLM(folder, 2, 4, device="cuda", placement=place(placement))
     # Without a tie there is nothing that two parties would share.
     untied = str(tiny_checkpoint("qwen2", tie_word_embeddings=False))
     SplitCausalLM(untied, 2, 4, optimizer=OPTIMIZER, placement=place(placement)).load_parts()
