@@ -15,9 +15,11 @@ JOBS   ?= auto
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-# Also compares every architecture of transformers with its parts, and writes docs/architectures.md.
+# Also compares every architecture of transformers with its parts, and writes docs/architectures.md; then looks for small changes
+# of the code that no test notices.
 test-all: test
 	$(BIN)/python -m tests.architectures.table
+	$(BIN)/python -m tests.mutants
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

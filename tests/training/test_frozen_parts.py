@@ -18,6 +18,7 @@ from splitlearn.data import TextDataModule
 from splitlearn.embedded import resolve_model
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.frozen_parts import FrozenParts
+from tests.tiny_models import token_ids
 from tests.training.test_module import trainer
 
 LORA: dict[str, Any] = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}}
@@ -130,6 +131,50 @@ def test_a_trained_bottom_has_nothing_to_keep(tmp_path: Path, settings: dict[str
         run(tmp_path, **settings, activation_cache={"keep": "memory"})
 
 
+class TwoRows:
+    """Data of two rows, of one content."""
+
+    def num_rows(self, name: str) -> int:
+        return 2
+
+    def digest(self, name: str) -> str:
+        return name
+
+
+@pytest.mark.parametrize("difference", ["none", "autocast", "quantization", "attention"])
+def test_what_was_computed_in_another_way_is_not_taken(
+    difference: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLITLEARN_CACHE", str(tmp_path))
+    checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
+    module = SplitCausalLM(str(checkpoint), 2, 4, **FROZEN["bottom"], activation_cache={"keep": "disk"})
+    module.load_parts()
+    ids = token_ids(2)
+
+    def share_run(quantization: Any = None) -> float:
+        parts = FrozenParts(module.cache_settings, module.trained, module.composed, quantization)
+        # The first row is computed in any case, to know its shape.
+        for row in (0, 1):
+            batch = {"input_ids": ids[row : row + 1], "row": torch.tensor([row])}
+            parts.run(batch, "train", TwoRows(), {}, CallKind.TRAIN)
+        return parts.share_run
+
+    assert share_run() == 1.0
+    if difference == "attention":
+        module.composed.bottom.blueprint.config._attn_implementation = "eager"
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=difference == "autocast"):
+        again = share_run({"bits": 8} if difference == "quantization" else None)
+    assert again == (0.0 if difference == "none" else 1.0)
+
+
+def test_router_losses_of_frozen_parts_are_not_kept(tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = tiny_checkpoint("mixtral", output_router_logits=True)
+    frozen = {"parts": {"bottom": {"train": False}}}
+    module = SplitCausalLM(str(checkpoint), 2, 4, optimizer=frozen, activation_cache={"keep": "memory"})
+    with pytest.raises(ValueError, match="a router loss needs what the routers of frozen parts return"):
+        module.load_parts()
+
+
 def test_dropout_in_frozen_parts_is_refused(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
     module = SplitCausalLM(
         str(tiny_checkpoint("gpt2", attn_pdrop=0.5, resid_pdrop=0.5)),
@@ -141,15 +186,7 @@ def test_dropout_in_frozen_parts_is_refused(tmp_path: Path, tiny_checkpoint: Cal
     module.load_parts()
     parts = FrozenParts(module.cache_settings, module.trained, module.composed)
     batch = {"input_ids": torch.randint(3, 50, (2, 5)), "row": torch.arange(2)}
-
-    class Data:
-        def num_rows(self, name: str) -> int:
-            return 2
-
-        def digest(self, name: str) -> str:
-            return name
-
     with pytest.raises(ValueError, match="drop activations at random"):
-        parts.run(batch, "train", Data(), {}, CallKind.TRAIN)
+        parts.run(batch, "train", TwoRows(), {}, CallKind.TRAIN)
     with pytest.raises(ValueError, match="only blocks of one length"):
         parts.run(batch, "train", None, {}, CallKind.TRAIN)

@@ -90,11 +90,20 @@ def train_unsplit(folder: Path, data: list[dict[str, torch.Tensor]], clip: float
     return whole
 
 
-@pytest.mark.parametrize(("model_type", "tied"), [("gpt2", True), ("qwen2", True), ("llama", False), ("mixtral", False)])
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("gpt2", {"tie_word_embeddings": True}),
+        ("qwen2", {"tie_word_embeddings": True}),
+        ("llama", {"tie_word_embeddings": False}),
+        ("mixtral", {"tie_word_embeddings": False}),
+        ("mixtral", {"tie_word_embeddings": False, "output_router_logits": True, "router_aux_loss_coef": 1.0}),
+    ],
+)
 def test_five_steps_equal_the_unsplit_models(
-    model_type: str, tied: bool, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+    model_type: str, changes: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = tiny_checkpoint(model_type, tie_word_embeddings=tied)
+    folder = tiny_checkpoint(model_type, **changes)
     data = batches([3, 2, 4, 3, 2])
     whole = train_unsplit(folder, data, clip=1e9)
     module = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER)
@@ -199,6 +208,28 @@ def test_accumulated_small_batches_equal_the_large_one(tiny_checkpoint: Callable
         torch.testing.assert_close(results[0][name], results[1][name], atol=1e-6, rtol=0)
 
 
+def test_accumulated_router_losses_count_by_their_tokens(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    changes = {"output_router_logits": True, "router_aux_loss_coef": 1.0, "attention_dropout": 0.0}
+    folder = tiny_checkpoint("mixtral", tie_word_embeddings=False, **changes)
+    data = batches([3, 1])
+    counts = [count_supervised(batch["labels"]) for batch in data]
+    whole = AutoModelForCausalLM.from_pretrained(folder).train()
+    for batch, count in zip(data, counts, strict=True):
+        # Divided by its own tokens, the text's loss weighs as the router loss does.
+        whole(**batch, use_cache=False).loss.mul(count / sum(counts)).backward()
+    module = SplitCausalLM(str(folder), 2, 4)
+    gradients: dict[str, torch.Tensor] = {}
+
+    def keep(*args: Any, **kwargs: Any) -> None:
+        parameters = trained_parameters(module)
+        gradients.update({name: each.grad.clone() for name, each in parameters.items() if each.grad is not None})
+
+    module.configure_gradient_clipping = keep  # type: ignore[method-assign]
+    fit(module, data, tmp_path, accumulate_grad_batches=2)
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_a_frozen_trunk_keeps_no_gradient_and_no_state(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_checkpoint("llama")
     module = SplitCausalLM(str(folder), 2, 4, optimizer={**OPTIMIZER, "parts": {"trunk": {"train": False}}})
@@ -276,6 +307,18 @@ def test_metrics(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     assert made.callback_metrics["train_perplexity"] == pytest.approx(
         math.exp(made.callback_metrics["train_loss_epoch"]), rel=1e-4
     )
+
+
+def test_the_training_loss_of_an_epoch_is_a_mean_over_tokens(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama", attention_dropout=0.0)
+    data = batches([3, 1, 2])
+    # Without steps every batch meets the same weights.
+    made = fit(SplitCausalLM(str(folder), 2, 4, optimizer={"learning_rate": 0.0}), data, tmp_path)
+    counts = [count_supervised(batch["labels"]) for batch in data]
+    whole = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        summed = sum(float(whole(**batch).loss) * count for batch, count in zip(data, counts, strict=True))
+    assert float(made.callback_metrics["train_loss_epoch"]) == pytest.approx(summed / sum(counts), rel=1e-6)
 
 
 def test_a_batch_without_supervised_tokens_changes_nothing(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:

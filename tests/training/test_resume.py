@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
 from splitlearn.checkpoint import CheckpointError
@@ -66,6 +68,7 @@ def run(
     every_n_steps: int | None = None,
     more: Sequence[Callback] = (),
     max_steps: int = -1,
+    logger: Any = False,
     **settings: Any,
 ) -> tuple[SplitCausalLM, Losses]:
     torch.manual_seed(11)
@@ -88,7 +91,8 @@ def run(
         max_epochs=3,
         max_steps=max_steps,
         accumulate_grad_batches=accumulate,
-        logger=False,
+        logger=logger,
+        log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -145,6 +149,13 @@ def test_killed_and_taken_up_from_an_earlier_checkpoint(
     assert resumed.losses == {key: value for key, value in whole[1].losses.items() if key[0] * BATCHES + key[1] >= step}
     expected = dict(whole[0].named_parameters())
     assert all(torch.equal(each, expected[name]) for name, each in module.named_parameters())
+
+
+def test_the_figures_of_the_last_step_are_written(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run(tiny_checkpoint("llama"), tmp_path, signal_at=2, logger=CSVLogger(tmp_path, name="", version=""))
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["train_loss_step"]] == ["0", "1", "2"]
 
 
 def test_signals_are_given_back(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 
 from splitlearn.model import SplitModel
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
@@ -35,6 +37,32 @@ def test_nobody_moves_the_parts(tiny_checkpoint: Callable[..., Path], tmp_path: 
         if checkpoint is None:
             trainer.save_checkpoint(tmp_path / "last.ckpt")
     assert trainer.global_step == 4
+
+
+@pytest.mark.parametrize("moment", ["setup", "resume", "teardown"])
+def test_nobody_moves_optimizer_state(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would move the state of all parts to the bottom's device, here the one that keeps no values."""
+    strategy = SplitStrategy({"bottom": "meta", "trunk": "cpu", "top": "cpu"}, accelerator=CPUAccelerator())
+    module = LightningModule()
+    module.weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW(module.parameters())
+    module.weight.sum().backward()
+    optimizer.step()
+    strategy.connect(module)
+    strategy.optimizers = [optimizer]
+    monkeypatch.setattr(strategy, "setup_optimizers", lambda trainer: None)
+    if moment == "setup":
+        strategy.setup(SimpleNamespace(state=SimpleNamespace(fn="fit")))
+    elif moment == "resume":
+        strategy.load_optimizer_state_dict({"optimizer_states": [optimizer.state_dict()]})
+    else:
+        strategy.teardown()
+    assert {name: str(each.device) for name, each in optimizer.state[module.weight].items()} == {
+        "step": "cpu",
+        "exp_avg": "cpu",
+        "exp_avg_sq": "cpu",
+    }
+    assert module.weight.device.type == "cpu"
 
 
 def test_the_bottoms_device_is_the_trainers() -> None:
