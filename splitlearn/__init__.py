@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from splitlearn.app import train
     from splitlearn.cut import CutError, SplitPlan
     from splitlearn.memory import MemoryTracker
-    from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
+    from splitlearn.model import ComposedCausalLM, ModelFactory, ModelRequest, SplitModel
     from splitlearn.settings import compose
     from splitlearn.training import SplitCausalLM
 
@@ -19,6 +19,7 @@ _HOMES = {
     "CutError": "splitlearn.cut",
     "MemoryTracker": "splitlearn.memory",
     "ModelFactory": "splitlearn.model",
+    "ModelRequest": "splitlearn.model",
     "SplitCausalLM": "splitlearn.training",
     "SplitModel": "splitlearn.model",
     "SplitPlan": "splitlearn.cut",
@@ -31,6 +32,7 @@ __all__ = [
     "CutError",
     "MemoryTracker",
     "ModelFactory",
+    "ModelRequest",
     "SplitCausalLM",
     "SplitModel",
     "SplitPlan",
