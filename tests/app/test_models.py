@@ -58,7 +58,7 @@ def test_train(run: tuple[Path, Counter[str]]) -> None:
 
 
 def test_train_in_two_dtypes(run: tuple[Path, Counter[str]], tmp_path: Path) -> None:
-    """A frozen trunk keeps bfloat16 and the others are held in float32: the structure is drawn in both, all else is read once."""
+    """A frozen trunk keeps bfloat16, the others are held in float32: the structure is drawn in both, all else is read once."""
     base = tmp_path / "base"
     export(compose(f"run={run[0]}", f"out={base}", "dtype=bfloat16", config_name="export"))
     settings = ["model=pretrained", f"model.name_or_path={base}", "optimizer.parts.trunk.train=false", "save_parts=false"]
