@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from splitlearn.app.checkpoints import find_checkpoint, read_checkpoint
 from splitlearn.checkpoint import CheckpointError
@@ -30,7 +29,7 @@ def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, OpenedMod
         CheckpointError: the base checkpoint is another by now, or a file is damaged.
     """
     path = find_checkpoint(ckpt, Path(folder).expanduser(), "ckpt")
-    record = RunRecord.read(folder, None if path is None else _read_own(path))
+    record = RunRecord.read(folder, None if path is None else read_checkpoint(path))
     opened = request_of_base(record).open()
     # All parts of the base are loaded now, to compare them.
     opened.settle_ties()
@@ -52,13 +51,6 @@ def request_of_base(record: RunRecord) -> ModelRequest:
         unexpected_tensors=model.get("unexpected_tensors", "auto"),
         untie=model.get("untie", False),
     )
-
-
-def _read_own(path: str) -> dict[str, Any]:
-    content = read_checkpoint(path)
-    if "trained" not in content:
-        raise CheckpointError(f"{path} does not say what of each part was trained; it is of an older release")
-    return content
 
 
 def check_base(record: RunRecord, opened: OpenedModel) -> None:

@@ -8,7 +8,7 @@ from splitlearn.adapters import add_adapters, load_adapters
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES, PartSpec
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import ComposedCausalLM, OpenedModel, SplitModel, fill_parameters, tie_parts
+from splitlearn.model import ComposedCausalLM, OpenedModel, SplitModel, fill_parameters, stored_names, tie_parts
 
 
 def restore_part(opened: OpenedModel, part: PartSpec, record: RunRecord | None) -> SplitModel:
@@ -56,12 +56,16 @@ def load_base_part(opened: OpenedModel, part: PartSpec, dtype: str | None = None
 def _restore_from_checkpoint(opened: OpenedModel, part: PartSpec, record: RunRecord) -> SplitModel:
     """Return a part of the base checkpoint with the trained tensors that a checkpoint of the run holds."""
     loaded = load_base_part(opened, part, record.part_dtype(part.name), writable=record.trained[part.name] != "frozen")
-    if record.adapters.adapts(part.name):
-        add_adapters([loaded], record.adapters)
+    added = add_adapters([loaded], record.adapters) if record.adapters.adapts(part.name) else {}
     filled = fill_parameters([loaded], record.trained_tensors)
     own = {name for name in record.trained_tensors if loaded.blueprint.belongs_to(name, part)}
     if own - filled:
         raise CheckpointError(f"the checkpoint holds {min(own - filled)}, which {part.name} does not have; is it of this run?")
+    trained = loaded.parameters() if record.trained[part.name] == "full" else added.get(part.name, [])
+    names = stored_names([loaded])
+    lost = {names[parameter] for parameter in trained} - filled
+    if lost:
+        raise CheckpointError(f"the checkpoint lacks {min(lost)}, which {part.name} had trained; is it of this run?")
     return loaded
 
 

@@ -28,8 +28,12 @@ def check_layout(content: Mapping[str, Any], where: str = "the checkpoint") -> N
         where: its file, for the message.
 
     Raises:
-        CheckpointError: its layout is of another version.
+        CheckpointError: its layout is of another version, or no run of splitlearn wrote it.
     """
+    if LAYOUT_KEY not in content and "split_point_1" not in content.get("hyper_parameters", {}):
+        raise CheckpointError(
+            f"{where} is no checkpoint of a run of splitlearn; those are in the folder checkpoints of a run's own"
+        )
     version = content.get(LAYOUT_KEY, 1)
     if version != LAYOUT_VERSION:
         raise CheckpointError(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from omegaconf import DictConfig
 
-from splitlearn.app import TrainResult, compose, export, train
-from splitlearn.app.checkpoints import FinishedRunError, find_checkpoint
-from splitlearn.checkpoint import CheckpointError
+from splitlearn.app import TrainResult, compose, evaluate, export, generate, train
+from splitlearn.app.checkpoints import FinishedRunError, find_checkpoint, read_checkpoint
+from splitlearn.app.run_folder import own_files
+from splitlearn.checkpoint import CheckpointError, write_torch_file
 
 SHORT = ["data.max_train_blocks=48", "data.max_val_blocks=8", "trainer.enable_progress_bar=false", "verbose=false"]
 SHORT += ["trainer.max_epochs=2", "callbacks.last_checkpoint.every_n_train_steps=4"]
@@ -31,6 +37,39 @@ def test_best_is_what_lightning_calls_so(result: TrainResult, tmp_path: Path) ->
     for path in folder.iterdir():
         (tmp_path / "checkpoints" / path.name).write_bytes(path.read_bytes())
     assert find_checkpoint("best", tmp_path) == str(tmp_path / "checkpoints" / Path(best).name)
+
+
+def test_checkpoints_of_another_layout_are_refused_by_all_who_read_them(result: TrainResult, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(result.folder, run)
+    for path in (run / "checkpoints").iterdir():
+        content = read_checkpoint(path)
+        del content["layout_version"]
+        write_torch_file(path, content)
+    before = files_of(run)
+    path = run / "checkpoints" / "last.ckpt"
+    message = r"\.ckpt has layout 1, .* train again, or export it with the release that wrote it$"
+    cfg = compose(*SHORT, "optimizer.learning_rate=1e-2")
+    for cfg.ckpt_path in ("auto", "last", "best", str(path)):
+        with pytest.raises(CheckpointError, match=message):
+            train(cfg, folder=run)
+    with pytest.raises(CheckpointError, match=message):
+        train(cfg, folder=tmp_path / "other")
+    commands: dict[str, tuple[Callable[[DictConfig], Any], str]] = {
+        "export": (export, f"out={tmp_path / 'out'}"),
+        "generate": (generate, "prompt=a"),
+        "evaluate": (evaluate, "base=false"),
+    }
+    for name, (command, setting) in commands.items():
+        cfg = compose(f"run={run}", setting, config_name=name)
+        for cfg.ckpt in ("last", "best", str(path)):
+            with pytest.raises(CheckpointError, match=message):
+                command(cfg)
+    assert files_of(run) == before
+    assert path in own_files(run), "overwrite=true removes them all the same"
+    torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(CheckpointError, match=r"foreign.ckpt is no checkpoint of a run"):
+        find_checkpoint(str(tmp_path / "foreign.ckpt"), tmp_path)
 
 
 def test_what_is_no_checkpoint(result: TrainResult, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from splitlearn.app import TrainResult, compose, generate, train
+from splitlearn.app.checkpoints import read_checkpoint
+from splitlearn.checkpoint import CheckpointError, write_torch_file
+from splitlearn.model import trained_parameters
 from tests.export.test_export import CHOICES, SHORT
 
 
@@ -22,6 +26,18 @@ def test_the_restored_model_says_what_the_trained_one_says(choice: str, tmp_path
         )
     assert trained == tokenizer.decode(ids_BT[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert base != trained
+
+
+@pytest.mark.parametrize(("choice", "part"), [("full", "bottom"), ("adapters", "trunk")])
+def test_a_checkpoint_that_lacks_a_trained_tensor_is_refused(choice: str, part: str, tmp_path: Path) -> None:
+    result = train(compose(*SHORT, *CHOICES[choice]), folder=tmp_path)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(path)
+    name = next(iter(trained_parameters([getattr(result.module.composed, part)])))
+    del content["state_dict"][name]
+    write_torch_file(path, content)
+    with pytest.raises(CheckpointError, match=f"the checkpoint lacks {re.escape(name)}, which {part} had trained"):
+        generate(compose(f"run={tmp_path}", "ckpt=last", "prompt=a", config_name="generate"))
 
 
 def test_sampling_is_seeded_and_streamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.model import ModelFactory, SplitModel, find_ties, trained_parameters
+from splitlearn.model import ModelFactory, SplitModel, find_ties, named_parameters, trained_parameters
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.checkpoint_content import (
     LAYOUT_KEY,
@@ -234,6 +234,18 @@ def test_nothing_is_copied_for_a_checkpoint(tiny_checkpoint: Callable[..., Path]
     assert {tensor.data_ptr() for tensor in trained_tensors(parts).values()} == own
     moments = {state["exp_avg"].data_ptr() for state in optimizer.state.values()}
     assert {state["exp_avg"].data_ptr() for state in optimizer.state_dict()["state"].values()} == moments
+
+
+def test_trained_tensors_are_filled_in_at_both_ends_of_a_tie(
+    tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for is_shared in (True, False):
+        module = tied_module(tiny_checkpoint("qwen2", tie_word_embeddings=True), is_shared, monkeypatch)
+        wanted = {name: tensor + 1 for name, tensor in trained_tensors(module.parts).items()}
+        load_trained_tensors(module.parts, wanted)
+        assert all(torch.equal(parameter, wanted[name]) for name, parameter in trained_parameters(module.parts).items())
+        head = named_parameters(module.parts)["lm_head.weight"]
+        assert torch.equal(head, wanted["model.embed_tokens.weight"])
 
 
 def test_what_does_not_fit_the_parts_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:
