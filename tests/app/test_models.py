@@ -72,8 +72,9 @@ def test_train_in_two_dtypes(run: tuple[Path, Counter[str]], tmp_path: Path) -> 
 def test_what_is_done_with_a_run(command: str, run: tuple[Path, Counter[str]], tmp_path: Path) -> None:
     settings = {"generate": ["prompt=def", "max_new_tokens=2"], "export": [f"out={tmp_path / 'out'}"], "evaluate": []}[command]
     cfg = compose(f"run={run[0]}", *settings, config_name=command)
+    functions: dict[str, Callable[..., Any]] = {"generate": generate, "export": export, "evaluate": evaluate}
     with counting() as calls:
-        {"generate": generate, "export": export, "evaluate": evaluate}[command](cfg)
+        functions[command](cfg)
     assert calls == ONCE
 
 
