@@ -15,7 +15,7 @@ from splitlearn.app.opening_runs import open_run
 from splitlearn.app.placing import resolve_placement
 from splitlearn.app.training import make_module
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.cut import Placement
+from splitlearn.cut import PartTraining, Placement
 from splitlearn.data import BlockDataModule
 from splitlearn.export import RunRecord
 from splitlearn.model import SplitModel, trained_parameters
@@ -125,9 +125,9 @@ def _fill(module: SplitCausalLM, record: RunRecord) -> None:
         return
     for part in module.parts:
         what = record.trained[part.spec.name]
-        if what == "adapters":
+        if what is PartTraining.ADAPTERS:
             load_adapters([part], record.folder / "adapters")
-        elif what != "frozen":
+        elif what.trains_weights:
             path = record.saved_part(part.spec.name)
             if path is None:
                 raise FileNotFoundError(f"{record.folder} has no parts/{part.spec.name}.pt; take ckpt=last or ckpt=best")

@@ -122,7 +122,7 @@ class Recorder:
             stopped_early=_why_stopped_early(trainer),
             parts=[part.to_dict() for part in part_memory(module.parts)],
             loading=[asdict(part.receipt) for part in module.parts if part.receipt is not None],
-            trained=module.trained,
+            trained={name: what.value for name, what in module.trained.items()},
             learning_rate=module.learning_rate,
             saved_parts=saved.get("parts"),
             adapters=saved.get("adapters"),

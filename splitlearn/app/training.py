@@ -26,11 +26,11 @@ from splitlearn.app.process import leaving_no_trace
 from splitlearn.app.rates import optimizer_settings, rate_of_adapters
 from splitlearn.app.recorder import Recorder
 from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
-from splitlearn.cut import PART_NAMES, Placement
+from splitlearn.cut import Placement
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule, base_tokenizer_digest
 from splitlearn.memory import GIB
 from splitlearn.model import OpenedModel, dtype_in_full, save_parts
-from splitlearn.planning import check_fit, cost_of
+from splitlearn.planning import check_fit, cost_of, least_methods
 from splitlearn.runs import open_run_folder
 from splitlearn.settings import check
 from splitlearn.training import (
@@ -151,13 +151,11 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
 def _check_memory(opened: OpenedModel, module: SplitCausalLM) -> None:
     """Refuse a tie between parties, and weights, gradients and optimizer state that are more than this machine's memory."""
     opened.blueprint.check(opened.plan)
-    trained = {name: module.trains(name) for name in PART_NAMES}
-    refuse_divided_ties(opened.blueprint, opened.plan, module.placement, trained)
+    refuse_divided_ties(opened.blueprint, opened.plan, module.placement, module.trained)
     size: dict[str, Any] = {"num_rows": 1, "num_tokens": 1, "lora_rank": 1, "with_activations": False}
     size["full_dtype"] = dtype_in_full(opened.request.dtype, opened.dtype)
     cost = cost_of(opened, module.placement.devices, **size)
-    is_full = {name: module.trains(name) == "full" for name in PART_NAMES}
-    check_fit(cost, {name: "full" if full else "load" for name, full in is_full.items()})
+    check_fit(cost, least_methods(module.trained))
 
 
 def _check_data(datamodule: LightningDataModule, opened: OpenedModel, verbose: bool) -> None:
@@ -200,10 +198,10 @@ def _save(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str,
     if module.adapters.method is not None:
         save_adapters(module.parts, module.adapters, run_folder / "adapters")
         folders["adapters"] = str((run_folder / "adapters").resolve())
-        wanted = [part for part in module.parts if module.trained[part.spec.name] not in ("adapters", "frozen")]
+        wanted = [part for part in module.parts if module.trained[part.spec.name].trains_weights]
     if cfg.model.quantization is not None:
         # What was quantized is in the base checkpoint, with more digits.
-        wanted = [part for part in wanted if module.trained[part.spec.name] == "full"]
+        wanted = [part for part in wanted if module.trained[part.spec.name].trains_all_weights]
     if cfg.save_parts and wanted:
         save_parts(wanted, run_folder / "parts")
         folders["parts"] = str((run_folder / "parts").resolve())

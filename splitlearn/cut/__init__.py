@@ -4,6 +4,7 @@ who holds them.
 
 from splitlearn.cut.devices import DeviceMapError, resolve_device_map
 from splitlearn.cut.names import ParamMapper
+from splitlearn.cut.part_training import PartTraining
 from splitlearn.cut.placement import CUTS, Party, Placement, PlacementError, refuse_both
 from splitlearn.cut.plan import PART_NAMES, CutError, PartSpec, SplitPlan
 
@@ -14,6 +15,7 @@ __all__ = [
     "DeviceMapError",
     "ParamMapper",
     "PartSpec",
+    "PartTraining",
     "Party",
     "Placement",
     "PlacementError",

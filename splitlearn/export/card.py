@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from splitlearn.cut import PART_NAMES
+from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.export.run_record import RunRecord
 from splitlearn.model import OpenedModel
 
 _FIGURES = (("loss (nats a token)", "val_loss", 4), ("perplexity", "val_perplexity", 2))
-_WORDS = {"full": "trained", "frozen": "as in the base model"}
+_WORDS = {PartTraining.FULL: "trained", PartTraining.FROZEN: "as in the base model"}
 
 
 def model_card(record: RunRecord, opened: OpenedModel, keeps_adapters: bool = False) -> str:
@@ -22,7 +22,8 @@ def model_card(record: RunRecord, opened: OpenedModel, keeps_adapters: bool = Fa
         opened: its base model.
         keeps_adapters: whether adapters lie beside the weights instead of being merged.
     """
-    words = {**_WORDS, "adapters": "as in the base model, with adapters beside them" if keeps_adapters else "adapters, merged"}
+    of_adapters = "as in the base model, with adapters beside them" if keeps_adapters else "adapters, merged"
+    words = {**_WORDS, PartTraining.ADAPTERS: of_adapters}
     config, metrics = record.config, record.metrics
     name, commit = config["model"]["name_or_path"], opened.source.commit
     plan = opened.plan

@@ -69,7 +69,8 @@ def export_run(
         _write_descriptions(record, opened, temporary, keeps)
         if keeps:
             adapters_folder = _adapters_of(record, opened, temporary)
-            copy_adapter(adapters_folder, temporary, stands_alone={"adapters", "frozen"}.issuperset(record.trained.values()))
+            stands_alone = all(trained.keeps_base_weights for trained in record.trained.values())
+            copy_adapter(adapters_folder, temporary, stands_alone=stands_alone)
             shutil.rmtree(temporary / _FROM_CHECKPOINT, ignore_errors=True)
     return out
 

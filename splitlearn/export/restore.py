@@ -6,7 +6,7 @@ import torch
 
 from splitlearn.adapters import add_adapters, load_adapters
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.cut import PART_NAMES, PartSpec
+from splitlearn.cut import PART_NAMES, PartSpec, PartTraining
 from splitlearn.export.run_record import RunRecord
 from splitlearn.model import ComposedCausalLM, OpenedModel, SplitModel, fill_parameters, stored_names, tie_parts
 
@@ -23,16 +23,16 @@ def restore_part(opened: OpenedModel, part: PartSpec, record: RunRecord | None) 
         FileNotFoundError: the run did not save the part.
         CheckpointError: a file is damaged.
     """
-    what = "frozen" if record is None else record.trained[part.name]
+    trained = PartTraining.FROZEN if record is None else record.trained[part.name]
     if record is not None and record.checkpoint is not None:
         return _restore_from_checkpoint(opened, part, record)
-    if record is not None and what not in ("frozen", "adapters"):
+    if record is not None and trained.trains_weights:
         path = record.saved_part(part.name)
         if path is None:
             raise FileNotFoundError(f"{record.folder} has no parts/{part.name}.pt; train with save_parts=true to use it later")
         return SplitModel.load(path)
     loaded = load_base_part(opened, part)
-    if record is not None and what == "adapters":
+    if record is not None and trained is PartTraining.ADAPTERS:
         add_adapters([loaded], record.adapters)
         load_adapters([loaded], record.folder / "adapters")
     return loaded
@@ -55,7 +55,7 @@ def load_base_part(opened: OpenedModel, part: PartSpec, dtype: str | None = None
 
 def _restore_from_checkpoint(opened: OpenedModel, part: PartSpec, record: RunRecord) -> SplitModel:
     """Return a part of the base checkpoint with the trained tensors that a checkpoint of the run holds."""
-    loaded = load_base_part(opened, part, record.part_dtype(part.name), writable=record.trained[part.name] != "frozen")
+    loaded = load_base_part(opened, part, record.part_dtype(part.name), writable=record.trained[part.name].trains_anything)
     added = add_adapters([loaded], record.adapters) if record.adapters.adapts(part.name) else {}
     filled = fill_parameters([loaded], record.trained_tensors)
     own = {name for name in record.trained_tensors if loaded.blueprint.belongs_to(name, part)}

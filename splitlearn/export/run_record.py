@@ -11,6 +11,7 @@ import torch
 
 from splitlearn.adapters import AdapterSettings
 from splitlearn.checkpoint import CheckpointError
+from splitlearn.cut import PartTraining
 from splitlearn.runs import SUMMARY_FILE, RunSummary, read_run_config, read_summary
 
 
@@ -54,7 +55,7 @@ class RunRecord:
     def adapters(self) -> AdapterSettings:
         """The adapters that the run trained."""
         settings = AdapterSettings.from_plain(self.config.get("peft"))
-        return settings.without([name for name, what in self.trained.items() if what == "frozen"])
+        return settings.without([name for name, what in self.trained.items() if not what.trains_anything])
 
     @property
     def split_points(self) -> tuple[int, int]:
@@ -65,10 +66,10 @@ class RunRecord:
         return values["split_point_1"], values["split_point_2"]
 
     @property
-    def trained(self) -> dict[str, str]:
-        """For each part what of it was trained: ``"full"``, ``"frozen"``, ``"adapters"``, ``"biases"`` and so on."""
+    def trained(self) -> dict[str, PartTraining]:
+        """For each part which of its tensors were trained."""
         trained: dict[str, str] = self._recorded("trained") if self.checkpoint is None else self.checkpoint["trained"]
-        return trained
+        return {name: PartTraining(what) for name, what in trained.items()}
 
     @property
     def base(self) -> dict[str, Any]:

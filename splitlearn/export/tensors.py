@@ -6,7 +6,7 @@ import torch
 
 from splitlearn.adapters import merge_adapters
 from splitlearn.checkpoint import CheckpointError, name_some
-from splitlearn.cut import PartSpec
+from splitlearn.cut import PartSpec, PartTraining
 from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
 from splitlearn.model import OpenedModel, PartLoader, SplitModel
@@ -30,7 +30,8 @@ def part_tensors(opened: OpenedModel, part: PartSpec, record: RunRecord, merges:
     """
     if part.start == part.end and part.name == "trunk":
         return {}
-    if record.trained[part.name] == "frozen" or (record.trained[part.name] == "adapters" and not merges):
+    trained = record.trained[part.name]
+    if trained.keeps_base_weights and not (trained is PartTraining.ADAPTERS and merges):
         return _base_tensors(opened.loader, part)
     restored = restore_part(opened, part, record)
     merge_adapters(restored)

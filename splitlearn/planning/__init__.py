@@ -2,7 +2,18 @@
 
 from splitlearn.planning.automatic import choose_cut
 from splitlearn.planning.costs import METHODS, CutCost, Need, PartCost, cost_of
-from splitlearn.planning.fit import DoesNotFitError, check_fit
+from splitlearn.planning.fit import DoesNotFitError, check_fit, least_methods
 from splitlearn.planning.report import print_plan
 
-__all__ = ["METHODS", "CutCost", "DoesNotFitError", "Need", "PartCost", "check_fit", "choose_cut", "cost_of", "print_plan"]
+__all__ = [
+    "METHODS",
+    "CutCost",
+    "DoesNotFitError",
+    "Need",
+    "PartCost",
+    "check_fit",
+    "choose_cut",
+    "cost_of",
+    "least_methods",
+    "print_plan",
+]

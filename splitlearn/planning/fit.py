@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from splitlearn.cut import PartTraining
 from splitlearn.memory import format_bytes
 from splitlearn.planning.costs import METHODS, CutCost, Need
 
@@ -29,6 +30,11 @@ def device_memory(device: str) -> int:
         return int(torch.cuda.get_device_properties(device).total_memory)
     limits = [int(text) for path in _CGROUP_LIMITS if path.is_file() and (text := path.read_text().strip()).isdigit()]
     return min([psutil.virtual_memory().total, *limits])
+
+
+def least_methods(trained: Mapping[str, PartTraining]) -> dict[str, str]:
+    """Return for each part the method whose need is surely not too high: adapters and small tensors add little to loading."""
+    return {name: "full" if what.trains_all_weights else "load" for name, what in trained.items()}
 
 
 def needed_by_device(cost: CutCost, methods: Mapping[str, str]) -> dict[str, int]:

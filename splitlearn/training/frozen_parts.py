@@ -12,7 +12,7 @@ import torch
 
 from splitlearn.activations import ActivationCache, CacheSettings
 from splitlearn.boundary import CallKind, Handover, Parcel
-from splitlearn.cut import PART_NAMES
+from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.memory import GIB
 from splitlearn.model import ComposedCausalLM, digest
 
@@ -44,13 +44,13 @@ class FrozenParts:
     """
 
     def __init__(
-        self, settings: CacheSettings, trained: Mapping[str, str], composed: ComposedCausalLM, quantization: Any = None
+        self, settings: CacheSettings, trained: Mapping[str, PartTraining], composed: ComposedCausalLM, quantization: Any = None
     ) -> None:
         self._settings = settings
         self._composed = composed
         self._quantization = quantization
         self._caches: dict[str, ActivationCache] = {}
-        self.number = next((index for index, name in enumerate(PART_NAMES) if trained[name] != "frozen"), len(PART_NAMES))
+        self.number = next((index for index, name in enumerate(PART_NAMES) if trained[name].trains_anything), len(PART_NAMES))
         # The top returns logits and not smashed data.
         self.number = min(self.number, len(PART_NAMES) - 1)
         # What share of the last batch's rows they were run on.

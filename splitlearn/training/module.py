@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
-from splitlearn.cut import PART_NAMES, Placement, refuse_both
+from splitlearn.cut import PART_NAMES, PartTraining, Placement, refuse_both
 from splitlearn.data import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import (
@@ -41,7 +41,7 @@ from splitlearn.training.optimization import Optimization
 from splitlearn.training.refusals import parts_in_float32, refuse_untrainable
 from splitlearn.training.step_figures import clip_gradients, learning_rates
 from splitlearn.training.token_window import TokenWindow
-from splitlearn.training.trainable import mark_trainable, settle
+from splitlearn.training.trainable import mark_trainable
 
 Batch = dict[str, torch.Tensor]
 _NOT_LOADED = "the parts are not loaded yet: call load_parts(), or let the Trainer do it"
@@ -82,7 +82,8 @@ class SplitCausalLM(LightningModule):
 
     Attributes:
         placement: who holds which part on which device.
-        trained: what of each part is trained, one of `TRAINABLE`; empty until the parts are loaded.
+        trained: which tensors of each part are trained, by the part's name. A part that is to have adapters is frozen if it
+            turns out, as parts are loaded, that none of its modules gets one.
 
     Raises:
         ValueError: a setting is unknown or out of range.
@@ -119,7 +120,7 @@ class SplitCausalLM(LightningModule):
         # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
         self.strict_loading = False
         self.optimization = Optimization.from_plain(optimizer or {})
-        frozen = [name for name in PART_NAMES if self.optimization.of(name).train in (False, "frozen")]
+        frozen = [name for name in PART_NAMES if self.optimization.of(name).is_frozen]
         self.adapters = AdapterSettings.from_plain(peft).without(frozen)
         if "learning_rate" not in (optimizer or {}):
             adapted = [name for name in PART_NAMES if self.adapters.adapts(name)]
@@ -129,7 +130,7 @@ class SplitCausalLM(LightningModule):
         self.compile_settings = compile_settings(compile_layers)
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
-        self.trained: dict[str, str] = {}
+        self.trained = {name: self._settle(name, self.adapters.adapts(name)) for name in PART_NAMES}
         self._opened: OpenedModel | None = None
         self._base_weights: dict[str, str] = {}
         self._loss: SplitLoss | None = None
@@ -221,12 +222,11 @@ class SplitCausalLM(LightningModule):
         if self.model is not None:
             return
         hparams = cast(AttributeDict, self.hparams)
-        trained = {name: self.trains(name) for name in PART_NAMES}
         opened = self._opened or self._request().open()
-        refuse_untrainable(opened, trained, self.placement)
-        loaded = opened.revise(in_float32=parts_in_float32(trained, self.load_dtype)).load(
+        refuse_untrainable(opened, self.trained, self.placement)
+        loaded = opened.revise(in_float32=parts_in_float32(self.trained, self.load_dtype)).load(
             placement=self.placement,
-            trained=[name for name, what in trained.items() if what == "full"],
+            trained=[name for name, what in self.trained.items() if what.trains_all_weights],
             low_memory=hparams.low_memory,
             verbose=hparams.verbose,
             tracker=self.tracker,
@@ -236,7 +236,8 @@ class SplitCausalLM(LightningModule):
         self._opened = None
         parts = loaded["bottom"], loaded["trunk"], loaded["top"]
         # Some adapters change the weights beside them.
-        self._base_weights = {part.spec.name: part_digest(part) for part in parts if self.trains(part.spec.name) != "full"}
+        frozen = [part for part in parts if not self.trained[part.spec.name].trains_all_weights]
+        self._base_weights = {part.spec.name: part_digest(part) for part in frozen}
         added = add_adapters(parts, self.adapters)
         if added:
             # What could not be saved in the end is refused here.
@@ -245,8 +246,7 @@ class SplitCausalLM(LightningModule):
                 check_layers_run(parts)
         for part in parts:
             own = added.get(part.spec.name, ())
-            train = self.optimization.of(part.spec.name).train
-            self.trained[part.spec.name] = settle(train, bool(own), self.adapters.method is not None)
+            self.trained[part.spec.name] = self._settle(part.spec.name, bool(own))
             mark_trainable(part, self.trained[part.spec.name], own)
         for part in parts:
             keep_trainable(part)
@@ -260,9 +260,8 @@ class SplitCausalLM(LightningModule):
         self._loss = SplitLoss(composed, frozen_parts, hparams.max_logits_mib)
         self.model = composed
 
-    def trains(self, name: str) -> str:
-        """Return what of the part ``name`` is trained, one of `TRAINABLE`."""
-        return settle(self.optimization.of(name).train, self.adapters.adapts(name), self.adapters.method is not None)
+    def _settle(self, name: str, has_adapters: bool) -> PartTraining:
+        return PartTraining.settle(self.optimization.of(name).train, has_adapters, self.adapters.method is not None)
 
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
@@ -380,7 +379,7 @@ class SplitCausalLM(LightningModule):
         """Put trained tensors under the unsplit model's names; what was not trained is in the base checkpoint."""
         checkpoint[checkpoint_content.LAYOUT_KEY] = checkpoint_content.LAYOUT_VERSION
         checkpoint["state_dict"] = checkpoint_content.trained_tensors(self.parts)
-        checkpoint["base"], checkpoint["trained"] = self.base, self.trained
+        checkpoint["base"], checkpoint["trained"] = self.base, {name: what.value for name, what in self.trained.items()}
         if any(self._window.counts()):
             gradients = checkpoint_content.gradients(self.parts)
             checkpoint["unfinished_step"] = {"counts": self._window.counts(), "gradients": gradients}

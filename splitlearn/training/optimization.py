@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from transformers import get_scheduler
 
-from splitlearn.cut import PART_NAMES
+from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.model import SplitModel
-from splitlearn.training.trainable import TRAINABLE
 
 SCHEDULES = ("constant_with_warmup", "cosine", "linear")
 
@@ -35,7 +34,7 @@ class PartOptimization:
 
     Attributes:
         train: what of the part is trained: True for its adapters, or everything where no part has any; False for nothing;
-            or one of `TRAINABLE`. What is frozen keeps no gradients and no optimizer state.
+            or one of `PartTraining`. What is frozen keeps no gradients and no optimizer state.
         learning_rate: None takes the common one.
         weight_decay: None takes the common one.
     """
@@ -43,6 +42,11 @@ class PartOptimization:
     train: bool | str = True
     learning_rate: float | None = None
     weight_decay: float | None = None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the settings leave nothing of the part to be trained."""
+        return self.train in (False, PartTraining.FROZEN)
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,11 @@ class Optimization:
         ):
             raise ValueError(f"optimizer.warmup_fraction is {self.warmup_fraction!r}; it must lie between 0 and 1")
         for name, settings in self.parts.items():
-            if not isinstance(settings.train, bool) and settings.train not in TRAINABLE:
+            if not isinstance(settings.train, bool) and settings.train not in tuple(PartTraining):
                 raise ValueError(
-                    f"optimizer.parts.{name}.train is {settings.train!r}; use true, false or one of {', '.join(TRAINABLE)}"
+                    f"optimizer.parts.{name}.train is {settings.train!r}; use true, false or one of {', '.join(PartTraining)}"
                 )
-        if all(self.of(name).train in (False, "frozen") for name in PART_NAMES):
+        if all(self.of(name).is_frozen for name in PART_NAMES):
             raise ValueError("optimizer.parts freezes bottom, trunk and top, so there is nothing to train")
 
     def with_adapters(self, rate: float | None, adapted: Collection[str], least: float = 0.0) -> Optimization:
@@ -118,7 +122,7 @@ class Optimization:
             adapted: the parts that have adapters.
             least: what holds in its place if it is higher, the model's own rate.
         """
-        trained = {name for name in PART_NAMES if self.of(name).train not in (False, "frozen")}
+        trained = {name for name in PART_NAMES if not self.of(name).is_frozen}
         if rate is None or not trained.intersection(adapted):
             return self
         higher = max(rate, least)

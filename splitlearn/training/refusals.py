@@ -1,4 +1,4 @@
-"""What of a model cannot be trained, said before weights are read, and the dtype of what is."""
+"""Refusing a model that cannot be trained as wanted, before weights are read, and the dtype of trained weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from splitlearn.cut import Placement, SplitPlan
+from splitlearn.cut import PartTraining, Placement, SplitPlan
 from splitlearn.model import Blueprint, OpenedModel, quantization_config
 
 _SMALL_STEPS = (
@@ -16,12 +16,7 @@ _SMALL_STEPS = (
 )
 
 
-def trains_weights(what: str) -> bool:
-    """Whether a part of which ``what`` is trained, one of `TRAINABLE`, has weights of its own changed."""
-    return what not in ("frozen", "adapters")
-
-
-def parts_in_float32(trained: Mapping[str, str], dtype: torch.dtype | None) -> list[str]:
+def parts_in_float32(trained: Mapping[str, PartTraining], dtype: torch.dtype | None) -> list[str]:
     """Return the parts that are held in float32 because their weights are trained; none if a dtype was chosen for all.
 
     Warns of bfloat16, if that was chosen.
@@ -30,13 +25,13 @@ def parts_in_float32(trained: Mapping[str, str], dtype: torch.dtype | None) -> l
         trained: what of each part is trained.
         dtype: the chosen dtype; None if none was.
     """
-    names = [name for name, what in trained.items() if trains_weights(what)]
+    names = [name for name, what in trained.items() if what.trains_weights]
     if dtype == torch.bfloat16 and names:
         warnings.warn(_SMALL_STEPS, stacklevel=3)
     return names if dtype is None else []
 
 
-def refuse_untrainable(opened: OpenedModel, trained: Mapping[str, str], placement: Placement) -> None:
+def refuse_untrainable(opened: OpenedModel, trained: Mapping[str, PartTraining], placement: Placement) -> None:
     """Refuse what cannot be trained, or not apart from something else.
 
     Args:
@@ -51,18 +46,18 @@ def refuse_untrainable(opened: OpenedModel, trained: Mapping[str, str], placemen
     """
     quantization, dtype = opened.request.quantization, opened.request.dtype
     quantization_config(quantization)
-    unfit = [name for name, what in trained.items() if what in ("biases", "norms", "biases_and_norms")]
-    if quantization is not None and (unfit or set(trained.values()) == {"full"}):
+    unfit = [name for name, what in trained.items() if what.trains_weights and not what.trains_all_weights]
+    if quantization is not None and (unfit or all(what.trains_all_weights for what in trained.values())):
         raise ValueError(
             "model.quantization is for parts that are frozen or have adapters, "
             + (f"not for biases or norms of {unfit[0]}" if unfit else "and all three are trained in full; take peft=lora")
         )
-    if dtype == torch.float16 and any(map(trains_weights, trained.values())):
+    if dtype == torch.float16 and any(what.trains_weights for what in trained.values()):
         raise ValueError(
             "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32, or "
             "leave it null to hold what is trained in float32"
         )
-    sides = [trained[name] == "full" for name in ("bottom", "top")]
+    sides = [trained[name].trains_all_weights for name in ("bottom", "top")]
     if (sides[0] == sides[1] and len(placement.parties) == 1) or opened.request.untie:
         return
     opened.settle_ties()
@@ -75,7 +70,9 @@ def refuse_untrainable(opened: OpenedModel, trained: Mapping[str, str], placemen
     refuse_divided_ties(blueprint, opened.plan, placement, trained)
 
 
-def refuse_divided_ties(blueprint: Blueprint, plan: SplitPlan, placement: Placement, trained: Mapping[str, str]) -> None:
+def refuse_divided_ties(
+    blueprint: Blueprint, plan: SplitPlan, placement: Placement, trained: Mapping[str, PartTraining]
+) -> None:
     """Refuse to train a tensor that two parties would have to keep equal.
 
     Ties that are not settled yet are passed over: the checkpoint may turn out to store two tensors.
@@ -92,7 +89,7 @@ def refuse_divided_ties(blueprint: Blueprint, plan: SplitPlan, placement: Placem
     for tied, owner in blueprint.ties.items():
         ends = {name: next(part.name for part in plan.parts if blueprint.belongs_to(name, part)) for name in (owner, tied)}
         holders = [placement.holder(part) for part in ends.values()]
-        is_trained = any(trained[part] == "full" or _is_trained_bias(name, trained[part]) for name, part in ends.items())
+        is_trained = any(_is_trained(name, trained[part]) for name, part in ends.items())
         if holders[0] != holders[1] and is_trained and tied not in blueprint.unsettled_ties:
             held = " and ".join(f"the {part} with {holder!r}" for part, holder in zip(ends.values(), holders, strict=True))
             raise ValueError(
@@ -101,5 +98,5 @@ def refuse_divided_ties(blueprint: Blueprint, plan: SplitPlan, placement: Placem
             )
 
 
-def _is_trained_bias(name: str, what: str) -> bool:
-    return name.endswith("bias") and "biases" in what
+def _is_trained(name: str, trained: PartTraining) -> bool:
+    return trained.trains_all_weights or (trained.trains_biases and name.endswith("bias"))

@@ -7,7 +7,8 @@ import psutil
 import pytest
 
 from splitlearn.app import compose, plan, train
-from splitlearn.planning import CutCost, DoesNotFitError, check_fit, fit
+from splitlearn.cut import PartTraining
+from splitlearn.planning import CutCost, DoesNotFitError, check_fit, fit, least_methods
 from splitlearn.planning.fit import device_memory, needed_by_device
 
 ALL_FULL = dict.fromkeys(("bottom", "trunk", "top"), "full")
@@ -61,3 +62,8 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_read(monkeypatch: p
     with pytest.raises(DoesNotFitError, match=r"full fine-tuning of .* needs .* on cpu"):
         train(compose("trainer.enable_progress_bar=false"), folder=tmp_path / "run")
     assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
+
+
+def test_what_is_not_trained_in_full_needs_at_least_to_be_loaded() -> None:
+    trained = {"bottom": PartTraining.FULL, "trunk": PartTraining.ADAPTERS, "top": PartTraining.NORMS}
+    assert least_methods(trained) == {"bottom": "full", "trunk": "load", "top": "load"}

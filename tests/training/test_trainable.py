@@ -10,7 +10,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from splitlearn.training import SplitCausalLM
-from splitlearn.training.trainable import settle
 from tests.training.test_module import OPTIMIZER, batches, fit, loader, trainer
 
 LORA = {"method": "lora", "settings": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}}
@@ -19,14 +18,6 @@ LORA = {"method": "lora", "settings": {"r": 4, "lora_alpha": 8, "target_modules"
 def module_of(folder: Path, **settings: Any) -> SplitCausalLM:
     torch.manual_seed(7)
     return SplitCausalLM(str(folder), 2, 4, **{"optimizer": OPTIMIZER, **settings})
-
-
-def test_what_a_setting_means() -> None:
-    assert settle(True, has_adapters=False, is_peft=False) == "full"
-    assert settle(True, has_adapters=True, is_peft=True) == "adapters"
-    assert settle(True, has_adapters=False, is_peft=True) == "frozen", "as PEFT leaves what it does not adapt"
-    assert settle(False, has_adapters=True, is_peft=True) == "frozen"
-    assert settle("norms", has_adapters=False, is_peft=True) == "norms"
 
 
 @pytest.mark.parametrize(("what", "ending"), [("biases", "bias"), ("norms", "norm")])
@@ -121,7 +112,7 @@ def test_frozen_parts_get_no_adapters_and_are_run_once(tiny_checkpoint: Callable
         layer: Any = part.layers[0]
         layer.mlp.register_forward_pre_hook(lambda mlp, inputs, name=part.spec.name: calls.append(name))
     trunk = module.parts[1]
-    trunk.register_forward_hook(lambda part, inputs, output: calls.append(f"needs gradients: {output.requires_grad}"))
+    trunk.register_forward_hook(lambda part, inputs, output: calls.append(f"needs gradients: {output.output.requires_grad}"))
     module.composed.train()(**batches([2])[0]).loss.backward()
     assert calls == ["bottom", "trunk", "needs gradients: False", "top", "top"], "the top's layers run again, no others"
 
