@@ -20,7 +20,7 @@ from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import write_text
 from splitlearn.runs import CONFIG_FILE, SUMMARY_FILE, RunSummary, print_summary, write_summary
 from splitlearn.training import SplitCausalLM, part_memory
-from splitlearn.training.callbacks import LAST, DivergedError
+from splitlearn.training.callbacks import LAST, DivergedError, Traffic, find_callback
 
 
 class Recorder:
@@ -114,10 +114,12 @@ class Recorder:
             self.note(batch_size=datamodule.batch_size, rows=datamodule.counts)
         else:
             self.note(batch_size=cfg.data.get("batch_size"))
+        traffic = find_callback(trainer, Traffic)
         self.note(
             status=status,
             reason=reason,
             metrics=metrics,
+            traffic=None if traffic is None else traffic.summary(),
             best=find_best(trainer),
             stopped_early=_why_stopped_early(trainer),
             parts=[part.to_dict() for part in part_memory(module.parts)],

@@ -42,7 +42,15 @@ from splitlearn.training import (
     refuse_divided_ties,
     root_device_arguments,
 )
-from splitlearn.training.callbacks import BestCheckpoint, Evaluation, RunFigures, TokenThroughput, find_callback, saved_figures
+from splitlearn.training.callbacks import (
+    BestCheckpoint,
+    Evaluation,
+    RunFigures,
+    TokenThroughput,
+    Traffic,
+    find_callback,
+    saved_figures,
+)
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ def _make_trainer(cfg: DictConfig, run_folder: Path, figures: RunFigures, placem
     devices = placement.devices
     settings = dict(cfg.trainer)
     precision = SplitPrecision(settings.pop("precision"), devices)
-    callbacks: list[Callback] = [figures, *(_make_callback(each, cfg) for each in _chosen(cfg, "callbacks"))]
+    callbacks: list[Callback] = [figures, Traffic(), *(_make_callback(each, cfg) for each in _chosen(cfg, "callbacks"))]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
     return make(

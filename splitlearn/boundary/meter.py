@@ -38,12 +38,11 @@ class TrafficMeter:
         """Return the bytes so far by cut, then by payload and direction (`COUNTS`)."""
         return {cut: {name: self._counts[kind][cut, name] for name in COUNTS} for cut in CUT_NAMES}
 
-    def state_dict(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Return all counts as plain values, for a checkpoint."""
-        return {kind.value: self.totals(kind) for kind in CallKind}
+    def reset(self, kind: CallKind) -> None:
+        """Forget what calls of a kind have sent."""
+        self._counts[kind].clear()
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
-        """Go on counting from what `state_dict` returned."""
-        for kind, cuts in state.items():
-            counts = {(cut, name): count for cut, names in cuts.items() for name, count in names.items()}
-            self._counts[CallKind(kind)] = Counter(counts)
+    def add_totals(self, kind: CallKind, totals: Mapping[str, Mapping[str, int]]) -> None:
+        """Add counts as `totals` returns them, for example those of a checkpoint."""
+        for cut, counts in totals.items():
+            self._counts[kind].update({(cut, name): count for name, count in counts.items()})

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from splitlearn.cut import PART_NAMES, Party, Placement
-
-CUTS = (1, 2)
+from splitlearn.cut import CUTS, PART_NAMES, Party, Placement
 
 
 class Direction(StrEnum):

@@ -114,6 +114,18 @@ class Placement:
         return cls((Party("owner", PART_NAMES, devices),), data="owner", labels="owner")
 
     @classmethod
+    def u_shaped(cls, device: str = "cpu", device_map: str | Mapping[str, str] | None = None, *, num_gpus: int) -> Placement:
+        """Place bottom and top with a client that owns text and labels, the trunk with a server, both in this process.
+
+        The arguments are those of `resolve_device_map`.
+
+        Raises:
+            DeviceMapError: an unknown part name, a malformed device, or a device that is not there.
+        """
+        parties = {"client": {"parts": ["bottom", "top"]}, "server": {"parts": ["trunk"]}}
+        return cls.resolve(parties, "client", "client", device=device, device_map=device_map, num_gpus=num_gpus)
+
+    @classmethod
     def resolve(
         cls,
         parties: Mapping[str, Mapping[str, Any]],

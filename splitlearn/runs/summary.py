@@ -34,6 +34,7 @@ class RunSummary:
         tags: words of the user's own.
         rows: how many rows were read, are used, and were left out, by reason.
         metrics: held-out loss and perplexity before and after, steps, tokens, seconds, tokens per second, and peaks in GiB.
+        traffic: bytes over each cut in training, by payload and direction, in all and per optimizer step; and in evaluation.
         best: the best held-out loss, with its step, epoch and checkpoint file.
         stopped_early: why the run stopped before its last step.
         parts: for each part its layers, device, dtype, numbers of parameters and bytes.
@@ -60,6 +61,7 @@ class RunSummary:
     tags: list[Any] | None = None
     rows: dict[str, int] | None = None
     metrics: dict[str, Any] | None = None
+    traffic: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
     stopped_early: str | None = None
     parts: list[dict[str, Any]] | None = None

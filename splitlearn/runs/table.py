@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from splitlearn.memory import GIB
+from splitlearn.memory import GIB, format_bytes
 from splitlearn.runs.summary import RunSummary
 from splitlearn.terminal import make_console
 
@@ -63,9 +63,25 @@ def _padding_line(metrics: dict[str, Any]) -> list[str]:
 
 
 def _crossing_lines(summary: RunSummary) -> list[str]:
-    """Say what passes from one party to another, where there are several."""
+    """Say what passes from one party to another and how much, where there are several."""
     crosses = (summary.placement or {}).get("crosses", {})
-    return [f"{cut.replace('_', ' ')} is crossed by {', '.join(data)}" for cut, data in crosses.items() if data]
+    return [
+        f"{cut.replace('_', ' ')} is crossed by {', '.join(data)}{_bytes(summary, cut)}"
+        for cut, data in crosses.items()
+        if data
+    ]
+
+
+def _bytes(summary: RunSummary, cut: str) -> str:
+    """Say how many bytes of an optimizer step cross a cut; nothing if they were not counted."""
+    counted = (summary.traffic or {}).get(cut)
+    if not counted:
+        return ""
+    up, down = (
+        round(sum(counted[f"{payload}_{direction}_bytes_per_step"] for payload in ("activation", "gradient")))
+        for direction in ("uplink", "downlink")
+    )
+    return f": {format_bytes(up)} up and {format_bytes(down)} down a step"
 
 
 def _footer(summary: RunSummary) -> str:

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningModule
 
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
+from splitlearn.boundary import find_routes
 from splitlearn.cut import PART_NAMES, PartTraining, Placement, refuse_both
 from splitlearn.data import IGNORED_LABEL
 from splitlearn.memory import MemoryTracker
@@ -77,7 +78,7 @@ class SplitCausalLM(LightningModule):
         compile_layers: have ``torch.compile`` compile the decoder layers: True, or its arguments.
         unexpected_tensors: what is done with tensors of the checkpoint that the model does not have: ``"auto"`` leaves them out
             unless they speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
-        placement: who holds which part on which device, instead of ``device`` and ``device_map``; None is one party.
+        placement: who holds which part on which device, instead of ``device`` and ``device_map``; None is U-shaped.
         untie: make a head that is tied to the embedding a tensor of its own, which is trained apart.
 
     Attributes:
@@ -116,7 +117,7 @@ class SplitCausalLM(LightningModule):
         # Where parts live is of this run alone: a checkpoint may be gone on from elsewhere.
         self.save_hyperparameters(ignore=["placement"])
         refuse_both(placement, device, device_map)
-        self.placement = placement or Placement.one_party(device, device_map, num_gpus=torch.cuda.device_count())
+        self.placement = placement or Placement.u_shaped(device, device_map, num_gpus=torch.cuda.device_count())
         # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
         self.strict_loading = False
         self.optimization = Optimization.from_plain(optimizer or {})
@@ -255,7 +256,7 @@ class SplitCausalLM(LightningModule):
         if self.compile_settings is not None:
             compile_layers(parts, self.compile_settings)
         self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]
-        composed = ComposedCausalLM(*parts).train()
+        composed = ComposedCausalLM(*parts, routes=find_routes(self.placement)).train()
         frozen_parts = FrozenParts(self.cache_settings, self.trained, composed, hparams.quantization)
         self._loss = SplitLoss(composed, frozen_parts, hparams.max_logits_mib)
         self.model = composed

@@ -50,7 +50,7 @@ def test_a_run_of_an_older_release_has_one_party() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["placement.parties.owner.parts=[bottom,top]"], "placement.parties leave 'trunk' to nobody"),
+        (["placement=one_party", "placement.parties.owner.parts=[bottom,top]"], "placement.parties leave 'trunk' to nobody"),
         (
             ["placement=u_shaped", "placement.parties.server.parts=[trunk,top]"],
             "placement.parties.server.parts names 'top', which",
@@ -61,7 +61,10 @@ def test_a_run_of_an_older_release_has_one_party() -> None:
             ["placement=u_shaped", "placement.parties.server.address=example.org:9000"],
             "placement.parties.server.address is 'example.org:9000', but parties elsewhere are not supported yet",
         ),
-        (["placement.parties.owner.devices=cuda:99"], "placement.parties.owner.devices is 'cuda:99', but this machine"),
+        (
+            ["placement=one_party", "placement.parties.owner.devices=cuda:99"],
+            "placement.parties.owner.devices is 'cuda:99', but this machine",
+        ),
     ],
 )
 def test_a_placement_that_cannot_be_had_is_refused_before_the_model_is_opened(

@@ -130,9 +130,11 @@ def test_calls_are_counted_by_kind_and_counts_survive_a_checkpoint() -> None:
     counted = boundary.meter.totals(CallKind.EVALUATE)
     assert counted["cut_1"]["activation_uplink_bytes"] == HIDDEN_BYTES
     again = Boundary(U_SHAPED[0])
-    again.meter.load_state_dict(boundary.meter.state_dict())
+    again.meter.add_totals(CallKind.EVALUATE, boundary.meter.totals(CallKind.EVALUATE))
     cross(again, parcel_of()[1], CallKind.EVALUATE)
     assert again.meter.totals(CallKind.EVALUATE)["cut_1"]["activation_uplink_bytes"] == 2 * HIDDEN_BYTES
+    again.meter.reset(CallKind.EVALUATE)
+    assert again.meter.totals(CallKind.EVALUATE)["cut_1"] == NOTHING
 
 
 def test_codecs_change_values_and_bytes_each_way() -> None:

@@ -73,6 +73,23 @@ def test_losses_are_those_of_a_run_that_keeps_nothing(frozen: str, packing: str,
     assert num_rows == 24 + 8 + 4 + 4 + (2 if packing == "isolated" else 0)
 
 
+@pytest.mark.parametrize("frozen", FROZEN)
+def test_a_kept_batch_still_crosses_the_cut_above_the_frozen_parts(frozen: str, tmp_path: Path) -> None:
+    module = SplitCausalLM(resolve_model("embedded:qwen2_tiny"), 2, 6, **FROZEN[frozen], activation_cache={"keep": "memory"})
+    data = TextDataModule(
+        str(module.hparams["model_name_or_path"]), "embedded:python_docs", block_size=16, batch_size=4, max_train_blocks=24
+    )
+    trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(module, datamodule=data)
+    totals = module.composed.meter.totals()
+    row_bytes = 16 * module.composed.bottom.blueprint.config.hidden_size * 4
+    kept_below, always = ("cut_1", "cut_2") if frozen == "bottom and trunk" else (None, "cut_1")
+    payload = "activation_uplink_bytes" if always == "cut_1" else "activation_downlink_bytes"
+    assert totals[always][payload] == 3 * 24 * row_bytes
+    if kept_below is not None:
+        # Rows pass the parts below the cache only once.
+        assert totals[kept_below]["activation_uplink_bytes"] == 24 * row_bytes
+
+
 def test_a_later_run_finds_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = resolve_model("embedded:qwen2_tiny")
     monkeypatch.setenv("SPLITLEARN_CACHE", str(tmp_path))

@@ -11,6 +11,7 @@ from splitlearn.training.callbacks.memory_report import MemoryReport
 from splitlearn.training.callbacks.progress import LineProgress, make_progress
 from splitlearn.training.callbacks.run_figures import RunFigures, saved_figures
 from splitlearn.training.callbacks.token_throughput import TokenThroughput, count_tokens
+from splitlearn.training.callbacks.traffic import Traffic
 
 __all__ = [
     "LAST",
@@ -26,6 +27,7 @@ __all__ = [
     "MemoryReport",
     "RunFigures",
     "TokenThroughput",
+    "Traffic",
     "check_data_order",
     "count_tokens",
     "find_callback",
