@@ -74,8 +74,8 @@ class PassageResult:
 
     Attributes:
         output: what the part's model returned; None if it was stopped where its first layer would begin.
-        hidden_BTD: the hidden states that the last guarded module returned, shape (B, T, D); None if none ran.
-        first_BTD: those that the first guarded module returned.
+        hidden_BTD: the hidden states that the last carrying module returned, shape (B, T, D); None if none ran.
+        first_BTD: those that the first carrying module returned.
     """
 
     output: Any = None
@@ -84,29 +84,29 @@ class PassageResult:
 
 
 class Passage:
-    """Hands smashed data to whichever guarded module runs first in a call, and keeps what the last one returned."""
+    """Hands smashed data to whichever carrying module runs first in a call, and keeps what the last one returned."""
 
     def __init__(self) -> None:
         self._pending: torch.Tensor | None = None
         self._result = PassageResult()
         self._router_logits_below: tuple[Any, ...] = ()
 
-    def allow_no_layer(self, module: nn.Module) -> None:
+    def allow_layerdrop(self, module: nn.Module) -> None:
         """Let data pass by all layers in training, for ``module`` leaves out layers at random (LayerDrop)."""
         cls: Any = type(module)
-        module.__class__ = _bypassed_class(cls)
+        module.__class__ = _skippable_class(cls)
         module._passage = self  # type: ignore[assignment]
 
-    def guard(self, module: nn.Module) -> None:
+    def carry_through(self, module: nn.Module) -> None:
         """Let smashed data enter and leave at ``module``, a layer or what runs after the layers."""
         cls: Any = type(module)
-        module.__class__ = _guarded_class(cls)
+        module.__class__ = _carrying_class(cls)
         module._passage = self  # type: ignore[assignment]
 
-    def watch(self, base: nn.Module) -> None:
+    def prepend_router_logits(self, base: nn.Module) -> None:
         """Put the router logits of the parts below before those in the base model's output, where the head finds them."""
         cls: Any = type(base)
-        base.__class__ = _watched_class(cls)
+        base.__class__ = _joining_class(cls)
         base._passage = self  # type: ignore[assignment]
 
     def run(
@@ -116,11 +116,11 @@ class Passage:
 
         Args:
             call: runs the part's model.
-            hidden_BTD: smashed data for the first guarded module, shape (B, T, D); None leaves its arguments alone.
+            hidden_BTD: smashed data for the first carrying module, shape (B, T, D); None leaves its arguments alone.
             router_logits_below: one tensor for each layer of the parts below.
 
         Raises:
-            RuntimeError: no guarded module ran, so the part's output did not come from the smashed data.
+            RuntimeError: no carrying module ran, so the part's output did not come from the smashed data.
         """
         result = self._result = PassageResult()
         self._pending, self._router_logits_below = hidden_BTD, router_logits_below
@@ -136,18 +136,18 @@ class Passage:
         return result
 
     @property
-    def waits(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether smashed data wait for the first module."""
         return self._pending is not None
 
-    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def replace_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Put the waiting smashed data in place of a module's first argument."""
         hidden_BTD, self._pending = self._pending, None
         if args:
             return (hidden_BTD, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden_BTD}
 
-    def leave(self, module: nn.Module, output: Any) -> None:
+    def keep_output(self, module: nn.Module, output: Any) -> None:
         """Keep the hidden states that ``module`` returned, alone or before its caches and weights."""
         hidden_BTD = output if isinstance(output, torch.Tensor) else output[0]
         result = self._result
@@ -157,9 +157,9 @@ class Passage:
         if isinstance(module, Threshold):
             raise _ThresholdReachedError
 
-    def bypass(self, output: Any) -> Any:
+    def put_pending_out(self, output: Any) -> Any:
         """Return ``output`` with the smashed data for hidden states if they still wait: all layers were left out."""
-        if not self.waits:
+        if not self.is_pending:
             return output
         hidden_BTD, self._pending = self._pending, None
         self._result.hidden_BTD = hidden_BTD
@@ -168,7 +168,7 @@ class Passage:
             return output
         return (hidden_BTD, *output[1:])
 
-    def gather(self, output: Any) -> None:
+    def join_router_logits(self, output: Any) -> None:
         """Put the router logits of the parts below before those that this part's base model returned."""
         own = output.get("router_logits") if isinstance(output, ModelOutput) else None
         if own is not None and self._router_logits_below:
@@ -176,38 +176,38 @@ class Passage:
 
 
 @cache
-def _watched_class(cls: Any) -> Any:
+def _joining_class(cls: Any) -> Any:
     # A subclass and not a hook: a copied part would take the hook along, and with it the original's passage.
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output = super(watched, self).__call__(*args, **kwargs)
-        self._passage.gather(output)
+        output = super(joining, self).__call__(*args, **kwargs)
+        self._passage.join_router_logits(output)
         return output
 
-    watched: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
-    return watched
+    joining: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+    return joining
 
 
 @cache
-def _bypassed_class(cls: Any) -> Any:
+def _skippable_class(cls: Any) -> Any:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output = super(bypassed, self).__call__(*args, **kwargs)
-        return self._passage.bypass(output) if self.training and self.layerdrop > 0 else output
+        output = super(skippable, self).__call__(*args, **kwargs)
+        return self._passage.put_pending_out(output) if self.training and self.layerdrop > 0 else output
 
-    bypassed: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
-    return bypassed
+    skippable: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+    return skippable
 
 
 @cache
-def _guarded_class(cls: Any) -> Any:
+def _carrying_class(cls: Any) -> Any:
     # A subclass and not a hook: gradient checkpointing re-runs a layer's hooks in the backward pass, when the smashed data
     # are gone, but saves the arguments that __call__ was given.
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         passage = self._passage
-        if passage.waits:
-            args, kwargs = passage.enter(args, kwargs)
-        output = super(guarded, self).__call__(*args, **kwargs)
-        passage.leave(self, output)
+        if passage.is_pending:
+            args, kwargs = passage.replace_input(args, kwargs)
+        output = super(carrying, self).__call__(*args, **kwargs)
+        passage.keep_output(self, output)
         return output
 
-    guarded: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
-    return guarded
+    carrying: Any = type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+    return carrying

@@ -139,15 +139,15 @@ def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[P
     # No part owns both ends of a tie; whoever holds bottom and top ties them.
     _forget_ties(model)
     passage = Passage()
-    passage.watch(anatomy.base(model))
+    passage.prepend_router_logits(anatomy.base(model))
     for module in _dropping_modules(model, anatomy):
-        passage.allow_no_layer(module)
+        passage.allow_layerdrop(module)
     for layer in kept:
-        passage.guard(layer)
+        passage.carry_through(layer)
     if part.has_head:
         for path in anatomy.after_layers:
             if path in anatomy.after_in_base:
-                passage.guard(model.get_submodule(path))
+                passage.carry_through(model.get_submodule(path))
     return model, passage
 
 

@@ -96,21 +96,6 @@ def test_adapters_learn_answers_and_are_read_back_by_plain_transformers_and_peft
     ]
     result = train(compose("experiment=smollm2_135m_questions", *short), folder=tmp_path / "run")
     assert result.metrics["val_loss_after"] < result.metrics["val_loss_before"] - 0.05
-    check_traffic(result)
-
-
-def check_traffic(result: TrainResult) -> None:
-    """Two rows of 128 tokens with 576 numbers of 4 bytes each cross twice up and twice down in a step, and no mask is there."""
-    summary = read_summary(result.folder)
-    assert summary is not None and summary.traffic is not None
-    smashed_bytes = 2 * 128 * 576 * 4
-    below, above = summary.traffic["cut_1"], summary.traffic["cut_2"]
-    assert below["activation_uplink_bytes"] == below["gradient_downlink_bytes"] == 6 * smashed_bytes
-    assert above["activation_downlink_bytes"] == above["gradient_uplink_bytes"] == 6 * smashed_bytes
-    assert below["activation_uplink_bytes_per_step"] == smashed_bytes
-    others = [below[f"{name}_bytes"] for name in ("activation_downlink", "gradient_uplink")]
-    others += [above[f"{name}_bytes"] for name in ("activation_uplink", "gradient_downlink")]
-    assert others == [0] * 4
     export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "run" / "adapters").eval()
