@@ -32,7 +32,8 @@ def checkpoint(tiny_checkpoint: Callable[..., Path]) -> Path:
 def test_a_part_that_is_frozen_and_first_runs_forward_only(checkpoint: Path) -> None:
     counts = count(checkpoint, optimizer={"parts": {"bottom": {"train": False}}})
     assert counts is not None
-    assert counts[0] == MATRICES + ATTENTION
+    # Some releases of transformers find rotary angles by a small matrix product, which is counted too.
+    assert counts[0] == pytest.approx(MATRICES + ATTENTION, rel=1e-4)
 
 
 def test_a_frozen_part_in_between_hands_gradients_down(checkpoint: Path) -> None:
