@@ -60,8 +60,10 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
         added[part.spec.name] = [each for each in part.model.parameters() if each.requires_grad]
         if not added[part.spec.name]:
             raise ValueError(f"the settings of peft leave nothing to be trained in {part.spec.name}; is inference_mode true?")
-    if len(parts) == len(PART_NAMES):
-        refuse_unknown_names(parts, settings)
+    if len(parts) < len(PART_NAMES):
+        # The modules that are named may be in the parts that are not here.
+        return added
+    refuse_unknown_names(parts, settings)
     if settings.method is not None and not added:
         raise ValueError(
             f"peft.settings.target_modules is {settings.settings.get('target_modules')!r}, which no part has; "

@@ -61,7 +61,7 @@ def _restore_from_checkpoint(opened: OpenedModel, part: PartSpec, record: RunRec
     own = {name for name in record.trained_tensors if loaded.blueprint.belongs_to(name, part)}
     if own - filled:
         raise CheckpointError(f"the checkpoint holds {min(own - filled)}, which {part.name} does not have; is it of this run?")
-    trained = loaded.parameters() if record.trained[part.name] == "full" else added.get(part.name, [])
+    trained = loaded.parameters() if record.trained[part.name].trains_all_weights else added.get(part.name, [])
     names = stored_names([loaded])
     lost = {names[parameter] for parameter in trained} - filled
     if lost:

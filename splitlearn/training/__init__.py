@@ -3,20 +3,25 @@
 from splitlearn.training.checkpoint_content import check_layout, load_trained_tensors
 from splitlearn.training.checkpoint_fit import compare_bases
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
-from splitlearn.training.module import SplitCausalLM, count_supervised, parse_dtype
+from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
 from splitlearn.training.part_memory import PartMemory, part_memory
 from splitlearn.training.precision import SplitPrecision
+from splitlearn.training.preparing import PreparedParts, prepare_parts
 from splitlearn.training.refusals import refuse_divided_ties
+from splitlearn.training.settings import TrainingSettings, parse_dtype
 from splitlearn.training.strategy import SplitStrategy, root_device_arguments
+from splitlearn.training.token_window import count_supervised
 
 __all__ = [
     "Optimization",
     "PartMemory",
     "PartOptimization",
+    "PreparedParts",
     "SplitCausalLM",
     "SplitPrecision",
     "SplitStrategy",
+    "TrainingSettings",
     "WholeFileCheckpointIO",
     "check_layout",
     "compare_bases",
@@ -24,6 +29,7 @@ __all__ = [
     "load_trained_tensors",
     "parse_dtype",
     "part_memory",
+    "prepare_parts",
     "refuse_divided_ties",
     "root_device_arguments",
     "unique_parameters",

@@ -47,19 +47,19 @@ def compile_layers(parts: Sequence[SplitModel], settings: Mapping[str, Any]) -> 
 
 
 def checkpoint_layers(parts: Sequence[SplitModel]) -> None:
-    """Have decoder layers keep only their inputs for the backward pass, from the lowest trained part up: below nothing is kept.
+    """Have the decoder layers of parts keep only their inputs for the backward pass, and run again in it.
+
+    Args:
+        parts: the parts that gradients reach; in others nothing is kept anyway.
 
     Raises:
         ValueError: the architecture does not offer it.
     """
-    is_below = True
     for part in parts:
-        is_below = is_below and not any(each.requires_grad for each in part.parameters())
-        if not is_below:
-            # Called so since transformers 5.2x.
-            enable = getattr(part.model, "activation_checkpointing_enable", part.model.gradient_checkpointing_enable)
-            with silent_transformers():
-                enable({"use_reentrant": False})
-            if part is not parts[0]:
-                # transformers has embeddings require gradients, which only another way to checkpoint needs.
-                part.model.disable_input_require_grads()
+        # Called so since transformers 5.2x.
+        enable = getattr(part.model, "activation_checkpointing_enable", part.model.gradient_checkpointing_enable)
+        with silent_transformers():
+            enable({"use_reentrant": False})
+        if not part.spec.has_embedding:
+            # transformers has embeddings require gradients, which only another way to checkpoint needs.
+            part.model.disable_input_require_grads()

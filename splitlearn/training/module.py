@@ -5,7 +5,6 @@ Shapes: B rows, T tokens, V vocabulary size.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,33 +15,20 @@ import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
 
-from splitlearn.activations import CacheSettings
-from splitlearn.adapters import AdapterSettings, add_adapters, check_layers_run, unsplit_config
 from splitlearn.boundary import find_routes
-from splitlearn.cut import PART_NAMES, PartTraining, Placement, refuse_both
-from splitlearn.data import IGNORED_LABEL
+from splitlearn.cut import Placement, refuse_both
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import (
-    ComposedCausalLM,
-    ModelRequest,
-    OpenedModel,
-    SplitModel,
-    Tie,
-    find_ties,
-    keep_trainable,
-    part_digest,
-    trained_parameters,
-)
+from splitlearn.model import ComposedCausalLM, ModelRequest, OpenedModel, SplitModel, trained_parameters
 from splitlearn.training import checkpoint_content
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
-from splitlearn.training.compilation import checkpoint_layers, compile_layers, compile_settings
 from splitlearn.training.frozen_parts import FrozenParts
+from splitlearn.training.loading import load_for_training
 from splitlearn.training.loss import Losses, SplitLoss
-from splitlearn.training.optimization import Optimization
-from splitlearn.training.refusals import parts_in_float32, refuse_untrainable
-from splitlearn.training.step_figures import clip_gradients, learning_rates
-from splitlearn.training.token_window import TokenWindow
-from splitlearn.training.trainable import mark_trainable
+from splitlearn.training.preparing import PreparedParts, prepare_parts
+from splitlearn.training.settings import TrainingSettings, parse_dtype
+from splitlearn.training.step_figures import clip_gradients, learning_rates, perplexity
+from splitlearn.training.tied_tensors import copy_to_borrowers, gather_gradients
+from splitlearn.training.token_window import TokenWindow, count_supervised
 
 Batch = dict[str, torch.Tensor]
 _NOT_LOADED = "the parts are not loaded yet: call load_parts(), or let the Trainer do it"
@@ -118,24 +104,27 @@ class SplitCausalLM(LightningModule):
         self.save_hyperparameters(ignore=["placement"])
         refuse_both(placement, device, device_map)
         self.placement = placement or Placement.u_shaped(device, device_map, num_gpus=torch.cuda.device_count())
-        # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
-        self.strict_loading = False
-        self.optimization = Optimization.from_plain(optimizer or {})
-        frozen = [name for name in PART_NAMES if self.optimization.of(name).is_frozen]
-        self.adapters = AdapterSettings.from_plain(peft).without(frozen)
-        if "learning_rate" not in (optimizer or {}):
-            adapted = [name for name in PART_NAMES if self.adapters.adapts(name)]
-            self.optimization = self.optimization.with_adapters(self.adapters.learning_rate, adapted)
-        self.cache_settings = CacheSettings.from_plain(activation_cache)
-        self.load_dtype = parse_dtype(dtype)
-        self.compile_settings = compile_settings(compile_layers)
+        self.settings = TrainingSettings.from_plain(optimizer, peft, activation_cache, gradient_checkpointing, compile_layers)
+        self.optimization, self.adapters = self.settings.optimization, self.settings.adapters
+        self.trained = self.settings.trained
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
-        self.trained = {name: self._settle(name, self.adapters.adapts(name)) for name in PART_NAMES}
+        # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
+        self.strict_loading = False
+        self._request = ModelRequest(
+            model_name_or_path,
+            split_point_1,
+            split_point_2,
+            model_type=model_type,
+            revision=revision,
+            dtype=parse_dtype(dtype),
+            quantization=quantization,
+            unexpected_tensors=unexpected_tensors,
+            untie=untie,
+        )
         self._opened: OpenedModel | None = None
-        self._base_weights: dict[str, str] = {}
+        self._prepared = PreparedParts()
         self._loss: SplitLoss | None = None
-        self._ties: list[Tie] = []
         self._window = TokenWindow()
         self._unfinished: dict[str, Any] | None = None
 
@@ -165,20 +154,6 @@ class SplitCausalLM(LightningModule):
         )
         module._opened = opened
         return module
-
-    def _request(self) -> ModelRequest:
-        hparams: Any = self.hparams
-        return ModelRequest(
-            hparams.model_name_or_path,
-            hparams.split_point_1,
-            hparams.split_point_2,
-            model_type=hparams.model_type,
-            revision=hparams.revision,
-            dtype=self.load_dtype,
-            quantization=hparams.quantization,
-            unexpected_tensors=hparams.unexpected_tensors,
-            untie=hparams.untie,
-        )
 
     @property
     def learning_rate(self) -> float:
@@ -223,11 +198,10 @@ class SplitCausalLM(LightningModule):
         if self.model is not None:
             return
         hparams = cast(AttributeDict, self.hparams)
-        opened = self._opened or self._request().open()
-        refuse_untrainable(opened, self.trained, self.placement)
-        loaded = opened.revise(in_float32=parts_in_float32(self.trained, self.load_dtype)).load(
-            placement=self.placement,
-            trained=[name for name, what in self.trained.items() if what.trains_all_weights],
+        loaded = load_for_training(
+            self._opened or self._request.open(),
+            self.trained,
+            self.placement,
             low_memory=hparams.low_memory,
             verbose=hparams.verbose,
             tracker=self.tracker,
@@ -235,34 +209,12 @@ class SplitCausalLM(LightningModule):
             shows_bars=sys.stderr.isatty(),
         )
         self._opened = None
-        parts = loaded["bottom"], loaded["trunk"], loaded["top"]
-        # Some adapters change the weights beside them.
-        frozen = [part for part in parts if not self.trained[part.spec.name].trains_all_weights]
-        self._base_weights = {part.spec.name: part_digest(part) for part in frozen}
-        added = add_adapters(parts, self.adapters)
-        if added:
-            # What could not be saved in the end is refused here.
-            unsplit_config(parts, self.adapters)
-            if hparams.quantization is not None:
-                check_layers_run(parts)
-        for part in parts:
-            own = added.get(part.spec.name, ())
-            self.trained[part.spec.name] = self._settle(part.spec.name, bool(own))
-            mark_trainable(part, self.trained[part.spec.name], own)
-        for part in parts:
-            keep_trainable(part)
-        if hparams.gradient_checkpointing:
-            checkpoint_layers(parts)
-        if self.compile_settings is not None:
-            compile_layers(parts, self.compile_settings)
-        self._ties = [tie for tie in find_ties(parts) if not tie.is_shared and tie.parameters[0].requires_grad]
-        composed = ComposedCausalLM(*parts, routes=find_routes(self.placement)).train()
-        frozen_parts = FrozenParts(self.cache_settings, self.trained, composed, hparams.quantization)
+        self._prepared = prepare_parts(list(loaded.parts.values()), self.settings)
+        self.trained = dict(self._prepared.trained)
+        composed = ComposedCausalLM(*self._prepared.parts, routes=find_routes(self.placement)).train()
+        frozen_parts = FrozenParts(self.settings.cache, self.trained, composed, hparams.quantization)
         self._loss = SplitLoss(composed, frozen_parts, hparams.max_logits_mib)
         self.model = composed
-
-    def _settle(self, name: str, has_adapters: bool) -> PartTraining:
-        return PartTraining.settle(self.optimization.of(name).train, has_adapters, self.adapters.method is not None)
 
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
@@ -325,21 +277,17 @@ class SplitCausalLM(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training perplexity."""
-        # A run that goes on from an epoch's last step ends that epoch again, without a batch.
+        # Resuming after the last step re-enters the epoch end with no batches and no metric.
         if "train_loss_epoch" in self.trainer.callback_metrics:
-            self.log("train_perplexity", _perplexity(self.trainer.callback_metrics["train_loss_epoch"]))
+            self.log("train_perplexity", perplexity(self.trainer.callback_metrics["train_loss_epoch"]))
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out perplexity."""
-        self.log("val_perplexity", _perplexity(self.trainer.callback_metrics["val_loss"]), prog_bar=True)
+        self.log("val_perplexity", perplexity(self.trainer.callback_metrics["val_loss"]), prog_bar=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Gather the gradients of ties over two devices, then scale all gradients to the mean over the step's tokens."""
-        for tie in self._ties:
-            owned, borrowed = tie.parameters
-            if owned.grad is not None and borrowed.grad is not None:
-                owned.grad += borrowed.grad.to(owned.device)
-                borrowed.grad = None
+        gather_gradients(self._prepared.ties)
         self._window.close(self.parameters())
         self.log_dict(learning_rates(optimizer))
 
@@ -357,15 +305,12 @@ class SplitCausalLM(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then copy tied tensors to where they are borrowed, so that both ends stay equal."""
         super().optimizer_step(*args, **kwargs)
-        with torch.no_grad():
-            for tie in self._ties:
-                owned, borrowed = tie.parameters
-                borrowed.copy_(owned)
+        copy_to_borrowers(self._prepared.ties)
 
     def configure_optimizers(self) -> Any:
         """Return one AdamW over the trained parts and its schedule, stepped after every optimizer step."""
         # The borrowed end of a tie follows its owner, so the optimizer must not step it too.
-        borrowed = {tie.parameters[1] for tie in self._ties}
+        borrowed = {tie.parameters[1] for tie in self._prepared.ties}
         optimizer = self.optimization.make_optimizer(self.parts, leave_out=borrowed)
         checkpoint_content.speak_names(optimizer, self.parts)
         schedule = self.optimization.make_schedule(optimizer, self._num_steps())
@@ -388,7 +333,7 @@ class SplitCausalLM(LightningModule):
     @cached_property
     def base(self) -> dict[str, Any]:
         """Which model the parts are of, as plain values; it is kept in checkpoints and in the summary."""
-        return describe_base(self.parts, self.adapters, self.hparams["quantization"], self._base_weights)
+        return describe_base(self.parts, self.adapters, self.hparams["quantization"], self._prepared.base_weights)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load tensors under the module's own names; frozen ones, which a checkpoint leaves out, do not count as missing."""
@@ -409,31 +354,3 @@ class SplitCausalLM(LightningModule):
         check_checkpoint(checkpoint, self.hparams, self.base, set(trained_parameters(self.parts)))
         self._unfinished = checkpoint.get("unfinished_step")
         checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts, checkpoint["state_dict"])
-
-
-def count_supervised(labels_BT: torch.Tensor) -> int:
-    """Return how many tokens of ``labels_BT`` (B, T) the loss counts: each row's first token has nothing to predict it."""
-    return int((labels_BT[:, 1:] != IGNORED_LABEL).sum())
-
-
-def parse_dtype(name: str | None, setting: str = "model.dtype") -> torch.dtype | None:
-    """Return the floating-point dtype of that name, None for None.
-
-    Args:
-        name: torch's name of it.
-        setting: what to call it in the message.
-
-    Raises:
-        ValueError: torch has no floating-point dtype of that name.
-    """
-    if name is None:
-        return None
-    dtype = getattr(torch, str(name), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"{setting} is {name!r}; use float32, bfloat16 or float16, or null to keep the checkpoint's")
-    return dtype
-
-
-def _perplexity(loss: torch.Tensor) -> float:
-    # exp overflows a float beyond 709 nats; such a loss is a broken run, and infinite perplexity says so.
-    return math.exp(loss.item()) if loss.item() < 700 else math.inf

@@ -27,7 +27,7 @@ def parts_in_float32(trained: Mapping[str, PartTraining], dtype: torch.dtype | N
     """
     names = [name for name, what in trained.items() if what.trains_weights]
     if dtype == torch.bfloat16 and names:
-        warnings.warn(_SMALL_STEPS, stacklevel=3)
+        warnings.warn(_SMALL_STEPS, stacklevel=4)
     return names if dtype is None else []
 
 

@@ -1,7 +1,8 @@
-"""Figures of an optimizer step: the learning rate and the norm of the gradients."""
+"""Figures of training: the learning rate and the norm of the gradients of a step, and the perplexity of a loss."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -42,3 +43,9 @@ def clip_gradients(
     norm = torch.nn.utils.get_total_norm(gradients) if is_logged and gradients else None
     module.clip_gradients(optimizer, gradient_clip_val=clip_val, gradient_clip_algorithm=algorithm)
     return norm
+
+
+def perplexity(loss: torch.Tensor) -> float:
+    """Return the perplexity of a loss in nats for each token, a scalar; infinity if no float can hold it."""
+    # exp overflows a float beyond 709 nats; such a loss is a broken run.
+    return math.exp(loss.item()) if loss.item() < 700 else math.inf

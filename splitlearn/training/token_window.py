@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from splitlearn.data import IGNORED_LABEL
+
 
 class TokenWindow:
     """Counts the supervised tokens of one optimizer step.
@@ -40,3 +42,8 @@ class TokenWindow:
         gradients = [each.grad for each in parameters if each.grad is not None]
         if factor != 1.0 and gradients:
             torch._foreach_mul_(gradients, factor)
+
+
+def count_supervised(labels_BT: torch.Tensor) -> int:
+    """Return how many tokens of ``labels_BT`` (B, T) the loss counts: each row's first token has nothing to predict it."""
+    return int((labels_BT[:, 1:] != IGNORED_LABEL).sum())

@@ -169,7 +169,7 @@ def test_what_was_computed_in_another_way_is_not_taken(
     ids = token_ids(2)
 
     def share_run(quantization: Any = None) -> float:
-        parts = FrozenParts(module.cache_settings, module.trained, module.composed, quantization)
+        parts = FrozenParts(module.settings.cache, module.trained, module.composed, quantization)
         # The first row is computed in any case, to know its shape.
         for row in (0, 1):
             batch = {"input_ids": ids[row : row + 1], "row": torch.tensor([row])}
@@ -201,7 +201,7 @@ def test_dropout_in_frozen_parts_is_refused(tmp_path: Path, tiny_checkpoint: Cal
         activation_cache={"keep": "memory"},
     )
     module.load_parts()
-    parts = FrozenParts(module.cache_settings, module.trained, module.composed)
+    parts = FrozenParts(module.settings.cache, module.trained, module.composed)
     batch = {"input_ids": torch.randint(3, 50, (2, 5)), "row": torch.arange(2)}
     with pytest.raises(ValueError, match="drop activations at random"):
         parts.run(batch, "train", TwoRows(), {}, CallKind.TRAIN)

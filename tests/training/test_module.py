@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import Placement
-from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
-from splitlearn.training.module import count_supervised, parse_dtype
+from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, count_supervised
 from tests.architectures.catalogue import tiny_model
 from tests.model.test_untie import unsplit_untied
 from tests.tiny_models import token_ids
@@ -385,14 +384,6 @@ class TestCheckpoints:
         other = SplitCausalLM(module.hparams["model_name_or_path"], 2, 4)
         with pytest.raises(CheckpointError, match=r"lacks trained tensors: model\.layers\.2"):
             trainer(tmp_path).fit(other, loader(batches([2])), ckpt_path=path, weights_only=True)
-
-
-def test_dtypes() -> None:
-    assert parse_dtype(None) is None
-    assert parse_dtype("bfloat16") is torch.bfloat16
-    for name in ("int8", "nonsense", 3):
-        with pytest.raises(ValueError, match=r"model\.dtype is"):
-            parse_dtype(name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "jetmoe", "qwen3_moe"])

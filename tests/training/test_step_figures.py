@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from splitlearn.training import SplitCausalLM
 from splitlearn.training.callbacks import TokenThroughput, find_callback
 from splitlearn.training.callbacks.progress import BarProgress
 from splitlearn.training.optimization import Optimization
-from splitlearn.training.step_figures import clip_gradients, learning_rates
+from splitlearn.training.step_figures import clip_gradients, learning_rates, perplexity
 
 SHORT = ["trainer.max_steps=4", "data.max_train_blocks=32", "data.max_val_blocks=4", "trainer.enable_progress_bar=false"]
 SHORT += ["verbose=false", "trainer.log_every_n_steps=2", "save_parts=false"]
@@ -131,3 +132,8 @@ def test_the_bar_shows_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         "lightning.pytorch.callbacks.RichProgressBar.get_metrics", lambda *args: {"v_num": "rics", "train_loss": 1.0}
     )
     assert BarProgress().get_metrics(None, None) == {"train_loss": 1.0}  # type: ignore[arg-type]
+
+
+def test_perplexity_of_a_broken_run_is_infinite() -> None:
+    assert perplexity(torch.tensor(2.0)) == pytest.approx(math.exp(2.0))
+    assert perplexity(torch.tensor(1e4)) == math.inf

@@ -1,0 +1,91 @@
+"""How the parts of a model are trained, read from plain values once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from splitlearn.activations import CacheSettings
+from splitlearn.adapters import AdapterSettings
+from splitlearn.cut import PART_NAMES, PartTraining
+from splitlearn.training.compilation import compile_settings
+from splitlearn.training.optimization import Optimization
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the parts of a model are trained, wherever they are; whoever holds one part needs no others.
+
+    Attributes:
+        optimization: learning rates, decay and schedule, and which tensors of each part are trained.
+        adapters: the adapters beside the weights; parts that are frozen have none.
+        cache: whether and how to keep what frozen parts return.
+        gradient_checkpointing: keep only the inputs of layers for the backward pass and compute the rest again.
+        compile_layers: arguments of ``torch.compile`` for the decoder layers; None does not compile them.
+    """
+
+    optimization: Optimization = field(default_factory=Optimization)
+    adapters: AdapterSettings = field(default_factory=AdapterSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    gradient_checkpointing: bool = False
+    compile_layers: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_plain(
+        cls,
+        optimizer: Mapping[str, Any] | None = None,
+        peft: Mapping[str, Any] | None = None,
+        activation_cache: Mapping[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
+        compile_layers: bool | Mapping[str, Any] | None = None,
+    ) -> TrainingSettings:
+        """Make them from the plain values that `SplitCausalLM` takes under these names.
+
+        Where ``optimizer`` names no learning rate, parts with adapters take that of the adapters.
+
+        Raises:
+            ValueError: a setting is unknown or out of range.
+        """
+        optimization = Optimization.from_plain(optimizer or {})
+        frozen = [name for name in PART_NAMES if optimization.of(name).is_frozen]
+        adapters = AdapterSettings.from_plain(peft).without(frozen)
+        if "learning_rate" not in (optimizer or {}):
+            adapted = [name for name in PART_NAMES if adapters.adapts(name)]
+            optimization = optimization.with_adapters(adapters.learning_rate, adapted)
+        cache = CacheSettings.from_plain(activation_cache)
+        return cls(optimization, adapters, cache, gradient_checkpointing, compile_settings(compile_layers))
+
+    @property
+    def trained(self) -> dict[str, PartTraining]:
+        """Which tensors of each part are trained, as far as the settings say it."""
+        return {name: self.settle(name, self.adapters.adapts(name)) for name in PART_NAMES}
+
+    def settle(self, name: str, has_adapters: bool) -> PartTraining:
+        """Return which tensors of a part are trained.
+
+        Args:
+            name: the part's name.
+            has_adapters: whether it has adapters; settings may ask for some that fit none of its modules.
+        """
+        return PartTraining.settle(self.optimization.of(name).train, has_adapters, self.adapters.method is not None)
+
+
+def parse_dtype(name: str | None, setting: str = "model.dtype") -> torch.dtype | None:
+    """Return the floating-point dtype of that name, None for None.
+
+    Args:
+        name: torch's name of it.
+        setting: what to call it in the message.
+
+    Raises:
+        ValueError: torch has no floating-point dtype of that name.
+    """
+    if name is None:
+        return None
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"{setting} is {name!r}; use float32, bfloat16 or float16, or null to keep the checkpoint's")
+    return dtype
