@@ -1,0 +1,145 @@
+"""Who owns what of an optimizer step, when parts may be held by several parties.
+
+The party that has the data owns the step: it says when one is taken, at which learning rates, and by how much gradients are
+scaled and clipped. Whoever holds a part owns its parameters, their gradients and their optimizer state, and is only told what
+to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from splitlearn.model import SplitModel, trained_parameters
+from splitlearn.training.checkpoint_content import load_trained_tensors, speak_names, trained_tensors
+from splitlearn.training.optimization import Optimization
+
+# By the name of the parameter group, then by the unsplit model's name of the tensor.
+GradientNorms = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class StepOrder:
+    """What the owner of the step tells the holder of a part.
+
+    Attributes:
+        number: how many steps were taken before this one.
+        learning_rates: by the name of the parameter group.
+        scale: what gradients are multiplied by before anything else.
+        clip_coefficient: what they are multiplied by after that, a scalar; None clips nothing.
+    """
+
+    number: int
+    learning_rates: Mapping[str, float]
+    scale: float = 1.0
+    clip_coefficient: torch.Tensor | None = None
+
+
+class PartOwner(Protocol):
+    """What the holder of a part offers for a step. Forward and backward go through the part itself."""
+
+    def group_settings(self) -> list[dict[str, Any]]:
+        """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group, in order."""
+
+    def zero_gradients(self) -> None:
+        """Forget the gradients."""
+
+    def gradient_norms(self, scale: float) -> GradientNorms:
+        """Scale the gradients by ``scale``, once a step, and return the norm of each, as scalars."""
+
+    def apply(self, order: StepOrder) -> None:
+        """Take a step."""
+
+    def state(self) -> dict[str, Any]:
+        """Return trained tensors and optimizer state under the unsplit model's names."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
+
+class LocalOwner:
+    """Holds parts of this process with an AdamW of their own.
+
+    Args:
+        parts: the parts, with what is trained marked.
+        optimization: learning rates and decay; rates come with each order afterwards.
+    """
+
+    def __init__(self, parts: Sequence[SplitModel], optimization: Optimization) -> None:
+        self._parts = parts
+        self._optimizer = optimization.make_optimizer(parts)
+        speak_names(self._optimizer, parts)
+        self._names = {parameter: name for name, parameter in trained_parameters(parts).items()}
+        self._is_scaled = False
+        self._num_steps = 0
+
+    def group_settings(self) -> list[dict[str, Any]]:
+        """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group, in order."""
+        return [{key: group[key] for key in ("name", "lr", "weight_decay")} for group in self._optimizer.param_groups]
+
+    def zero_gradients(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad()
+        self._is_scaled = False
+
+    def gradient_norms(self, scale: float) -> dict[str, dict[str, torch.Tensor]]:
+        """Scale the gradients by ``scale``, once a step, and return the norm of each, as scalars."""
+        self._scale(scale)
+        return {
+            group["name"]: {
+                self._names[parameter]: torch.linalg.vector_norm(parameter.grad)
+                for parameter in group["params"]
+                if parameter.grad is not None
+            }
+            for group in self._optimizer.param_groups
+        }
+
+    def apply(self, order: StepOrder) -> None:
+        """Take a step.
+
+        Raises:
+            ValueError: the order is for another step than the next, or a group's learning rate is missing.
+        """
+        if order.number != self._num_steps:
+            raise ValueError(f"step {order.number} was ordered, but {self._num_steps} steps have been taken here")
+        for group in self._optimizer.param_groups:
+            if group["name"] not in order.learning_rates:
+                raise ValueError(f"the order has no learning rate for the group {group['name']!r}")
+            group["lr"] = order.learning_rates[group["name"]]
+        self._scale(order.scale)
+        gradients = self._gradients()
+        if order.clip_coefficient is not None and gradients:
+            torch._foreach_mul_(gradients, order.clip_coefficient.to(gradients[0].device))
+        self._optimizer.step()
+        self._num_steps += 1
+
+    def state(self) -> dict[str, Any]:
+        """Return trained tensors and optimizer state under the unsplit model's names; they share memory with the parts."""
+        return {
+            "num_steps": self._num_steps,
+            "state_dict": trained_tensors(self._parts),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            CheckpointError: it is of other parameters.
+        """
+        load_trained_tensors(self._parts, state["state_dict"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._num_steps = state["num_steps"]
+
+    def _gradients(self) -> list[torch.Tensor]:
+        parameters = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+        return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+    def _scale(self, scale: float) -> None:
+        gradients = self._gradients()
+        if not self._is_scaled and scale != 1.0 and gradients:
+            torch._foreach_mul_(gradients, scale)
+        self._is_scaled = True
