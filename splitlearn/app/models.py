@@ -16,18 +16,23 @@ def request_of(model: DictConfig) -> ModelRequest:
     """Return which model a configuration from ``conf/model`` means; where it is cut is left open.
 
     Raises:
-        ValueError: the dtype is none.
+        ValueError: the dtype, the quantization or what is done with unexpected tensors is unknown.
         FileNotFoundError: an embedded model is not there.
     """
-    return ModelRequest(
-        resolve_model(model.name_or_path),
-        model_type=model.type,
-        revision=model.revision,
-        dtype=parse_dtype(model.dtype),
-        quantization=plain(model.quantization),
-        unexpected_tensors=model.unexpected_tensors,
-        untie=model.untie,
-    )
+    name, dtype = resolve_model(model.name_or_path), parse_dtype(model.dtype)
+    try:
+        return ModelRequest(
+            name,
+            model_type=model.type,
+            revision=model.revision,
+            dtype=dtype,
+            quantization=plain(model.quantization),
+            unexpected_tensors=model.unexpected_tensors,
+            untie=model.untie,
+        )
+    except ValueError as error:
+        # The request names its attributes; on the command line they are settings of the group model.
+        raise ValueError(f"model.{error}") from error
 
 
 def open_model(cfg: DictConfig) -> OpenedModel:

@@ -33,24 +33,36 @@ def quantization_config(quantization: str | Mapping[str, Any] | None) -> Any:
     """
     if quantization is None:
         return None
-    if isinstance(quantization, str):
-        if quantization not in QUANTIZATIONS:
-            names = ", ".join(QUANTIZATIONS)
-            raise ValueError(f"model.quantization is {quantization!r}; use {names}, or settings with quant_method")
-        settings = dict(QUANTIZATIONS[quantization])
-    else:
-        settings = dict(quantization)
-    method = settings.get("quant_method")
-    if method not in _PACKAGES:
-        raise ValueError(f"model.quantization.quant_method is {method!r}; use one of {', '.join(_PACKAGES)}")
+    settings = quantization_settings(quantization)
+    method = settings["quant_method"]
     try:
         if method == "torchao":
             return _torchao_config(settings)
         return AutoQuantizationConfig.from_dict(settings)
     except ModuleNotFoundError as error:
-        raise ImportError(f"model.quantization={quantization} needs the package {method}: pip install {method}") from error
+        raise ImportError(f"quantization={quantization} needs the package {method}: pip install {method}") from error
     except TypeError as error:
-        raise ValueError(f"model.quantization cannot be used: {error}") from error
+        raise ValueError(f"quantization cannot be used: {error}") from error
+
+
+def quantization_settings(quantization: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a quantization stands for, with a known ``quant_method``. No package is imported for it.
+
+    Args:
+        quantization: as for `quantization_config`.
+
+    Raises:
+        ValueError: the name or the method is not known.
+    """
+    if isinstance(quantization, str):
+        if quantization not in QUANTIZATIONS:
+            names = ", ".join(QUANTIZATIONS)
+            raise ValueError(f"quantization is {quantization!r}; use {names}, or settings with quant_method")
+        return dict(QUANTIZATIONS[quantization])
+    method = quantization.get("quant_method")
+    if method not in _PACKAGES:
+        raise ValueError(f"quantization.quant_method is {method!r}; use one of {', '.join(_PACKAGES)}")
+    return dict(quantization)
 
 
 def _torchao_config(settings: dict[str, Any]) -> Any:
@@ -62,7 +74,7 @@ def _torchao_config(settings: dict[str, Any]) -> Any:
     settings.pop("quant_method")
     found = getattr(torchao.quantization, str(name), None)
     if not isinstance(found, type):
-        raise ValueError(f"model.quantization.quant_type is {name!r}; name a class of torchao.quantization")
+        raise ValueError(f"quantization.quant_type is {name!r}; name a class of torchao.quantization")
     skipped = {key: settings.pop(key) for key in ("modules_to_not_convert",) if key in settings}
     return TorchAoConfig(found(**settings), **skipped)
 

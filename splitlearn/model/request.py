@@ -19,9 +19,10 @@ from splitlearn.model.dtypes import loaded_dtype
 from splitlearn.model.load_model import Narrator, load_incrementally, load_whole
 from splitlearn.model.opening import OpenedCheckpoint
 from splitlearn.model.part_loading import PartLoader
-from splitlearn.model.quantization import quantization_config
+from splitlearn.model.quantization import quantization_config, quantization_settings
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.ties import ends_elsewhere
+from splitlearn.model.unexpected import check_unexpected_setting
 
 # Changes of these are another model, which has to be opened anew.
 _WHICH_CHECKPOINT = ("name_or_path", "revision", "model_type", "unexpected_tensors", "untie")
@@ -48,7 +49,8 @@ class ModelRequest:
             with equal values, and may lie with different parties.
 
     Raises:
-        ValueError: ``in_float32`` names a part that does not exist.
+        ValueError: ``in_float32`` names a part that does not exist, or ``quantization`` or ``unexpected_tensors`` is unknown.
+            The message begins with the attribute's name.
     """
 
     name_or_path: str | Path
@@ -64,6 +66,9 @@ class ModelRequest:
 
     def __post_init__(self) -> None:
         check_names(self.in_float32, "in_float32")
+        check_unexpected_setting(self.unexpected_tensors)
+        if self.quantization is not None:
+            quantization_settings(self.quantization)
 
     def open(self, parts: Collection[str] = PART_NAMES) -> OpenedModel:
         """Read the configuration and check the cut. Structure and index are read when they are first needed, and only once.

@@ -34,7 +34,7 @@ def check_unexpected_setting(value: str) -> None:
         ValueError: it is not.
     """
     if value not in UNEXPECTED:
-        raise ValueError(f"model.unexpected_tensors is {value!r}; use one of {', '.join(UNEXPECTED)}")
+        raise ValueError(f"unexpected_tensors is {value!r}; use one of {', '.join(UNEXPECTED)}")
 
 
 def refused_names(blueprint: Blueprint, feedings: Sequence[Feeding], unexpected: Iterable[str], setting: str) -> list[str]:

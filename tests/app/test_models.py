@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from splitlearn.app import compose, evaluate, export, generate, plan, train, verify
+from splitlearn.app.models import request_of
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.model import blueprint, matching
 
@@ -43,6 +44,14 @@ def counting() -> Iterator[Counter[str]]:
                 if vars(module).get(function.__name__) is function:
                     patch.setattr(module, function.__name__, replacement)
         yield calls
+
+
+@pytest.mark.parametrize("setting", ["quantization=int3", "unexpected_tensors=keep", "dtype=int8"])
+def test_what_the_library_refuses_is_told_by_the_names_of_the_command_line(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    model = compose(f"model.{setting}", config_name="plan").model
+    with pytest.raises(ValueError, match=f"^model.{name} is '{value}'; use "):
+        request_of(model)
 
 
 @pytest.fixture(scope="module")

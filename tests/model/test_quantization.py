@@ -65,8 +65,8 @@ def test_what_is_trained_is_left_alone(tiny_checkpoint: Callable[..., Path]) -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("int3", r"model\.quantization is 'int3'; use int8, nf4, or settings with quant_method"),
-        ({"bits": 4}, r"model\.quantization\.quant_method is None; use one of torchao, bitsandbytes"),
+        ("int3", r"^quantization is 'int3'; use int8, nf4, or settings with quant_method"),
+        ({"bits": 4}, r"^quantization\.quant_method is None; use one of torchao, bitsandbytes"),
         (
             {"quant_method": "torchao", "quant_type": "Nothing"},
             r"quant_type is 'Nothing'; name a class of torchao\.quantization",

@@ -78,6 +78,19 @@ def test_from_a_hub_no_other_end_of_a_tie_is_downloaded(part: str, tmp_path: Pat
     assert {file for file in fetched if file.endswith(".safetensors")} == {f"{part}.safetensors"}
 
 
+def test_from_a_hub_ends_of_a_tie_are_downloaded_when_parts_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What refuses a run comes before anything large is downloaded."""
+    folder = write_one_shard_a_part(tmp_path / "model")
+    with serving_this_process({"someone/tiny": folder}, tmp_path, monkeypatch):
+        opened = ModelRequest("someone/tiny", 2, 4).open()
+        opened.check()
+        assert opened.blueprint.unsettled_ties == {"lm_head.weight"}
+        assert opened.source.downloaded_bytes == 0
+        opened.load()
+        assert not opened.blueprint.unsettled_ties and not opened.blueprint.ties
+        assert opened.source.downloaded_bytes > 0
+
+
 @pytest.mark.parametrize("head", ["other", "equal"])
 def test_parts_that_were_loaded_apart_are_tied_if_their_values_are_equal(head: str, tmp_path: Path) -> None:
     folder = write_one_shard_a_part(tmp_path / "model", head)
@@ -134,6 +147,10 @@ def test_a_request_says_what_it_cannot_do(tiny_checkpoint: Callable[..., Path]) 
     folder = tiny_checkpoint("llama")
     with pytest.raises(ValueError, match=r"in_float32 is \['middle'\]; name one or more of bottom, trunk, top"):
         ModelRequest(folder, in_float32=["middle"])
+    with pytest.raises(ValueError, match=r"^quantization is 'int3'; use int8"):
+        ModelRequest(folder, quantization="int3")
+    with pytest.raises(ValueError, match=r"^unexpected_tensors is 'keep'; use one of auto"):
+        ModelRequest(folder, unexpected_tensors="keep")
     with pytest.raises(ValueError, match=r"parts is \[\]; name one"):
         ModelRequest(folder).open([])
     with pytest.raises(CutError, match="split_point_1 is 7, but the model has 6 decoder layers"):
