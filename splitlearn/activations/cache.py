@@ -18,6 +18,7 @@ from splitlearn.boundary import CODECS
 from splitlearn.embedded import cache_folder
 from splitlearn.files import write_text
 from splitlearn.memory import GIB
+from splitlearn.naming import named
 
 KEEP = ("none", "memory", "disk")
 # From places in a batch, and whether this is a trial, to smashed data (B, T, D).
@@ -48,13 +49,13 @@ class CacheSettings:
         values = dict(values or {})
         unknown = [name for name in values if name not in cls.__dataclass_fields__]
         if unknown:
-            raise ValueError(f"activation_cache.{unknown[0]} is not known; there are {', '.join(cls.__dataclass_fields__)}")
+            raise ValueError(f"{named(unknown[0])} is not known; there are {', '.join(cls.__dataclass_fields__)}")
         made = cls(**values)
         for name, allowed in {"keep": KEEP, "codec": tuple(CODECS)}.items():
             if getattr(made, name) not in allowed:
-                raise ValueError(f"activation_cache.{name} is {getattr(made, name)!r}; use one of {', '.join(allowed)}")
+                raise ValueError(f"{named(name)} is {getattr(made, name)!r}; use one of {', '.join(allowed)}")
         if isinstance(made.max_gib, bool) or not isinstance(made.max_gib, (int, float)) or made.max_gib <= 0:
-            raise ValueError(f"activation_cache.max_gib is {made.max_gib!r}; it must be a positive number")
+            raise ValueError(f"{named('max_gib')} is {made.max_gib!r}; it must be a positive number")
         return made
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from splitlearn.memory import GIB
+from splitlearn.naming import named
 
 Columns = dict[str, torch.Tensor]
 
@@ -69,7 +70,7 @@ class RowStore:
             shutil.rmtree(folder, ignore_errors=True)
             raise ValueError(
                 f"the activation cache needs {wanted / GIB:.1f} GiB, but {folder.parent} has room for {free / GIB:.1f}; "
-                "set activation_cache.max_gib, or another place with SPLITLEARN_CACHE"
+                f"set {named('max_gib')}, or another place with SPLITLEARN_CACHE"
             ) from error
 
     def has(self, rows_B: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from splitlearn.adapters.refusals import PEFT_ERRORS, refuse_tied, refuse_unknow
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import Neutral, SplitModel
+from splitlearn.naming import named
 
 _ALL_LINEAR = "all-linear"
 # Settings of PEFT that name modules by patterns, and layers by numbers.
@@ -44,7 +45,8 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
         if not settings.adapts(part.spec.name):
             continue
         if part.num_parameters == 0:
-            raise ValueError(f"{part.spec.name} holds no weights to put adapters beside; set peft.parts.{part.spec.name}=false")
+            own = named(f"parts.{part.spec.name}")
+            raise ValueError(f"{part.spec.name} holds no weights to put adapters beside; set {own}=false")
         config = settings.config_of(part.spec.name)
         try:
             _speak_of_this_part(config, part)
@@ -66,7 +68,7 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
     refuse_unknown_names(parts, settings)
     if settings.method is not None and not added:
         raise ValueError(
-            f"peft.settings.target_modules is {settings.settings.get('target_modules')!r}, which no part has; "
+            f"{named('settings.target_modules')} is {settings.settings.get('target_modules')!r}, which no part has; "
             "name modules of the model, or take all-linear"
         )
     return added

@@ -9,6 +9,7 @@ import torch
 from splitlearn.adapters.layers import adapted_modules, adapts_one_parameter, copied_modules, ends_with_any
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.model import SplitModel
+from splitlearn.naming import named
 
 # What PEFT raises for settings that do not fit a model, or that need a package which is not installed.
 PEFT_ERRORS = (ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError)
@@ -26,7 +27,7 @@ def refuse_tied(part: SplitModel) -> None:
             if f"{path}.weight" in ties:
                 raise ValueError(
                     f"{path} is tied to another part's weights, so what is trained there would belong to both; "
-                    f"leave it out of peft.settings.{setting}"
+                    f"leave it out of {named(f'settings.{setting}')}"
                 )
 
 

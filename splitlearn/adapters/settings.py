@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from splitlearn.cut import PART_NAMES
+from splitlearn.naming import named
 from splitlearn.settings import conf_folder
 
 _FIELDS = ("method", "settings", "learning_rate", "parts")
@@ -46,24 +47,24 @@ class AdapterSettings:
         values = values or {}
         unknown = [name for name in values if name not in _FIELDS]
         if unknown:
-            raise ValueError(f"peft.{unknown[0]} is not known; there are {', '.join(_FIELDS)}")
+            raise ValueError(f"{named(unknown[0])} is not known; there are {', '.join(_FIELDS)}")
         for name in ("settings", "parts"):
             if values.get(name) is not None and not isinstance(values[name], Mapping):
                 raise ValueError(
-                    f"peft.{name} is {values[name]!r}; give names with values, such as {{target_modules: all-linear}}"
+                    f"{named(name)} is {values[name]!r}; give names with values, such as {{target_modules: all-linear}}"
                 )
         rate = values.get("learning_rate")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0):
-            raise ValueError(f"peft.learning_rate is {rate!r}; it must be a number that is not negative")
+            raise ValueError(f"{named('learning_rate')} is {rate!r}; it must be a number that is not negative")
         if values.get("method") == "lora" and values.get("settings") is None:
             values = {**_usual_lora(), **{name: value for name, value in values.items() if value is not None}}
         settings, parts = dict(values.get("settings") or {}), dict(values.get("parts") or {})
         made = cls(values.get("method"), settings, parts, values.get("learning_rate"))
         unknown = [name for name in made.parts if name not in PART_NAMES]
         if unknown:
-            raise ValueError(f"peft.parts names {unknown[0]!r}; the parts are {', '.join(PART_NAMES)}")
+            raise ValueError(f"{named('parts')} names {unknown[0]!r}; the parts are {', '.join(PART_NAMES)}")
         if made.method is not None and not any(made.adapts(name) for name in PART_NAMES):
-            raise ValueError("peft.parts leaves bottom, trunk and top without adapters; take peft=none")
+            raise ValueError(f"{named('parts')} leaves bottom, trunk and top without adapters; set {named('method')} to null")
         for name in PART_NAMES:
             if made.adapts(name):
                 made.config_of(name)
@@ -85,25 +86,26 @@ class AdapterSettings:
         """
         classes = _config_classes()
         if self.method not in classes:
-            raise ValueError(f"peft.method is {self.method!r}; use one of {', '.join(sorted(classes))}")
+            raise ValueError(f"{named('method')} is {self.method!r}; use one of {', '.join(sorted(classes))}")
         differing = self.parts.get(name) or {}
         if not isinstance(differing, Mapping):
-            raise ValueError(f"peft.parts.{name} is {differing!r}; give settings such as {{r: 4}}, false for none, or null")
+            own = named(f"parts.{name}")
+            raise ValueError(f"{own} is {differing!r}; give settings such as {{r: 4}}, false for none, or null")
         chosen = {**self.settings, **differing}
         if str(chosen.get("init_lora_weights")).startswith("pissa_niter"):
             # Its factors of the weights are drawn at random, and the weights that remain are not kept with an adapter.
             raise ValueError(
-                "peft.settings.init_lora_weights=pissa_niter_... cannot be repeated when adapters are read; take pissa"
+                f"{named('settings.init_lora_weights')}=pissa_niter_... cannot be repeated when adapters are read; take pissa"
             )
         if chosen.get("layer_replication"):
             raise ValueError(
-                "peft.settings.layer_replication makes layers anew, but the layers of a cut are fixed; leave it out"
+                f"{named('settings.layer_replication')} makes layers anew, but the layers of a cut are fixed; leave it out"
             )
         try:
             return classes[self.method](task_type="CAUSAL_LM", **chosen)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"the settings of peft.method={self.method} cannot be used: {' '.join(str(error).split())}"
+                f"the settings of {named('method')}={self.method} cannot be used: {' '.join(str(error).split())}"
             ) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from splitlearn.adapters.layers import ADAPTER_NAME, adapted_modules, adapts_one_parameter, copied_modules
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.model import SplitModel
+from splitlearn.naming import named
 
 # Settings that PEFT takes for each layer apart, with the name of the pattern that says so.
 _PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern", "alpha": "alpha_pattern"}
@@ -54,7 +55,7 @@ def _refuse_differences(merged: Any, configs: Mapping[str, Any]) -> None:
         can_differ = setting in _CHOICES or (setting in _PATTERNS and hasattr(merged, _PATTERNS[setting]))
         if not can_differ and any(value != first for value in values.values()):
             raise ValueError(
-                f"peft.parts gives {setting} the values {values}, but one adapter for the whole model has one value"
+                f"{named('parts')} gives {setting} the values {values}, but one adapter for the whole model has one value"
             )
 
 

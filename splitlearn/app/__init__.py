@@ -4,6 +4,7 @@ Notebooks and tests call them; the command line does the same.
 """
 
 from splitlearn.app.checkpoints import FinishedRunError
+from splitlearn.app.configuration import naming_settings
 from splitlearn.app.evaluating import evaluate
 from splitlearn.app.finished_runs import converse, export, generate
 from splitlearn.app.models import plan_split
@@ -21,6 +22,7 @@ __all__ = [
     "evaluate",
     "export",
     "generate",
+    "naming_settings",
     "plan",
     "plan_split",
     "train",

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from splitlearn.checkpoint import CheckpointError
+from splitlearn.naming import naming_group
 from splitlearn.training import SplitCausalLM, check_layout
 from splitlearn.training.callbacks import LAST, check_data_order
 
@@ -112,7 +113,8 @@ def check_fit_of(checkpoint: dict[str, Any], module: SplitCausalLM, datamodule: 
     """
     # A copy, since the module gives the tensors other names for Lightning.
     module.on_load_checkpoint(dict(checkpoint))
-    check_data_order(checkpoint, datamodule)
+    with naming_group("data"):
+        check_data_order(checkpoint, datamodule)
 
 
 def find_best(trainer: Trainer) -> dict[str, Any] | None:

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from splitlearn.naming import naming_as
 from splitlearn.settings import without_interpolation
+
+# Arguments of the library that configurations have under other names.
+_NAMES = {
+    "balance": "split.balance",
+    "compile_layers": "compile",
+    "dtype": "model.dtype",
+    "every_n_train_steps": "callbacks.last_checkpoint.every_n_train_steps",
+    "keep_every_n_steps": "keep_steps",
+    "max_gib": "split.max_gib",
+    "num_training_steps": "callbacks.learning_rate_finder.num_training_steps",
+    "packing": "data.packing",
+    "precision": "trainer.precision",
+    "quantization": "model.quantization",
+    "unexpected_tensors": "model.unexpected_tensors",
+    "untie": "model.untie",
+}
+
+
+@contextmanager
+def naming_settings() -> Iterator[None]:
+    """Have messages name settings as configurations of runs, plans and verifications do; a context, or a decorator."""
+    with naming_as(_NAMES):
+        yield
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from splitlearn.adapters import load_adapters
-from splitlearn.app.configuration import literal, make, plain
+from splitlearn.app.configuration import literal, make, naming_settings, plain
 from splitlearn.app.opening_runs import open_run
 from splitlearn.app.placing import resolve_placement
 from splitlearn.app.training import make_module
@@ -46,6 +46,7 @@ class _Counts(Callback):
         self.figures["supervised_tokens"] += count_supervised(batch["labels"])
 
 
+@naming_settings()
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Measure the loss of a run's model, of one of its checkpoints, or of its base model. Nothing is written.
 

@@ -34,7 +34,7 @@ def export(cfg: DictConfig) -> Path:
     """
     check(cfg, "export")
     record, opened = open_run(cfg.run, cfg.ckpt)
-    dtype = parse_dtype(cfg.dtype, "dtype")
+    dtype = parse_dtype(cfg.dtype)
     return export_run(record, opened, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters, dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
-from splitlearn.app.configuration import plain
+from splitlearn.app.configuration import naming_settings, plain
 from splitlearn.cut import CutError, SplitPlan
 from splitlearn.embedded import resolve_model
 from splitlearn.model import ModelRequest, OpenedModel, count_layers
@@ -12,6 +12,7 @@ from splitlearn.planning import choose_cut
 from splitlearn.training import parse_dtype
 
 
+@naming_settings()
 def request_of(model: DictConfig) -> ModelRequest:
     """Return which model a configuration from ``conf/model`` means; where it is cut is left open.
 
@@ -19,20 +20,15 @@ def request_of(model: DictConfig) -> ModelRequest:
         ValueError: the dtype, the quantization or what is done with unexpected tensors is unknown.
         FileNotFoundError: an embedded model is not there.
     """
-    name, dtype = resolve_model(model.name_or_path), parse_dtype(model.dtype)
-    try:
-        return ModelRequest(
-            name,
-            model_type=model.type,
-            revision=model.revision,
-            dtype=dtype,
-            quantization=plain(model.quantization),
-            unexpected_tensors=model.unexpected_tensors,
-            untie=model.untie,
-        )
-    except ValueError as error:
-        # The request names its attributes; on the command line they are settings of the group model.
-        raise ValueError(f"model.{error}") from error
+    return ModelRequest(
+        resolve_model(model.name_or_path),
+        model_type=model.type,
+        revision=model.revision,
+        dtype=parse_dtype(model.dtype),
+        quantization=plain(model.quantization),
+        unexpected_tensors=model.unexpected_tensors,
+        untie=model.untie,
+    )
 
 
 def open_model(cfg: DictConfig) -> OpenedModel:
@@ -48,6 +44,7 @@ def open_model(cfg: DictConfig) -> OpenedModel:
     return opened.revise(split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
 
 
+@naming_settings()
 def plan_split(split: DictConfig, opened: OpenedModel) -> SplitPlan:
     """Return the cut that a ``split`` configuration asks for: its points, its fractions of the depth, or one chosen by figures.
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
+from splitlearn.app.configuration import naming_settings
 from splitlearn.app.models import open_model
 from splitlearn.app.placing import resolve_placement
 from splitlearn.model import dtype_in_full
@@ -13,6 +14,7 @@ from splitlearn.planning import CutCost, cost_of
 from splitlearn.settings import check
 
 
+@naming_settings()
 def plan(cfg: DictConfig) -> CutCost:
     """Reckon what a cut will cost; weights are neither read nor downloaded.
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from splitlearn.adapters import save_adapters
 from splitlearn.app.checking import check_settings
 from splitlearn.app.checkpoints import check_fit_of, find_best, find_checkpoint, read_checkpoint, refuse_finished
-from splitlearn.app.configuration import make, plain
+from splitlearn.app.configuration import make, naming_settings, plain
 from splitlearn.app.models import open_model
 from splitlearn.app.placing import describe_placement, resolve_placement
 from splitlearn.app.process import leaving_no_trace
@@ -73,6 +73,7 @@ class TrainResult:
 
 
 @leaving_no_trace
+@naming_settings()
 def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     """Cut, load, train, evaluate and save one model.
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from splitlearn.app.configuration import naming_settings
 from splitlearn.app.models import open_model
 from splitlearn.cut import SplitPlan
 from splitlearn.settings import check
 from splitlearn.verification import Outcome, verify_streamed, verify_whole
 
 
+@naming_settings()
 def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
     """Compare a checkpoint's parts with the unsplit model.
 

@@ -16,6 +16,7 @@ from splitlearn.checkpoint.header import DTYPES, FileHeader, read_header
 from splitlearn.checkpoint.hub import HubRepository
 from splitlearn.checkpoint.main_file import Files, check_inside, describe_absence, find_main_file, parse_index
 from splitlearn.checkpoint.shard import Shard, open_shard
+from splitlearn.naming import named
 
 _HEADERS_AT_ONCE = 8
 _MODEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -202,14 +203,14 @@ class CheckpointSource:
             except AbsentFileError as error:
                 raise AbsentFileError(
                     f"{error}, and since config.json names no dtype, that of the first stored tensor counts; "
-                    "set model.dtype (in Python dtype) to load without that file"
+                    f"set {named('dtype')} to load without that file"
                 ) from error
             for dtype in dtypes:
                 if dtype in _MODEL_DTYPES:
                     return dtype
         raise CheckpointError(
             f"{self.name} holds no weights in float32, bfloat16 or float16 that would say in which dtype to load it; "
-            "set model.dtype (in Python dtype)"
+            f"set {named('dtype')}"
         )
 
     def _dtypes(self, file: str) -> list[torch.dtype | None]:

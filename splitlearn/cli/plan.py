@@ -12,7 +12,7 @@ from splitlearn.cli.command import command
 @command("plan")
 def main(cfg: DictConfig) -> None:
     """Print what the cut will cost; exit with 2 and a sentence if this machine has not got the memory."""
-    from splitlearn.app import plan
+    from splitlearn.app import naming_settings, plan
     from splitlearn.planning import check_fit, print_plan
 
     cost = plan(cfg)
@@ -21,4 +21,5 @@ def main(cfg: DictConfig) -> None:
     else:
         print_plan(cost)
     if cfg.must_fit is not None:
-        check_fit(cost, {part.part: cfg.must_fit for part in cost.parts})
+        with naming_settings():
+            check_fit(cost, {part.part: cfg.must_fit for part in cost.parts})

@@ -22,6 +22,6 @@ def main(cfg: DictConfig) -> None:
     if out.exists():
         raise CheckpointError(f"out={out} exists already; name a new folder")
     with whole_folder(out) as temporary:
-        prepare_checkpoint(cfg.source, temporary, parse_dtype(cfg.dtype, "dtype") or torch.float32, cfg.max_shard_size)
+        prepare_checkpoint(cfg.source, temporary, parse_dtype(cfg.dtype) or torch.float32, cfg.max_shard_size)
     shards = sorted(out.glob("*.safetensors"))
     print(f"wrote {out}: {len(shards)} shards, {sum(shard.stat().st_size for shard in shards) / 2**30:.2f} GiB")

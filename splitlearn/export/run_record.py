@@ -12,6 +12,7 @@ import torch
 from splitlearn.adapters import AdapterSettings
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PartTraining
+from splitlearn.naming import naming_group
 from splitlearn.runs import SUMMARY_FILE, RunSummary, read_run_config, read_summary
 
 
@@ -54,7 +55,8 @@ class RunRecord:
     @property
     def adapters(self) -> AdapterSettings:
         """The adapters that the run trained."""
-        settings = AdapterSettings.from_plain(self.config.get("peft"))
+        with naming_group("peft"):
+            settings = AdapterSettings.from_plain(self.config.get("peft"))
         return settings.without([name for name, what in self.trained.items() if not what.trains_anything])
 
     @property

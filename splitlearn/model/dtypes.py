@@ -11,6 +11,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 from transformers.models.auto.auto_factory import _get_model_class
 
 from splitlearn.checkpoint import CONFIG_FILE, CheckpointError, CheckpointSource
+from splitlearn.naming import named
 
 # A model is built in one of these; float8 and the like are for storage alone.
 _MODEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -70,8 +71,8 @@ def loaded_dtype(config: PreTrainedConfig, source: CheckpointSource, dtype: torc
         return source.stored_dtype()
     if configured not in _MODEL_DTYPES:
         raise CheckpointError(
-            f"dtype in {CONFIG_FILE} of {source.name} is {configured}, in which no model can be built; set model.dtype, or "
-            f"{_REMEDY}"
+            f"dtype in {CONFIG_FILE} of {source.name} is {configured}, in which no model can be built; "
+            f"set {named('dtype')}, or {_REMEDY}"
         )
     wanted: torch.dtype = configured
     return wanted

@@ -10,6 +10,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
 
+from splitlearn.naming import named
+
 # Short names for what is usual. Any other is given as transformers writes it, with quant_method.
 QUANTIZATIONS: dict[str, dict[str, Any]] = {
     "int8": {"quant_method": "torchao", "quant_type": "Int8WeightOnlyConfig"},
@@ -40,9 +42,9 @@ def quantization_config(quantization: str | Mapping[str, Any] | None) -> Any:
             return _torchao_config(settings)
         return AutoQuantizationConfig.from_dict(settings)
     except ModuleNotFoundError as error:
-        raise ImportError(f"quantization={quantization} needs the package {method}: pip install {method}") from error
+        raise ImportError(f"{named('quantization')}={quantization} needs the package {method}: pip install {method}") from error
     except TypeError as error:
-        raise ValueError(f"quantization cannot be used: {error}") from error
+        raise ValueError(f"{named('quantization')} cannot be used: {error}") from error
 
 
 def quantization_settings(quantization: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -57,11 +59,11 @@ def quantization_settings(quantization: str | Mapping[str, Any]) -> dict[str, An
     if isinstance(quantization, str):
         if quantization not in QUANTIZATIONS:
             names = ", ".join(QUANTIZATIONS)
-            raise ValueError(f"quantization is {quantization!r}; use {names}, or settings with quant_method")
+            raise ValueError(f"{named('quantization')} is {quantization!r}; use {names}, or settings with quant_method")
         return dict(QUANTIZATIONS[quantization])
     method = quantization.get("quant_method")
     if method not in _PACKAGES:
-        raise ValueError(f"quantization.quant_method is {method!r}; use one of {', '.join(_PACKAGES)}")
+        raise ValueError(f"{named('quantization.quant_method')} is {method!r}; use one of {', '.join(_PACKAGES)}")
     return dict(quantization)
 
 
@@ -74,7 +76,7 @@ def _torchao_config(settings: dict[str, Any]) -> Any:
     settings.pop("quant_method")
     found = getattr(torchao.quantization, str(name), None)
     if not isinstance(found, type):
-        raise ValueError(f"quantization.quant_type is {name!r}; name a class of torchao.quantization")
+        raise ValueError(f"{named('quantization.quant_type')} is {name!r}; name a class of torchao.quantization")
     skipped = {key: settings.pop(key) for key in ("modules_to_not_convert",) if key in settings}
     return TorchAoConfig(found(**settings), **skipped)
 

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from splitlearn.checkpoint import CheckpointError
+from splitlearn.naming import named
 
 
 class UnsupportedModelError(ValueError):
@@ -75,7 +76,7 @@ def refuse_quantized(config: PreTrainedConfig, checkpoint: str) -> None:
             raise CheckpointError(
                 f"{checkpoint} is quantized already (quantization_config in config.json: {getattr(method, 'value', method)}), "
                 "and only plain weights can be cut: name the checkpoint that it was made from, or let transformers load it, "
-                "dequantize() it and save it; model.quantization=int8 or nf4 quantizes frozen parts while they are loaded"
+                f"dequantize() it and save it; {named('quantization')}=int8 or nf4 quantizes frozen parts while they are loaded"
             )
 
 

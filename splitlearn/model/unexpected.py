@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from splitlearn.checkpoint import name_some
 from splitlearn.model.anatomy import count_layers
 from splitlearn.model.blueprint import Blueprint
+from splitlearn.naming import named
 
 # A tensor of the checkpoint, and the model's tensors that it feeds.
 Feeding = tuple[str, tuple[str, ...]]
@@ -34,7 +35,7 @@ def check_unexpected_setting(value: str) -> None:
         ValueError: it is not.
     """
     if value not in UNEXPECTED:
-        raise ValueError(f"unexpected_tensors is {value!r}; use one of {', '.join(UNEXPECTED)}")
+        raise ValueError(f"{named('unexpected_tensors')} is {value!r}; use one of {', '.join(UNEXPECTED)}")
 
 
 def refused_names(blueprint: Blueprint, feedings: Sequence[Feeding], unexpected: Iterable[str], setting: str) -> list[str]:
@@ -58,7 +59,8 @@ def refused_names(blueprint: Blueprint, feedings: Sequence[Feeding], unexpected:
 def describe_refusal(blueprint: Blueprint, names: Sequence[str], checkpoint: str) -> str:
     """Return in one sentence why a checkpoint is refused for tensors that its model does not have."""
     model = f"a {blueprint.config.model_type} model of {count_layers(blueprint.config)} layers"
-    hint = hint_at_quantization(names) or "; mend its config.json, or take it without them (model.unexpected_tensors=leave_out)"
+    leave_out = f"{named('unexpected_tensors')}=leave_out"
+    hint = hint_at_quantization(names) or f"; mend its config.json, or take it without them ({leave_out})"
     return f"{checkpoint} holds tensors that {model} does not have: {name_some(list(names))}{hint}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from splitlearn.cut import PART_NAMES, CutError, SplitPlan
 from splitlearn.memory import GIB, format_bytes
 from splitlearn.model import Blueprint
+from splitlearn.naming import named
 from splitlearn.planning.sizes import Sizes, compute_per_token, weight_bytes
 
 BALANCES = ("bytes", "compute")
@@ -28,7 +29,7 @@ def choose_cut(blueprint: Blueprint, balance: str = "bytes", max_gib: Mapping[st
         ValueError: a setting is unknown or out of range.
     """
     if balance not in BALANCES:
-        raise ValueError(f"split.balance is {balance!r}; choose one of {', '.join(BALANCES)}")
+        raise ValueError(f"{named('balance')} is {balance!r}; choose one of {', '.join(BALANCES)}")
     budgets = _budgets(max_gib or {})
     stored = weight_bytes(blueprint)
     figures = stored if balance == "bytes" else compute_per_token(blueprint)
@@ -43,12 +44,12 @@ def choose_cut(blueprint: Blueprint, balance: str = "bytes", max_gib: Mapping[st
 def _budgets(max_gib: Mapping[str, Any]) -> dict[str, float]:
     unknown = [name for name in max_gib if name not in PART_NAMES]
     if unknown:
-        raise ValueError(f"split.max_gib names {unknown[0]!r}; the parts are {', '.join(PART_NAMES)}")
+        raise ValueError(f"{named('max_gib')} names {unknown[0]!r}; the parts are {', '.join(PART_NAMES)}")
     budgets = {}
     for name in PART_NAMES:
         gib = max_gib.get(name)
         if gib is not None and (isinstance(gib, bool) or not isinstance(gib, (int, float)) or not gib > 0):
-            raise ValueError(f"split.max_gib.{name} is {gib!r}; give a number of GiB above 0, or null")
+            raise ValueError(f"{named(f'max_gib.{name}')} is {gib!r}; give a number of GiB above 0, or null")
         budgets[name] = float("inf") if gib is None else gib * GIB
     return budgets
 
@@ -72,12 +73,12 @@ def _why_none_fits(plans: list[SplitPlan], stored: Sizes, budgets: Mapping[str, 
         least = min(stored.of(plan.parts[index]) for plan in plans)
         if least > budgets[name]:
             return (
-                f"split.max_gib.{name} allows {format_bytes(budgets[name])}, but the smallest {name} of this model takes "
-                f"{format_bytes(least)}; raise it, or load in fewer bytes with model.dtype=bfloat16"
+                f"{named(f'max_gib.{name}')} allows {format_bytes(budgets[name])}, but the smallest {name} of this model takes "
+                f"{format_bytes(least)}; raise it, or load in fewer bytes with {named('dtype')}=bfloat16"
             )
     total = stored.before + sum(stored.layers) + stored.after
     allowed = ", ".join(f"{name} {format_bytes(budgets[name])}" for name in PART_NAMES if budgets[name] != float("inf"))
     return (
-        f"no cut keeps every part within split.max_gib ({allowed}): the weights take {format_bytes(total)} in all; "
-        "raise a budget, or load in fewer bytes with model.dtype=bfloat16"
+        f"no cut keeps every part within {named('max_gib')} ({allowed}): the weights take {format_bytes(total)} in all; "
+        f"raise a budget, or load in fewer bytes with {named('dtype')}=bfloat16"
     )

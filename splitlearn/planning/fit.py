@@ -10,6 +10,7 @@ import torch
 
 from splitlearn.cut import PartTraining
 from splitlearn.memory import format_bytes
+from splitlearn.naming import named
 from splitlearn.planning.costs import METHODS, CutCost, Need
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -82,8 +83,9 @@ def _ways_out(cost: CutCost, methods: Mapping[str, str], device: str, available:
         if (needed := needed_by_device(cost, each)[device]) <= available
     ]
     if cost.dtype == "float32" or (cost.full_dtype == "float32" and "full" in methods.values()):
-        ways.append("model.dtype=bfloat16 halves it")
+        ways.append(f"{named('dtype')}=bfloat16 halves it")
     if len(there) < len(cost.parts):
-        ways.append(f"split points that leave fewer layers to {' and '.join(there)} lessen it (split=auto keeps split.max_gib)")
+        fewer = f"split points that leave fewer layers to {' and '.join(there)} lessen it"
+        ways.append(f"{fewer} (those that are chosen automatically keep {named('max_gib')})")
     ways.append("parts can go elsewhere with device_map")
     return ways

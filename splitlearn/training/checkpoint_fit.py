@@ -10,6 +10,7 @@ from typing import Any
 from splitlearn.adapters import AdapterSettings
 from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.model import SplitModel, compare_configs
+from splitlearn.naming import named, naming_group
 from splitlearn.training.optimization import Optimization
 
 _WEIGHTS = "base_weights"
@@ -93,7 +94,8 @@ def check_checkpoint(
         raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
     if saved.get("optimizer") is not None:
         # Lightning puts them back with the optimizer's state, whatever the run's settings say.
-        before, now = (Optimization.from_plain(each["optimizer"] or {}).rates for each in (saved, settings))
-        changed = [f"{name} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]]
+        with naming_group("optimizer"):
+            before, now = (Optimization.from_plain(each["optimizer"] or {}).rates for each in (saved, settings))
+            changed = [f"{named(name)} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]]
         if changed:
             raise CheckpointError(f"a run goes on with the rates of its checkpoint, but {'; '.join(changed)}")

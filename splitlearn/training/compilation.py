@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from splitlearn.model import SplitModel
+from splitlearn.naming import named
 from splitlearn.silence import silent_transformers
 
 
@@ -23,15 +24,16 @@ def compile_settings(compile_layers: bool | Mapping[str, Any] | None) -> dict[st
     if compile_layers is None or compile_layers is False:
         return None
     if compile_layers is not True and not isinstance(compile_layers, Mapping):
+        name = named("compile_layers")
         raise ValueError(
-            f"compile is {compile_layers!r}; use true, false or arguments of torch.compile such as {{mode: default}}"
+            f"{name} is {compile_layers!r}; use true, false or arguments of torch.compile such as {{mode: default}}"
         )
     settings = {} if compile_layers is True else dict(compile_layers)
     try:
         # Compiles nothing before it is called.
         torch.compile(torch.nn.Identity(), **settings)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"compile is {settings}, which torch.compile does not take: {error}") from error
+        raise ValueError(f"{named('compile_layers')} is {settings}, which torch.compile does not take: {error}") from error
     return settings
 
 

@@ -15,6 +15,7 @@ from splitlearn.boundary import CallKind, Handover, Parcel
 from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.memory import GIB
 from splitlearn.model import ComposedCausalLM, digest
+from splitlearn.naming import naming_group
 
 Batch = dict[str, torch.Tensor]
 
@@ -104,7 +105,9 @@ class FrozenParts:
             handover = self._composed.run(batch["input_ids"][chosen], 0, self.number, kind=called_for, **rows)
             return cast(Handover, handover).parcel.hidden_BTD
 
-        return Handover(Parcel(self._caches[name].fetch(batch["row"].cpu(), compute), **arguments))
+        with naming_group("activation_cache"):
+            hidden_BTD = self._caches[name].fetch(batch["row"].cpu(), compute)
+        return Handover(Parcel(hidden_BTD, **arguments))
 
     def _open(self, name: str, data: NumberedRows) -> ActivationCache:
         bottom = self._composed.bottom

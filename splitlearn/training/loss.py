@@ -13,6 +13,7 @@ import torch
 
 from splitlearn.boundary import CallKind, Handover
 from splitlearn.model import ComposedCausalLM, Finished, chunked_loss
+from splitlearn.naming import named
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.trials import Trials
 
@@ -76,7 +77,7 @@ class SplitLoss:
         if "position_ids" in batch and not self._trials.keeps_rows_apart:
             raise ValueError(
                 "this model lets rows that lie side by side in a block see each other, whatever their positions; set "
-                "data.packing=none (a row for each) or joined (rows end to end)"
+                f"{named('packing')}=none (a row for each) or joined (rows end to end)"
             )
         arguments: dict[str, Any] = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
         chunk_tokens = self._chunk_tokens(batch["input_ids"])

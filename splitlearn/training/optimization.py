@@ -11,6 +11,7 @@ from transformers import get_scheduler
 
 from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.model import SplitModel
+from splitlearn.naming import named
 
 SCHEDULES = ("constant_with_warmup", "cosine", "linear")
 
@@ -78,41 +79,41 @@ class Optimization:
         """
         unknown = set(values) - set(cls.__dataclass_fields__)
         if unknown:
-            raise ValueError(f"optimizer.{sorted(unknown)[0]} is not known; there are {', '.join(cls.__dataclass_fields__)}")
+            raise ValueError(f"{named(sorted(unknown)[0])} is not known; there are {', '.join(cls.__dataclass_fields__)}")
         chosen = dict(values)
         parts = dict(chosen.pop("parts", None) or {})
         for name, settings in parts.items():
             if name not in PART_NAMES:
-                raise ValueError(f"optimizer.parts names {name!r}; the parts are {', '.join(PART_NAMES)}")
+                raise ValueError(f"{named('parts')} names {name!r}; the parts are {', '.join(PART_NAMES)}")
             unknown = set(settings) - set(PartOptimization.__dataclass_fields__)
             if unknown:
-                raise ValueError(f"optimizer.parts.{name}.{sorted(unknown)[0]} is not known")
+                raise ValueError(f"{named(f'parts.{name}.{min(unknown)}')} is not known")
             parts[name] = PartOptimization(**settings)
         betas = chosen.get("betas", cls.betas)
         if not isinstance(betas, (list, tuple)) or len(betas) != 2:
-            raise ValueError(f"optimizer.betas is {betas!r}; give two numbers such as [0.9, 0.999]")
+            raise ValueError(f"{named('betas')} is {betas!r}; give two numbers such as [0.9, 0.999]")
         return cls(**{**chosen, "betas": tuple(betas), "parts": parts})
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"optimizer.schedule is {self.schedule!r}; use one of {', '.join(SCHEDULES)}")
+            raise ValueError(f"{named('schedule')} is {self.schedule!r}; use one of {', '.join(SCHEDULES)}")
         for name, given in self.rates.items():
             for value in given if isinstance(given, tuple) else (given,):
                 if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
-                    raise ValueError(f"{name} is {value!r}; it must be a number that is not negative")
+                    raise ValueError(f"{named(name)} is {value!r}; it must be a number that is not negative")
         if (
             isinstance(self.warmup_fraction, bool)
             or not isinstance(self.warmup_fraction, (int, float))
             or not (0 <= self.warmup_fraction <= 1)
         ):
-            raise ValueError(f"optimizer.warmup_fraction is {self.warmup_fraction!r}; it must lie between 0 and 1")
+            raise ValueError(f"{named('warmup_fraction')} is {self.warmup_fraction!r}; it must lie between 0 and 1")
         for name, settings in self.parts.items():
             if not isinstance(settings.train, bool) and settings.train not in tuple(PartTraining):
                 raise ValueError(
-                    f"optimizer.parts.{name}.train is {settings.train!r}; use true, false or one of {', '.join(PartTraining)}"
+                    f"{named(f'parts.{name}.train')} is {settings.train!r}; use true, false or one of {', '.join(PartTraining)}"
                 )
         if all(self.of(name).is_frozen for name in PART_NAMES):
-            raise ValueError("optimizer.parts freezes bottom, trunk and top, so there is nothing to train")
+            raise ValueError(f"{named('parts')} freezes bottom, trunk and top, so there is nothing to train")
 
     def with_adapters(self, rate: float | None, adapted: Collection[str], least: float = 0.0) -> Optimization:
         """Return the same with the learning rate of adapters where a part with some has none of its own.
@@ -148,10 +149,10 @@ class Optimization:
     @property
     def rates(self) -> dict[str, Any]:
         """What optimizer state keeps of the settings, by their names."""
-        told: dict[str, Any] = {f"optimizer.{name}": getattr(self, name) for name in ("learning_rate", "weight_decay", "betas")}
+        told: dict[str, Any] = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "betas")}
         for part in PART_NAMES:
             for name in ("learning_rate", "weight_decay"):
-                told[f"optimizer.parts.{part}.{name}"] = getattr(self.of(part), name)
+                told[f"parts.{part}.{name}"] = getattr(self.of(part), name)
         return told
 
     def make_optimizer(self, parts: Sequence[SplitModel], leave_out: Collection[torch.nn.Parameter] = ()) -> torch.optim.AdamW:

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from lightning.pytorch.plugins.precision import Precision
 
+from splitlearn.naming import named
+
 _Name = Literal["32-true", "bf16-mixed", "bf16-true"]
 PRECISIONS: tuple[_Name, ...] = get_args(_Name)
 
@@ -30,7 +32,7 @@ class SplitPrecision(Precision):
     def __init__(self, precision: str, devices: Mapping[str, str]) -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ValueError(f"trainer.precision is {precision!r}; use one of {', '.join(PRECISIONS)}")
+            raise ValueError(f"{named('precision')} is {precision!r}; use one of {', '.join(PRECISIONS)}")
         self.precision = precision
         self._device_types = sorted({torch.device(device).type for device in devices.values()})
 

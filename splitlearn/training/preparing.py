@@ -10,6 +10,7 @@ from torch import nn
 from splitlearn.adapters import add_adapters, check_layers_run, unsplit_config
 from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.model import SplitModel, Tie, find_ties, is_quantized, keep_trainable, part_digest
+from splitlearn.naming import naming_group
 from splitlearn.training.compilation import checkpoint_layers, compile_layers
 from splitlearn.training.settings import TrainingSettings
 from splitlearn.training.trainable import mark_trainable
@@ -65,12 +66,13 @@ def prepare_parts(parts: Sequence[SplitModel], settings: TrainingSettings) -> Pr
 
 
 def _add_adapters(parts: Sequence[SplitModel], settings: TrainingSettings) -> dict[str, list[nn.Parameter]]:
-    added = add_adapters(parts, settings.adapters)
-    if added:
-        # Adapters that could not be saved in the end are refused here.
-        unsplit_config(parts, settings.adapters)
-        if any(is_quantized(parameter) for part in parts for parameter in part.parameters()):
-            check_layers_run(parts)
+    with naming_group("peft"):
+        added = add_adapters(parts, settings.adapters)
+        if added:
+            # Adapters that could not be saved in the end are refused here.
+            unsplit_config(parts, settings.adapters)
+    if added and any(is_quantized(parameter) for part in parts for parameter in part.parameters()):
+        check_layers_run(parts)
     return added
 
 

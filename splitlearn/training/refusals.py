@@ -9,11 +9,7 @@ import torch
 
 from splitlearn.cut import PartTraining, Placement, SplitPlan
 from splitlearn.model import Blueprint, OpenedModel, quantization_config
-
-_SMALL_STEPS = (
-    "weights are trained in bfloat16, where a step of less than about a 256th of a weight rounds to nothing; leave "
-    "model.dtype=null (and trainer.precision=32-true or bf16-mixed) to hold what is trained in float32"
-)
+from splitlearn.naming import named
 
 
 def parts_in_float32(trained: Mapping[str, PartTraining], dtype: torch.dtype | None) -> list[str]:
@@ -27,7 +23,11 @@ def parts_in_float32(trained: Mapping[str, PartTraining], dtype: torch.dtype | N
     """
     names = [name for name, what in trained.items() if what.trains_weights]
     if dtype == torch.bfloat16 and names:
-        warnings.warn(_SMALL_STEPS, stacklevel=4)
+        warnings.warn(
+            "weights are trained in bfloat16, where a step of less than about a 256th of a weight rounds to nothing; leave "
+            f"{named('dtype')}=null (and {named('precision')}=32-true or bf16-mixed) to hold what is trained in float32",
+            stacklevel=4,
+        )
     return names if dtype is None else []
 
 
@@ -49,13 +49,13 @@ def refuse_untrainable(opened: OpenedModel, trained: Mapping[str, PartTraining],
     unfit = [name for name, what in trained.items() if what.trains_weights and not what.trains_all_weights]
     if quantization is not None and (unfit or all(what.trains_all_weights for what in trained.values())):
         raise ValueError(
-            "model.quantization is for parts that are frozen or have adapters, "
+            f"{named('quantization')} is for parts that are frozen or have adapters, "
             + (f"not for biases or norms of {unfit[0]}" if unfit else "and all three are trained in full; take peft=lora")
         )
     if dtype == torch.float16 and any(what.trains_weights for what in trained.values()):
         raise ValueError(
-            "weights in float16 cannot be trained: AdamW's steps overflow or vanish; set model.dtype=bfloat16 or float32, or "
-            "leave it null to hold what is trained in float32"
+            "weights in float16 cannot be trained: AdamW's steps overflow or vanish; "
+            f"set {named('dtype')}=bfloat16 or float32, or leave it null to hold what is trained in float32"
         )
     sides = [trained[name].trains_all_weights for name in ("bottom", "top")]
     if (sides[0] == sides[1] and len(placement.parties) == 1) or opened.request.untie:
@@ -65,7 +65,8 @@ def refuse_untrainable(opened: OpenedModel, trained: Mapping[str, PartTraining],
     if sides[0] != sides[1] and blueprint.ties:
         raise ValueError(
             "this model's head is tied to its embedding, so bottom and top can only be trained or frozen together: set "
-            "optimizer.parts.bottom.train and optimizer.parts.top.train alike, or model.untie=true to make two tensors of it"
+            "optimizer.parts.bottom.train and optimizer.parts.top.train alike, or "
+            f"{named('untie')}=true to make two tensors of it"
         )
     refuse_divided_ties(blueprint, opened.plan, placement, trained)
 
@@ -93,8 +94,9 @@ def refuse_divided_ties(
         if holders[0] != holders[1] and is_trained and tied not in blueprint.unsettled_ties:
             held = " and ".join(f"the {part} with {holder!r}" for part, holder in zip(ends.values(), holders, strict=True))
             raise ValueError(
-                f"{tied} is tied to {owner}, but with {held} two parties would train one tensor: set model.untie=true to make "
-                "two of it, freeze both parts, or have one party hold both, as with placement=u_shaped"
+                f"{tied} is tied to {owner}, but with {held} two parties would train one tensor: "
+                f"set {named('untie')}=true to make two of it, freeze both parts, or have one party hold both, as with "
+                "placement=u_shaped"
             )
 
 

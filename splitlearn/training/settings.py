@@ -11,6 +11,7 @@ import torch
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings
 from splitlearn.cut import PART_NAMES, PartTraining
+from splitlearn.naming import named, naming_group
 from splitlearn.training.compilation import compile_settings
 from splitlearn.training.optimization import Optimization
 
@@ -49,13 +50,16 @@ class TrainingSettings:
         Raises:
             ValueError: a setting is unknown or out of range.
         """
-        optimization = Optimization.from_plain(optimizer or {})
+        with naming_group("optimizer"):
+            optimization = Optimization.from_plain(optimizer or {})
         frozen = [name for name in PART_NAMES if optimization.of(name).is_frozen]
-        adapters = AdapterSettings.from_plain(peft).without(frozen)
+        with naming_group("peft"):
+            adapters = AdapterSettings.from_plain(peft).without(frozen)
         if "learning_rate" not in (optimizer or {}):
             adapted = [name for name in PART_NAMES if adapters.adapts(name)]
             optimization = optimization.with_adapters(adapters.learning_rate, adapted)
-        cache = CacheSettings.from_plain(activation_cache)
+        with naming_group("activation_cache"):
+            cache = CacheSettings.from_plain(activation_cache)
         return cls(optimization, adapters, cache, gradient_checkpointing, compile_settings(compile_layers))
 
     @property
@@ -73,12 +77,11 @@ class TrainingSettings:
         return PartTraining.settle(self.optimization.of(name).train, has_adapters, self.adapters.method is not None)
 
 
-def parse_dtype(name: str | None, setting: str = "model.dtype") -> torch.dtype | None:
+def parse_dtype(name: str | None) -> torch.dtype | None:
     """Return the floating-point dtype of that name, None for None.
 
     Args:
         name: torch's name of it.
-        setting: what to call it in the message.
 
     Raises:
         ValueError: torch has no floating-point dtype of that name.
@@ -87,5 +90,5 @@ def parse_dtype(name: str | None, setting: str = "model.dtype") -> torch.dtype |
         return None
     dtype = getattr(torch, str(name), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"{setting} is {name!r}; use float32, bfloat16 or float16, or null to keep the checkpoint's")
+        raise ValueError(f"{named('dtype')} is {name!r}; use float32, bfloat16 or float16, or null to keep the checkpoint's")
     return dtype

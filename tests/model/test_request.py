@@ -64,7 +64,7 @@ def test_without_a_dtype_the_first_shard_is_missed_with_a_remedy(tmp_path: Path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != "dtype"}))
     (folder / "bottom.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json names no dtype.*set model\.dtype"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json names no dtype.*set dtype to load"):
         ModelFactory.load_parts(folder, 2, 4, ["trunk"])
     assert ModelFactory.load_parts(folder, 2, 4, ["trunk"], dtype=torch.float32)["trunk"].num_parameters
 

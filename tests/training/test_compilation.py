@@ -40,7 +40,7 @@ def test_the_usual_backend(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("yes", r"compile is 'yes'; use true, false or arguments of torch\.compile"),
+        ("yes", r"^compile_layers is 'yes'; use true, false or arguments of torch\.compile"),
         ({"mode": "fastest"}, "torch.compile does not take: .*fastest"),
         ({"speed": 2}, "torch.compile does not take: .*speed"),
         ({"backend": "nobody"}, "torch.compile does not take: .*nobody"),

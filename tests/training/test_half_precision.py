@@ -94,7 +94,7 @@ def test_both_ends_of_a_tie_have_one_dtype(train: str, stored: Callable[..., Pat
 
 def test_a_chosen_dtype_is_kept_and_small_steps_are_warned_of(stored: Callable[..., Path]) -> None:
     folder = stored(BFLOAT)
-    with pytest.warns(UserWarning, match="rounds to nothing; leave model.dtype=null"):
+    with pytest.warns(UserWarning, match="rounds to nothing; leave dtype=null .and precision=32-true"):
         assert dtypes(loaded(folder, dtype="bfloat16")) == [{BFLOAT}] * 3
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -47,5 +47,5 @@ def test_rows_side_by_side_that_see_each_other_are_refused(tmp_path: Path) -> No
     module.load_parts()
     batch = batches([1])[0]
     side_by_side = {**batch, "position_ids": torch.tensor([[*range(8), *range(3)]])}
-    with pytest.raises(ValueError, match=r"lets rows that lie side by side in a block see each other.*data\.packing=none"):
+    with pytest.raises(ValueError, match=r"lets rows that lie side by side in a block see each other.*set packing=none"):
         module._losses_of(side_by_side, 10, "val")

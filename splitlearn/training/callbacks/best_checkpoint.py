@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from splitlearn.naming import named
 from splitlearn.training.callbacks.evaluation import will_validate
 
 
@@ -41,9 +42,11 @@ class BestCheckpoint(ModelCheckpoint):
         **settings: Any,
     ) -> None:
         if type(save_top_k) is not int or save_top_k < -1:
-            raise ValueError(f"save_top_k is {save_top_k!r}; give a whole number, 0 for none or -1 for all")
+            raise ValueError(f"{named('save_top_k')} is {save_top_k!r}; give a whole number, 0 for none or -1 for all")
         if keep_every_n_steps is not None and (type(keep_every_n_steps) is not int or keep_every_n_steps < 1):
-            raise ValueError(f"keep_steps is {keep_every_n_steps!r}; give a whole number of optimizer steps, or null")
+            raise ValueError(
+                f"{named('keep_every_n_steps')} is {keep_every_n_steps!r}; give a whole number of optimizer steps, or null"
+            )
         fixed = {"auto_insert_metric_name": False, "enable_version_counter": False, "save_on_train_epoch_end": False}
         super().__init__(dirpath, filename, monitor, mode=mode, save_top_k=save_top_k, **{**fixed, **settings})
         self._keep_every_n_steps = keep_every_n_steps

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from splitlearn.naming import named
 from splitlearn.training.callbacks.evaluation import will_validate
 from splitlearn.training.callbacks.last_checkpoint import LAST
 from splitlearn.training.stop_signals import StopSignals
@@ -206,7 +207,7 @@ def check_data_order(checkpoint: dict[str, Any], datamodule: Any) -> None:
         # Where there is a digest of the rows, it matters no longer where they lie.
         compared = saved.keys() & now.keys() - ({"source"} if "content" in saved else set())
         changed = [
-            f"data.{name} is {saved[name]} and {now[name]}"
+            f"{named(name)} is {saved[name]} and {now[name]}"
             for name in saved
             if name in compared - {"content"} and saved[name] != now[name]
         ]

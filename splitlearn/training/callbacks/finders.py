@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities.parsing import lightning_setattr
 
+from splitlearn.naming import named
+
 # What the search leaves to others of the memory that is free when it begins.
 _SHARE_OF_FREE = 0.9
 
@@ -56,7 +58,7 @@ class FindLearningRate(LearningRateFinder):
         if suggestion is None:
             raise ValueError(
                 f"no learning rate could be found between {self._min_lr:g} and {self._max_lr:g} in {self._num_training_steps} "
-                "steps; allow more with callbacks.learning_rate_finder.num_training_steps"
+                f"steps; allow more with {named('num_training_steps')}"
             )
         self._found = suggestion
         # The schedule would go back to the rate that it began with.

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from splitlearn.naming import named
 from splitlearn.training.callbacks.evaluation import will_validate
 
 LAST = "last.ckpt"
@@ -23,9 +24,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int | None = None) -> None:
         if every_n_train_steps is not None and (type(every_n_train_steps) is not int or every_n_train_steps < 1):
-            raise ValueError(
-                f"callbacks.last_checkpoint.every_n_train_steps is {every_n_train_steps!r}; give a whole number, or null"
-            )
+            raise ValueError(f"{named('every_n_train_steps')} is {every_n_train_steps!r}; give a whole number, or null")
         # A run that goes on overwrites what it began from: otherwise there would be two that call themselves the last.
         super().__init__(
             dirpath, save_last=True, save_top_k=0, every_n_train_steps=every_n_train_steps, enable_version_counter=False
