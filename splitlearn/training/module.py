@@ -16,7 +16,7 @@ from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
 
 from splitlearn.boundary import find_routes
-from splitlearn.cut import Placement, refuse_both
+from splitlearn.cut import PART_NAMES, Placement, refuse_both
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, ModelRequest, OpenedModel, SplitModel, trained_parameters
 from splitlearn.training import checkpoint_content
@@ -24,7 +24,9 @@ from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.loading import load_for_training
 from splitlearn.training.loss import Losses, SplitLoss
+from splitlearn.training.part_owner import PartElsewhere
 from splitlearn.training.preparing import PreparedParts, prepare_parts
+from splitlearn.training.remote_steps import RemoteSteps
 from splitlearn.training.settings import TrainingSettings, parse_dtype
 from splitlearn.training.step_figures import clip_gradients, learning_rates, perplexity
 from splitlearn.training.tied_tensors import copy_to_borrowers, gather_gradients
@@ -124,6 +126,8 @@ class SplitCausalLM(LightningModule):
         )
         self._opened: OpenedModel | None = None
         self._prepared = PreparedParts()
+        self._elsewhere: dict[str, PartElsewhere] = {}
+        self._remote_steps = RemoteSteps({})
         self._loss: SplitLoss | None = None
         self._window = TokenWindow()
         self._unfinished: dict[str, Any] | None = None
@@ -180,6 +184,25 @@ class SplitCausalLM(LightningModule):
         """Bottom, trunk and top."""
         return self.composed.parts
 
+    @property
+    def parts_here(self) -> tuple[SplitModel, ...]:
+        """The parts that this process holds; all three, unless `connect` was called."""
+        return self._prepared.parts
+
+    def connect(self, parts: Mapping[str, PartElsewhere]) -> None:
+        """Use parts that other parties hold in the place of parts of this process.
+
+        Args:
+            parts: by the part's name.
+
+        Raises:
+            RuntimeError: the parts of this process are loaded already.
+        """
+        if self.model is not None:
+            raise RuntimeError("the parts are loaded already: call connect() before")
+        self._elsewhere = dict(parts)
+        self._remote_steps = RemoteSteps({name: part.owner for name, part in parts.items()})
+
     def setup(self, stage: str) -> None:
         """Load the parts, as `load_parts` does."""
         self.load_parts()
@@ -199,7 +222,7 @@ class SplitCausalLM(LightningModule):
             return
         hparams = cast(AttributeDict, self.hparams)
         loaded = load_for_training(
-            self._opened or self._request.open(),
+            self._opened or self._request.open([name for name in PART_NAMES if name not in self._elsewhere]),
             self.trained,
             self.placement,
             low_memory=hparams.low_memory,
@@ -210,8 +233,9 @@ class SplitCausalLM(LightningModule):
         )
         self._opened = None
         self._prepared = prepare_parts(list(loaded.parts.values()), self.settings)
-        self.trained = dict(self._prepared.trained)
-        composed = ComposedCausalLM(*self._prepared.parts, routes=find_routes(self.placement)).train()
+        self.trained = {**self.trained, **self._prepared.trained}
+        parts = {part.spec.name: part for part in self._prepared.parts} | cast(dict[str, SplitModel], self._elsewhere)
+        composed = ComposedCausalLM(*(parts[name] for name in PART_NAMES), routes=find_routes(self.placement)).train()
         frozen_parts = FrozenParts(self.settings.cache, self.trained, composed, hparams.quantization)
         self._loss = SplitLoss(composed, frozen_parts, hparams.max_logits_mib)
         self.model = composed
@@ -240,7 +264,7 @@ class SplitCausalLM(LightningModule):
         self._window.reset()
         if self._unfinished is not None:
             self._window.reset(self._unfinished["counts"])
-            checkpoint_content.load_gradients(self.parts, self._unfinished["gradients"])
+            checkpoint_content.load_gradients(self.parts_here, self._unfinished["gradients"])
             self._unfinished = None
 
     def on_train_epoch_start(self) -> None:
@@ -288,7 +312,7 @@ class SplitCausalLM(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Gather the gradients of ties over two devices, then scale all gradients to the mean over the step's tokens."""
         gather_gradients(self._prepared.ties)
-        self._window.close(self.parameters())
+        self._remote_steps.scale_gradients(self._window.close(self.parameters()))
         self.log_dict(learning_rates(optimizer))
 
     def configure_gradient_clipping(
@@ -298,21 +322,31 @@ class SplitCausalLM(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as Lightning does, and log the norm of the gradients before that."""
-        norm = clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if self._remote_steps:
+            norm: torch.Tensor | None = self._remote_steps.clip(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            norm = clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
         if norm is not None:
             self.log("gradient_norm", norm.to(self.device))
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then copy tied tensors to where they are borrowed, so that both ends stay equal."""
-        super().optimizer_step(*args, **kwargs)
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Step here and elsewhere, then copy tied tensors to where they are borrowed, so that both ends stay equal."""
+        super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
+        self._remote_steps.step(optimizer, self.trainer.global_step)
         copy_to_borrowers(self._prepared.ties)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Forget all gradients, here and elsewhere."""
+        super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+        self._remote_steps.zero_gradients()
 
     def configure_optimizers(self) -> Any:
         """Return one AdamW over the trained parts and its schedule, stepped after every optimizer step."""
         # The borrowed end of a tie follows its owner, so the optimizer must not step it too.
         borrowed = {tie.parameters[1] for tie in self._prepared.ties}
-        optimizer = self.optimization.make_optimizer(self.parts, leave_out=borrowed)
-        checkpoint_content.speak_names(optimizer, self.parts)
+        optimizer = self.optimization.make_optimizer(self.parts_here, leave_out=borrowed)
+        self._remote_steps.add_groups(optimizer)
+        checkpoint_content.speak_names(optimizer, self.parts_here)
         schedule = self.optimization.make_schedule(optimizer, self._num_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -324,10 +358,11 @@ class SplitCausalLM(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put trained tensors under the unsplit model's names; what was not trained is in the base checkpoint."""
         checkpoint[checkpoint_content.LAYOUT_KEY] = checkpoint_content.LAYOUT_VERSION
-        checkpoint["state_dict"] = checkpoint_content.trained_tensors(self.parts)
+        checkpoint["state_dict"] = checkpoint_content.trained_tensors(self.parts_here)
+        self._remote_steps.add_state(checkpoint)
         checkpoint["base"], checkpoint["trained"] = self.base, {name: what.value for name, what in self.trained.items()}
         if any(self._window.counts()):
-            gradients = checkpoint_content.gradients(self.parts)
+            gradients = checkpoint_content.gradients(self.parts_here)
             checkpoint["unfinished_step"] = {"counts": self._window.counts(), "gradients": gradients}
 
     @cached_property
@@ -351,6 +386,8 @@ class SplitCausalLM(LightningModule):
         """
         checkpoint_content.check_layout(checkpoint)
         self.load_parts()
-        check_checkpoint(checkpoint, self.hparams, self.base, set(trained_parameters(self.parts)))
+        trained = set(trained_parameters(self.parts_here)) | self._remote_steps.trained_names()
+        check_checkpoint(checkpoint, self.hparams, self.base, trained)
+        self._remote_steps.take_state(checkpoint)
         self._unfinished = checkpoint.get("unfinished_step")
-        checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts, checkpoint["state_dict"])
+        checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts_here, checkpoint["state_dict"])

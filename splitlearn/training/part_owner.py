@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
-from splitlearn.model import SplitModel, trained_parameters
+from splitlearn.cut import PartSpec
+from splitlearn.model import Blueprint, SplitModel, trained_parameters
 from splitlearn.training.checkpoint_content import load_trained_tensors, speak_names, trained_tensors
 from splitlearn.training.optimization import Optimization
 
@@ -60,6 +61,27 @@ class PartOwner(Protocol):
         """Go on from what `state` returned."""
 
 
+class PartElsewhere(Protocol):
+    """A part that another party holds, behind the interface of `SplitModel`: it is called alike, and has no parameters here.
+
+    It is a ``torch.nn.Module``. Its output requires gradients if anything of the part is trained, so that backward reaches it.
+
+    Attributes:
+        spec: which part it is.
+        blueprint: the unsplit model's structure.
+        device: where it takes and returns tensors.
+        owner: who takes its steps.
+    """
+
+    spec: PartSpec
+    blueprint: Blueprint
+    device: torch.device
+    owner: PartOwner
+
+    def __call__(self, inputs: torch.Tensor, **arguments: Any) -> Any:
+        """Run the part; see `SplitModel.forward`."""
+
+
 class LocalOwner:
     """Holds parts of this process with an AdamW of their own.
 
@@ -70,19 +92,23 @@ class LocalOwner:
 
     def __init__(self, parts: Sequence[SplitModel], optimization: Optimization) -> None:
         self._parts = parts
-        self._optimizer = optimization.make_optimizer(parts)
-        speak_names(self._optimizer, parts)
+        self._optimizer: torch.optim.Optimizer | None = None
+        if trained_parameters(parts):
+            self._optimizer = optimization.make_optimizer(parts)
+            speak_names(self._optimizer, parts)
         self._names = {parameter: name for name, parameter in trained_parameters(parts).items()}
         self._is_scaled = False
         self._num_steps = 0
 
     def group_settings(self) -> list[dict[str, Any]]:
         """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group, in order."""
-        return [{key: group[key] for key in ("name", "lr", "weight_decay")} for group in self._optimizer.param_groups]
+        return [{key: group[key] for key in ("name", "lr", "weight_decay")} for group in self._groups]
 
     def zero_gradients(self) -> None:
         """Forget the gradients."""
-        self._optimizer.zero_grad()
+        for group in self._groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         self._is_scaled = False
 
     def gradient_norms(self, scale: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -94,7 +120,7 @@ class LocalOwner:
                 for parameter in group["params"]
                 if parameter.grad is not None
             }
-            for group in self._optimizer.param_groups
+            for group in self._groups
         }
 
     def apply(self, order: StepOrder) -> None:
@@ -105,7 +131,7 @@ class LocalOwner:
         """
         if order.number != self._num_steps:
             raise ValueError(f"step {order.number} was ordered, but {self._num_steps} steps have been taken here")
-        for group in self._optimizer.param_groups:
+        for group in self._groups:
             if group["name"] not in order.learning_rates:
                 raise ValueError(f"the order has no learning rate for the group {group['name']!r}")
             group["lr"] = order.learning_rates[group["name"]]
@@ -113,7 +139,8 @@ class LocalOwner:
         gradients = self._gradients()
         if order.clip_coefficient is not None and gradients:
             torch._foreach_mul_(gradients, order.clip_coefficient.to(gradients[0].device))
-        self._optimizer.step()
+        if self._optimizer is not None:
+            self._optimizer.step()
         self._num_steps += 1
 
     def state(self) -> dict[str, Any]:
@@ -121,7 +148,7 @@ class LocalOwner:
         return {
             "num_steps": self._num_steps,
             "state_dict": trained_tensors(self._parts),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": {"state": {}, "param_groups": []} if self._optimizer is None else self._optimizer.state_dict(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -131,11 +158,17 @@ class LocalOwner:
             CheckpointError: it is of other parameters.
         """
         load_trained_tensors(self._parts, state["state_dict"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(state["optimizer"])
         self._num_steps = state["num_steps"]
 
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameter groups; none if nothing of the parts is trained."""
+        return [] if self._optimizer is None else self._optimizer.param_groups
+
     def _gradients(self) -> list[torch.Tensor]:
-        parameters = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+        parameters = (parameter for group in self._groups for parameter in group["params"])
         return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
     def _scale(self, scale: float) -> None:

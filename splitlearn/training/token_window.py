@@ -35,13 +35,14 @@ class TokenWindow:
         self._total += num_tokens
         return self._first
 
-    def close(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Scale the gradients to the mean over all tokens since the last call, and begin anew."""
+    def close(self, parameters: Iterable[torch.nn.Parameter]) -> float:
+        """Scale the gradients to the mean over all tokens since the last call, begin anew, and return the factor."""
         factor = self._first / max(self._total, 1)
         self.reset()
         gradients = [each.grad for each in parameters if each.grad is not None]
         if factor != 1.0 and gradients:
             torch._foreach_mul_(gradients, factor)
+        return factor
 
 
 def count_supervised(labels_BT: torch.Tensor) -> int:

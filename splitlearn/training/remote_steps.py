@@ -1,0 +1,127 @@
+"""The steps of parts that other parties hold, ordered by the party that owns the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from splitlearn.cut import PART_NAMES
+from splitlearn.training.part_owner import PartOwner, StepOrder
+
+
+class RemoteSteps:
+    """Has parts that are held elsewhere take the same steps as those that are here.
+
+    In the optimizer that is here, each parameter group of a part elsewhere stands without parameters, so that the schedule sets
+    its learning rate too.
+
+    Args:
+        owners: who holds each part that is elsewhere, by the part's name.
+    """
+
+    def __init__(self, owners: Mapping[str, PartOwner]) -> None:
+        self._owners = dict(owners)
+        self._scale = 1.0
+        self._clip_coefficient: torch.Tensor | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any part is elsewhere."""
+        return bool(self._owners)
+
+    def add_groups(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the groups of the parts elsewhere into an optimizer, all groups in the order in which data passes the parts."""
+        for owner in self._owners.values():
+            for group in owner.group_settings():
+                optimizer.add_param_group({"params": [], **group})
+        optimizer.param_groups.sort(key=lambda group: PART_NAMES.index(group["name"].split("/")[0]))
+
+    def scale_gradients(self, scale: float) -> None:
+        """Note what gradients are multiplied by in the coming step, before they are clipped."""
+        self._scale, self._clip_coefficient = scale, None
+
+    def clip(self, optimizer: torch.optim.Optimizer, clip_val: float | None, algorithm: Any) -> torch.Tensor:
+        """Clip the gradients that are here by the norm of all, and note by how much those elsewhere are to be clipped.
+
+        The norm is computed from the parameters' norms in torch's order, so that it is the one of a single process to the bit.
+
+        Args:
+            optimizer: it steps the parameters that are here.
+            clip_val: the largest norm; None clips nothing.
+            algorithm: ``"norm"`` or None.
+
+        Returns:
+            The norm over all parameters before that, as a scalar.
+
+        Raises:
+            ValueError: the gradients are to be clipped by value.
+        """
+        if clip_val and algorithm not in (None, "norm"):
+            raise ValueError(f"gradient_clip_algorithm is {str(algorithm)!r}; with parts held elsewhere use 'norm'")
+        elsewhere = {
+            group: list(norms.values())
+            for owner in self._owners.values()
+            for group, norms in owner.gradient_norms(self._scale).items()
+        }
+        gradients, norms = [], []
+        for group in optimizer.param_groups:
+            own = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+            gradients += own
+            norms += [torch.linalg.vector_norm(gradient) for gradient in own] + elsewhere.get(group["name"], [])
+        total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+        if clip_val:
+            self._clip_coefficient = torch.clamp(clip_val / (total + 1e-6), max=1.0)
+            torch._foreach_mul_(gradients, self._clip_coefficient)
+        return total
+
+    def step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
+        """Have the parts elsewhere take the step that the optimizer has taken here.
+
+        Args:
+            optimizer: it holds the learning rates.
+            number: how many steps were taken before this one.
+        """
+        rates = {str(group["name"]): float(group["lr"]) for group in optimizer.param_groups}
+        for owner in self._owners.values():
+            owner.apply(StepOrder(number, rates, self._scale, self._clip_coefficient))
+
+    def zero_gradients(self) -> None:
+        """Have the parts elsewhere forget their gradients."""
+        for owner in self._owners.values():
+            owner.zero_gradients()
+
+    def trained_names(self) -> set[str]:
+        """Return the names of the tensors that are trained elsewhere."""
+        return {name for owner in self._owners.values() for name in owner.state()["state_dict"]}
+
+    def add_state(self, checkpoint: dict[str, Any]) -> None:
+        """Put the state of the parts elsewhere into a checkpoint, as if they were here."""
+        for owner in self._owners.values():
+            state = owner.state()
+            checkpoint["state_dict"] |= state["state_dict"]
+            own = {group["name"]: group["params"] for group in state["optimizer"]["param_groups"]}
+            for optimizer in checkpoint.get("optimizer_states", ()):
+                optimizer["state"] |= state["optimizer"]["state"]
+                for group in optimizer["param_groups"]:
+                    group["params"] = own.get(group["name"], group["params"])
+
+    def take_state(self, checkpoint: dict[str, Any]) -> None:
+        """Give the parts elsewhere their share of a checkpoint, and leave the rest in it."""
+        for owner in self._owners.values():
+            names = set(owner.state()["state_dict"])
+            groups = {group["name"] for group in owner.group_settings()}
+            (optimizer,) = checkpoint["optimizer_states"]
+            own = [dict(group) for group in optimizer["param_groups"] if group["name"] in groups]
+            state = {name: value for name, value in optimizer["state"].items() if name in names}
+            tensors = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in names}
+            num_steps = checkpoint["global_step"]
+            owner.load_state(
+                {"num_steps": num_steps, "state_dict": tensors, "optimizer": {**optimizer, "state": state, "param_groups": own}}
+            )
+            for group in optimizer["param_groups"]:
+                if group["name"] in groups:
+                    group["params"] = []
+            for name in names:
+                del checkpoint["state_dict"][name]
+                optimizer["state"].pop(name, None)

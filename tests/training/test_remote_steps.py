@@ -1,0 +1,149 @@
+"""A trunk whose parameters are out of reach takes the steps that it would take in one process, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
+
+from splitlearn.model import ModelRequest, fill_parameters, trained_parameters
+from splitlearn.training import SplitCausalLM
+from splitlearn.training.loading import load_for_training
+from splitlearn.training.part_owner import LocalOwner, PartElsewhere
+from splitlearn.training.preparing import prepare_parts
+from tests.architectures.catalogue import tiny_model
+from tests.training.stand_in import StandIn
+
+STEPS = 20
+LORA = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}}
+CASES: dict[str, dict[str, Any]] = {
+    "tied head": {},
+    "clipping": {"trainer": {"gradient_clip_val": 0.05}},
+    "accumulation": {"trainer": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}},
+    "dropout": {"model": {"model_type": "gpt2", "attn_pdrop": 0.1, "resid_pdrop": 0.1}},
+    "LoRA": {"settings": {"peft": LORA}},
+    "a frozen bottom": {
+        "settings": {"optimizer": {"parts": {"bottom": {"train": False}}}},
+        "model": {"tie_word_embeddings": False},
+    },
+    "a frozen trunk": {"settings": {"optimizer": {"parts": {"trunk": {"train": False}}}}},
+    "gradient checkpointing": {"settings": {"gradient_checkpointing": True}},
+    "router loss": {"model": {"model_type": "mixtral"}},
+}
+
+
+class LossLog(Callback):
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+def loader(num_batches: int) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(2 * num_batches):
+        ids_T = torch.randint(3, 50, (8,), generator=generator)
+        # Micro-batches with different numbers of supervised tokens.
+        rows.append({"input_ids": ids_T, "labels": torch.where(torch.arange(8) < number % 3, -100, ids_T)})
+    return DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
+
+
+def stand_in(module: SplitCausalLM, checkpoint: Path, initial: dict[str, torch.Tensor]) -> StandIn:
+    opened = ModelRequest(str(checkpoint), 2, 4).open(["trunk"])
+    loaded = load_for_training(opened, module.trained, module.placement)
+    prepared = prepare_parts(list(loaded.parts.values()), module.settings)
+    # Adapters begin as they do in one process.
+    fill_parameters(prepared.parts, initial)
+    return StandIn(prepared.parts[0], LocalOwner(prepared.parts, module.optimization))
+
+
+def make_module(checkpoint: Path, settings: dict[str, Any], remote: bool) -> SplitCausalLM:
+    torch.manual_seed(0)
+    module = SplitCausalLM(str(checkpoint), 2, 4, **settings)
+    module.load_parts()
+    if not remote:
+        return module
+    initial = {name: parameter.detach().clone() for name, parameter in trained_parameters(module.parts).items()}
+    module = SplitCausalLM(str(checkpoint), 2, 4, **settings)
+    module.connect({"trunk": cast(PartElsewhere, stand_in(module, checkpoint, initial))})
+    module.load_parts()
+    fill_parameters(module.parts_here, initial)
+    return module
+
+
+def fit(checkpoint: Path, case: dict[str, Any], *, remote: bool, stop: int = STEPS, **fit: Any) -> tuple[Trainer, list[float]]:
+    module = make_module(checkpoint, case.get("settings", {}), remote)
+    log, settings = LossLog(), case.get("trainer", {})
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=stop,
+        callbacks=[log],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **settings,
+    )
+    torch.manual_seed(1)
+    trainer.fit(module, loader(STEPS * settings.get("accumulate_grad_batches", 1)), weights_only=True, **fit)
+    return trainer, log.losses
+
+
+def content_of(trainer: Trainer, path: Path) -> dict[str, Any]:
+    trainer.save_checkpoint(path)
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def make_checkpoint(case: dict[str, Any], tiny_checkpoint: Callable[..., Path], folder: Path) -> Path:
+    changes = dict(case.get("model", {}))
+    name = changes.pop("model_type", "llama")
+    if name == "mixtral":
+        tiny_model("mixtral", output_router_logits=True).save_pretrained(folder / "model")
+        return folder / "model"
+    return tiny_checkpoint(name, **changes)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_twenty_steps_are_those_of_one_process(name: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    case = CASES[name]
+    checkpoint = make_checkpoint(case, tiny_checkpoint, tmp_path)
+    one, expected_losses = fit(checkpoint, case, remote=False)
+    other, losses = fit(checkpoint, case, remote=True)
+    assert other.global_step == one.global_step == STEPS
+    assert losses == expected_losses
+    reached = {path.split(".")[1] for path, _ in other.lightning_module.named_parameters()}
+    assert "trunk" not in reached
+    expected, found = content_of(one, tmp_path / "one.ckpt"), content_of(other, tmp_path / "other.ckpt")
+    assert expected["state_dict"].keys() == found["state_dict"].keys()
+    assert all(torch.equal(tensor, found["state_dict"][key]) for key, tensor in expected["state_dict"].items())
+    (whole,), (divided,) = expected["optimizer_states"], found["optimizer_states"]
+    assert whole["state"].keys() == divided["state"].keys()
+    assert whole["param_groups"] == divided["param_groups"]
+    for key, state in whole["state"].items():
+        assert all(torch.equal(value, divided["state"][key][entry]) for entry, value in state.items())
+
+
+@pytest.mark.parametrize("from_remote", [True, False])
+def test_a_run_goes_on_under_the_other_placement(
+    from_remote: bool, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    checkpoint, case = tiny_checkpoint("llama"), CASES["clipping"]
+    first, _ = fit(checkpoint, case, remote=from_remote, stop=7)
+    content_of(first, tmp_path / "first.ckpt")
+    resumed = [fit(checkpoint, case, remote=remote, ckpt_path=tmp_path / "first.ckpt") for remote in (True, False)]
+    assert [trainer.global_step for trainer, _ in resumed] == [STEPS, STEPS]
+    assert resumed[0][1] == resumed[1][1]
+
+
+def test_clipping_by_value_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:
+    case = {"trainer": {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}}
+    with pytest.raises(ValueError, match="with parts held elsewhere use 'norm'"):
+        fit(tiny_checkpoint("llama"), case, remote=True, stop=1)
