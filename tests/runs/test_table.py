@@ -33,7 +33,7 @@ PART: dict[str, Any] = {
 def shown(capsys: pytest.CaptureFixture[str], **values: Any) -> str:
     known: dict[str, Any] = {"model": "a/b", "folder": "/a/run", "split_point_1": 1, "split_point_2": 2, "parts": [PART]}
     print_summary(RunSummary(**{**known, "metrics": METRICS, **values}))
-    return capsys.readouterr().out
+    return " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_that_is_done(capsys: pytest.CaptureFixture[str]) -> None:
