@@ -90,10 +90,11 @@ class Boundary:
             layer_outputs: for each part below what its layers returned.
             labels_BT: the labels of the rows, shape (B, T), which are counted where they must cross.
         """
+        layer_outputs = layer_outputs or {}
         tensors, ways = [parcel.hidden_BTD], [self.route.hops]
         places = {id(parcel.hidden_BTD): 0}
         for name, way in self.route.layer_outputs_of.items():
-            for tensor in tensors_of((layer_outputs or {}).get(name, {})):
+            for tensor in tensors_of(layer_outputs.get(name, {})):
                 if tensor.is_floating_point() and places.setdefault(id(tensor), len(tensors)) == len(tensors):
                     tensors.append(tensor)
                     ways.append(way)
@@ -114,7 +115,7 @@ class Boundary:
                 observer.on_receive_gradient(self.route.cut, gradient_BTD)
 
         under_way, wire = crossing.send(tensors, encode, settle)
-        return Ticket(kind, parcel.context, layer_outputs or {}, loss_term, under_way, wire, places, ways)
+        return Ticket(kind, parcel.context, layer_outputs, loss_term, under_way, wire, places, ways)
 
     def receive(self, ticket: Ticket, device: torch.device) -> tuple[Parcel, dict[str, LayerOutputs]]:
         """Receive a parcel on the side of the part above; each ticket once.
@@ -127,9 +128,6 @@ class Boundary:
             The parcel, and for each part below what its layers returned.
         """
 
-        def decode(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
-            return self.codec.decode(columns, dtype)
-
         def give_back(place: int, gradient: torch.Tensor) -> Columns:
             if place == 0:
                 for observer in self.observers:
@@ -139,10 +137,9 @@ class Boundary:
             self._count(ticket.kind, "gradient", way, sum(column.nbytes for column in columns.values()))
             return columns
 
-        def decode_gradient(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
-            return self.gradient_codec.decode(columns, dtype)
-
-        received = crossing.receive(ticket._crossing, ticket._wire, device, decode, give_back, decode_gradient)
+        received = crossing.receive(
+            ticket._crossing, ticket._wire, device, self.codec.decode, give_back, self.gradient_codec.decode
+        )
         parcel = _parcel(received[0], {name: to_device(value, device) for name, value in ticket.context.items()})
         for observer in self.observers:
             observer.on_receive(self.route.cut, ticket.kind, _detached(parcel))

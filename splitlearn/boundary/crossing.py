@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-Columns = dict[str, torch.Tensor]
+from splitlearn.boundary.codecs import Columns
 
 
 @dataclass(eq=False)
@@ -38,8 +38,8 @@ class Ticket:
 
 # From a tensor's place in the ticket and the tensor to how it crosses.
 Encode = Callable[[int, torch.Tensor], Columns]
-# The same with the dtype to decode to.
-Decode = Callable[[int, Columns, torch.dtype], torch.Tensor]
+# From what crossed and the dtype to decode to.
+Decode = Callable[[Columns, torch.dtype], torch.Tensor]
 
 
 def send(
@@ -114,9 +114,9 @@ class _Receive(torch.autograd.Function):
         # Nothing that crossed is kept longer than it takes to read it.
         encoded, ticket.encoded = ticket.encoded, []
         received = []
-        for place, (columns, dtype) in enumerate(zip(encoded, ticket.dtypes, strict=True)):
+        for columns, dtype in zip(encoded, ticket.dtypes, strict=True):
             columns = {name: column.to(device, non_blocking=device.type == "cuda") for name, column in columns.items()}
-            received.append(decode(place, columns, dtype))
+            received.append(decode(columns, dtype))
         ctx.mark_non_differentiable(*(one for one, needed in zip(received, ticket.needs_gradient, strict=True) if not needed))
         return tuple(received)
 
@@ -134,5 +134,5 @@ class _Receive(torch.autograd.Function):
 def _return(ctx: Any, place: int, gradient: torch.Tensor) -> torch.Tensor:
     device = ctx.ticket.devices[place]
     columns = {name: column.to(device) for name, column in ctx.give_back(place, gradient).items()}
-    decoded: torch.Tensor = ctx.decode_gradient(place, columns, gradient.dtype)
+    decoded: torch.Tensor = ctx.decode_gradient(columns, gradient.dtype)
     return decoded

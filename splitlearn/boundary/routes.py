@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from splitlearn.cut import CUTS, PART_NAMES, Party, Placement
+from splitlearn.cut import CUTS, PART_NAMES, Placement
 
 
 class Direction(StrEnum):
@@ -84,5 +84,4 @@ def _hops(below: str, above: str, owner: str) -> tuple[Direction, ...]:
 
 
 # The data's owner holds bottom and top, a server the trunk.
-_PARTIES = Party("client", ("bottom", "top")), Party("server", ("trunk",))
-U_SHAPED = find_routes(Placement(_PARTIES, data="client", labels="client"))
+U_SHAPED = find_routes(Placement.u_shaped(num_gpus=0))

@@ -45,6 +45,9 @@ class PartOwner(Protocol):
     def group_settings(self) -> list[dict[str, Any]]:
         """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group, in order."""
 
+    def trained_names(self) -> set[str]:
+        """Return the unsplit model's names of the tensors that are trained."""
+
     def zero_gradients(self) -> None:
         """Forget the gradients."""
 
@@ -93,16 +96,20 @@ class LocalOwner:
     def __init__(self, parts: Sequence[SplitModel], optimization: Optimization) -> None:
         self._parts = parts
         self._optimizer: torch.optim.Optimizer | None = None
-        if trained_parameters(parts):
+        self._names = {parameter: name for name, parameter in trained_parameters(parts).items()}
+        if self._names:
             self._optimizer = optimization.make_optimizer(parts)
             speak_names(self._optimizer, parts)
-        self._names = {parameter: name for name, parameter in trained_parameters(parts).items()}
         self._is_scaled = False
         self._num_steps = 0
 
     def group_settings(self) -> list[dict[str, Any]]:
         """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group, in order."""
         return [{key: group[key] for key in ("name", "lr", "weight_decay")} for group in self._groups]
+
+    def trained_names(self) -> set[str]:
+        """Return the unsplit model's names of the tensors that are trained."""
+        return set(self._names.values())
 
     def zero_gradients(self) -> None:
         """Forget the gradients."""

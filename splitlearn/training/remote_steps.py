@@ -93,7 +93,7 @@ class RemoteSteps:
 
     def trained_names(self) -> set[str]:
         """Return the names of the tensors that are trained elsewhere."""
-        return {name for owner in self._owners.values() for name in owner.state()["state_dict"]}
+        return {name for owner in self._owners.values() for name in owner.trained_names()}
 
     def add_state(self, checkpoint: dict[str, Any]) -> None:
         """Put the state of the parts elsewhere into a checkpoint, as if they were here."""
@@ -109,7 +109,7 @@ class RemoteSteps:
     def take_state(self, checkpoint: dict[str, Any]) -> None:
         """Give the parts elsewhere their share of a checkpoint, and leave the rest in it."""
         for owner in self._owners.values():
-            names = set(owner.state()["state_dict"])
+            names = owner.trained_names()
             groups = {group["name"] for group in owner.group_settings()}
             (optimizer,) = checkpoint["optimizer_states"]
             own = [dict(group) for group in optimizer["param_groups"] if group["name"] in groups]
