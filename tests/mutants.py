@@ -12,9 +12,9 @@ did, and 2 if a mutant cannot be tried: its text is not in the code exactly once
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MUTANTS_FILE = Path(__file__).with_suffix(".toml")
 # All that the tests of a mutant read.
 _COPIED = ("splitlearn", "conf", "tests", "pyproject.toml", "train.py")
+# Importing these takes longer than most tests. It is done once, in a process from which those of the tests are forked.
+_PRELOADED = ("torch", "transformers", "lightning.pytorch", "datasets", "peft", "hydra", "pytest", "torch.utils.checkpoint")
+_CONTEXT = multiprocessing.get_context("forkserver")
 # pytest's exit statuses.
 _PASSED, _FAILED = 0, 1
 # Endless loops are mutants, too.
@@ -96,24 +99,40 @@ def read_mutants(file: Path = MUTANTS_FILE) -> list[Mutant]:
 
 
 def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Run tests in the copy at ``root``, up to the first failure.
+    """Run tests in the copy at ``root``, up to the first failure, in a process of their own.
 
     Returns:
         pytest's exit status and what it printed. Tests that run too long count as failed.
     """
-    environment = os.environ | {
-        "PYTHONPATH": str(root),
-        "SPLITLEARN_CACHE": str(root / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--durations=0", "--durations-min=60", "-p", "no:cacheprovider"]
-    command += ["--basetemp", str(root / "tmp"), *tests]
-    try:
-        run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
+    output = root / "output.txt"
+    process = _CONTEXT.Process(target=_run_pytest, args=(root, tests, output))
+    process.start()
+    process.join(_TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
         return _FAILED, f"not done after {_TIMEOUT_S} s"
-    return run.returncode, run.stdout + run.stderr
+    status = process.exitcode
+    return _FAILED if status is None or status < 0 else status, output.read_text(encoding="utf-8", errors="replace")
+
+
+def _run_pytest(root: Path, tests: Sequence[str], output: Path) -> None:
+    with output.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    # Only this module has been imported from the working tree; from here on the copy is the project.
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("splitlearn", "tests")]:
+        del sys.modules[name]
+    os.chdir(root)
+    sys.path[:] = [str(root), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+    os.environ |= {"PYTHONPATH": str(root), "SPLITLEARN_CACHE": str(root / "cache")}
+    import pytest
+
+    arguments = ["-x", "-q", "--durations=0", "--durations-min=60", "-p", "no:cacheprovider", "--basetemp", str(root / "tmp")]
+    status = pytest.main([*arguments, *tests])
+    sys.stdout.flush()
+    # Leftover threads of a mutant must not keep the process.
+    os._exit(int(status))
 
 
 def check_unchanged(root: Path, mutants: Sequence[Mutant], jobs: int) -> None:
@@ -213,6 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trust-tests", action="store_true", help="do not first run the tests on the unchanged code")
     options = parser.parse_args(arguments)
     begin = time.monotonic()
+    # Read while the packages are imported; tests set them too late for that.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    _CONTEXT.set_forkserver_preload(list(_PRELOADED))
     try:
         mutants = read_mutants()
         chosen = [mutant for mutant in mutants if not options.words or any(word in mutant.name for word in options.words)]

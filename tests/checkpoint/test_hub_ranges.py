@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -19,6 +21,7 @@ from splitlearn.checkpoint import CheckpointError, CheckpointSource, hub_ranges
 from splitlearn.checkpoint import hub_download as hub_module
 from splitlearn.checkpoint.errors import AbsentFileError, UnreachableFileError
 from splitlearn.checkpoint.header import read_header
+from splitlearn.checkpoint.hub_ranges import RemoteFile
 from splitlearn.checkpoint.shard import Shard, open_shard
 from splitlearn.model import ModelFactory
 from tests.hub_server import COMMIT, HubServer, serving_this_process
@@ -203,6 +206,26 @@ def test_a_file_that_changes_meanwhile_is_refused(hub: HubServer) -> None:
     assert hub.conditions, "the server was told which file is meant"
 
 
+def answer(etag: str) -> Any:
+    """Return a server's answer to the question for the first of ten bytes."""
+    return SimpleNamespace(status_code=206, headers={"ETag": etag, "Content-Range": "bytes 0-0/10"})
+
+
+def test_a_server_that_ignores_conditions_is_held_to_its_tag() -> None:
+    remote = RemoteFile("http://hub/file")
+    assert remote._check(answer('"one"'), 0, 1) == 1
+    assert remote._check(answer('"one"'), 0, 1) == 1
+    with pytest.raises(CheckpointError, match="changed while it was read; load it again"):
+        remote._check(answer('"other"'), 0, 1)
+
+
+def test_a_weak_tag_is_no_condition() -> None:
+    remote = RemoteFile("http://hub/file")
+    remote._check(answer('W/"one"'), 0, 1)
+    assert remote._etag is None
+    assert remote._check(answer('W/"other"'), 0, 1) == 1
+
+
 def test_the_commit_is_settled_once(hub: HubServer, folder: Path) -> None:
     source = CheckpointSource("someone/tiny")
     assert source.commit == COMMIT
@@ -249,8 +272,7 @@ def test_what_arrived_before_an_interruption_is_kept(hub: HubServer, folder: Pat
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", STOPPABLE, FILE, *names]
-    # Slow enough that it is still under way on a busy machine when it is stopped.
-    hub.pause_s = 0.05
+    hub.pause_s = 0.02
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
