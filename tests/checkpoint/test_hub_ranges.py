@@ -272,7 +272,8 @@ def test_what_arrived_before_an_interruption_is_kept(hub: HubServer, folder: Pat
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", STOPPABLE, FILE, *names]
-    hub.pause_s = 0.02
+    # Slow enough that it is still under way on a busy machine when it is stopped.
+    hub.pause_s = 0.05
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
