@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from splitlearn.cli import plan
+from splitlearn.cut import CutError
 
 
 @pytest.fixture(autouse=True)
@@ -18,15 +19,29 @@ def _handlers_stay() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_an_interruption_ends_with_130_and_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stopped(cfg: Any) -> None:
-        raise KeyboardInterrupt
+def fail(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the exit status of a command whose task ends with an error."""
 
-    monkeypatch.setattr("splitlearn.app.plan", stopped)
+    def failing(cfg: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("splitlearn.app.plan", failing)
     monkeypatch.setattr(sys, "argv", ["plan"])
     with pytest.raises(SystemExit) as end:
         plan.main()
-    assert end.value.code == 130
+    return end.value.code
+
+
+def test_an_interruption_ends_with_130_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fail(KeyboardInterrupt(), monkeypatch) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(("error", "word"), [(ValueError("tokens is 0"), "error"), (CutError("no such layer"), "refused")])
+def test_bad_input_ends_with_2_and_one_sentence(
+    error: Exception, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fail(error, monkeypatch) == 2
+    assert capsys.readouterr().err == f"{word}: {error}\n"

@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from splitlearn.data import encode, mark_completion, mark_conversation, mark_document, show_example
-from splitlearn.data.examples import IGNORED_LABEL, num_supervised
+from splitlearn.data.examples import IGNORED_LABEL, MarkedText, num_supervised
 from splitlearn.embedded import resolve_model
 
 # Begins each message with its role and ends it with a mark, as most templates do.
@@ -83,6 +83,14 @@ def test_what_cannot_be_written_out_says_why(tokenizer: PreTrainedTokenizerBase)
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match=r"has no chat template; give data\.chat_template"):
         mark_conversation(tokenizer, TURNS)
+
+
+def test_the_end_is_learned_only_with_an_answer_that_reaches_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    text, answer = "Why? Because. And then?", (4, 13)
+    for stretches in ((answer,), ()):
+        row = encode(tokenizer, MarkedText(text, stretches))
+        assert row["input_ids"][-1] == tokenizer.eos_token_id
+        assert supervised(tokenizer, row) == "".join(text[start:end] for start, end in stretches)
 
 
 def test_a_text_without_an_end_token(tokenizer: PreTrainedTokenizerBase) -> None:

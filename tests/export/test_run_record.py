@@ -18,6 +18,7 @@ from splitlearn.app.opening_runs import open_run
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, restore
+from splitlearn.runs import RunSummary
 from splitlearn.training import SplitCausalLM
 from tests.export.test_export import CHOICES, IDS_BT, SHORT
 
@@ -82,6 +83,14 @@ def test_records_of_older_releases_and_damaged_ones(tmp_path: Path) -> None:
         export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
     path.unlink()
     assert (export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "ckpt=last", config_name="export"))).is_dir()
+
+
+def test_parts_of_an_earlier_run_in_the_folder_are_not_this_runs(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "top.pt").touch()
+    assert RunRecord(tmp_path, {}, RunSummary(saved_parts=None)).saved_part("top") is None
+    saved = RunRecord(tmp_path, {}, RunSummary(saved_parts=str(tmp_path / "parts")))
+    assert saved.saved_part("top") == tmp_path / "parts" / "top.pt" and saved.saved_part("bottom") is None
 
 
 def test_adapters_of_a_checkpoint_are_kept_beside_the_weights(tmp_path: Path) -> None:

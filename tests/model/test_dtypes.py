@@ -17,6 +17,7 @@ from splitlearn.app import compose, plan, train, verify
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.model.dtypes import dtype_in_full
 from tests.architectures.published import published_model
 from tests.tiny_models import token_ids
 
@@ -144,3 +145,10 @@ def test_the_dtype_of_a_composite_configuration_is_the_one_that_transformers_tak
     edit(path, text_config=inner | {"dtype": "bf16"})
     with pytest.raises(CheckpointError, match=r"^text_config\.dtype in config\.json"):
         ModelFactory.load_parts(tmp_path, 2, 4)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_what_is_trained_is_held_in_float32_unless_its_dtype_was_chosen(half: torch.dtype) -> None:
+    assert dtype_in_full(None, half) == torch.float32
+    assert dtype_in_full(half, half) == half
+    assert dtype_in_full(None, torch.float64) == torch.float64

@@ -182,8 +182,12 @@ def test_a_part_sees_its_share_of_a_cache(tiny_checkpoint: Callable[..., Path]) 
     assert isinstance(make_cache(split.trunk.blueprint.config), DynamicCache)
 
 
-def test_a_cache_is_made_where_one_is_asked_for(tiny_checkpoint: Callable[..., Path]) -> None:
-    whole, split = both(tiny_checkpoint("llama"))
+@pytest.mark.parametrize(("model_type", "cut"), [("llama", (2, 4)), ("gpt2", (0, 2))])
+def test_a_cache_is_made_where_one_is_asked_for(
+    model_type: str, cut: tuple[int, int], tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """A bottom without layers has no entries in the cache, and numbers new tokens by what it is told of the others."""
+    whole, split = both(tiny_checkpoint(model_type), cut)
     with torch.no_grad():
         expected, found = whole(token_ids(), use_cache=True), split(token_ids(), use_cache=True)
         assert found.past_key_values.get_seq_length() == 11

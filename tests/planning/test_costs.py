@@ -13,9 +13,9 @@ from splitlearn.app import compose, plan
 from splitlearn.checkpoint.shard import Shard, open_shard
 from splitlearn.cut import PART_NAMES
 from splitlearn.embedded import resolve_model
-from splitlearn.model import ModelFactory
+from splitlearn.model import ModelFactory, ModelRequest
 from splitlearn.model.quantization import stored_bytes
-from splitlearn.planning import CutCost
+from splitlearn.planning import CutCost, cost_of
 from tests.hub_server import COMMIT, HubServer, serving_this_process
 
 SEVENTY_TWO_B: dict[str, Any] = {
@@ -98,6 +98,13 @@ def test_a_tied_head_counts_once_on_one_device_and_twice_on_two(
     embedding = 99 * 64
     assert apart.parts[2].num_parameters - together.parts[2].num_parameters == embedding
     assert apart.parts[2].needs["load"].own_bytes == apart.parts[2].weight_bytes, "GPU memory is never mapped"
+
+
+def test_training_needs_weights_gradients_and_both_averages_of_adamw(tiny_checkpoint: Callable[..., Path]) -> None:
+    opened = ModelRequest(str(tiny_checkpoint("llama")), split_point_1=2, split_point_2=4).open()
+    cost = cost_of(opened, dict.fromkeys(PART_NAMES, "cpu"), num_rows=1, num_tokens=8, lora_rank=4, with_activations=False)
+    for part in cost.parts:
+        assert part.needs["full"].own_bytes == 4 * part.weight_bytes
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])

@@ -151,6 +151,20 @@ def test_killed_and_taken_up_from_an_earlier_checkpoint(
     assert all(torch.equal(each, expected[name]) for name, each in module.named_parameters())
 
 
+def test_a_batch_that_was_handed_out_and_not_trained_on_comes_again(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    class BeforeBatch(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == 3:
+                trainer.save_checkpoint(tmp_path / "before.ckpt")
+
+    model = tiny_checkpoint("llama")
+    whole = run(model, tmp_path / "whole", more=[BeforeBatch()])
+    _, resumed = run(model, tmp_path / "again", ckpt_path=tmp_path / "before.ckpt")
+    assert resumed.losses == {key: value for key, value in whole[1].losses.items() if key >= (0, 3)}
+
+
 def test_the_figures_of_the_last_step_are_written(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         run(tiny_checkpoint("llama"), tmp_path, signal_at=2, logger=CSVLogger(tmp_path, name="", version=""))
