@@ -127,8 +127,10 @@ def load(loader: str, folder: Path, num_layers: int) -> tuple[Any, int, int]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from splitlearn.model import ComposedCausalLM, ModelFactory
-    from splitlearn.model.quantization import quantization_config, stored_bytes
+    from splitlearn.loading import ModelFactory
+    from splitlearn.loading.quantization import quantization_config
+    from splitlearn.model import ComposedCausalLM
+    from splitlearn.model.quantized import stored_bytes
 
     form = form_of(loader)
     dtype = torch.float32 if form == "fp32" else torch.bfloat16
@@ -170,8 +172,8 @@ def measure(loader: str, folder: Path, shape: str) -> dict[str, float]:
     # Imported here, so that it counts for no loader.
     from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 
+    from splitlearn.loading import ModelFactory  # noqa: F401
     from splitlearn.memory import MemoryTracker
-    from splitlearn.model import ModelFactory  # noqa: F401
 
     if loader == "accelerate":
         import accelerate  # noqa: F401

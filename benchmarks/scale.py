@@ -54,8 +54,8 @@ def measure(folder: Path) -> dict[str, float]:
     from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 
     from splitlearn.app import compose, plan
+    from splitlearn.loading import ModelFactory, ModelRequest
     from splitlearn.memory import MemoryTracker
-    from splitlearn.model import ModelFactory, ModelRequest
     from splitlearn.planning import cost_of
 
     overrides = ["model=pretrained", f"model.name_or_path={folder}", "split.point_1=1", "split.point_2=3", "device_map=null"]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from splitlearn.app import train
     from splitlearn.cut import CutError, SplitPlan
+    from splitlearn.loading import ModelFactory, ModelRequest
     from splitlearn.memory import MemoryTracker
-    from splitlearn.model import ComposedCausalLM, ModelFactory, ModelRequest, SplitModel
+    from splitlearn.model import ComposedCausalLM, SplitModel
     from splitlearn.settings import compose
     from splitlearn.training import SplitCausalLM
 
@@ -18,8 +19,8 @@ _HOMES = {
     "ComposedCausalLM": "splitlearn.model",
     "CutError": "splitlearn.cut",
     "MemoryTracker": "splitlearn.memory",
-    "ModelFactory": "splitlearn.model",
-    "ModelRequest": "splitlearn.model",
+    "ModelFactory": "splitlearn.loading",
+    "ModelRequest": "splitlearn.loading",
     "SplitCausalLM": "splitlearn.training",
     "SplitModel": "splitlearn.model",
     "SplitPlan": "splitlearn.cut",

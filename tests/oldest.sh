@@ -27,6 +27,6 @@ FOLDER=${FOLDER:-.venv-oldest}
 import sys, torch, transformers
 print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, transformers {transformers.__version__}", flush=True)'
 if [[ $# -eq 0 ]]; then
-    set -- tests/cut tests/internals tests/model tests/training
+    set -- tests/cut tests/internals tests/loading tests/model tests/training
 fi
 exec "$FOLDER/bin/python" -m pytest -m "not end_to_end" "$@"

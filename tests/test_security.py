@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from splitlearn.data import mark_conversation, read_tokenizer
 from splitlearn.embedded import resolve_model
-from splitlearn.model import ModelFactory, read_config
+from splitlearn.loading import ModelFactory, read_config
 
 CODE = "import pathlib\npathlib.Path({place!r}).touch()\nfrom transformers import PreTrainedConfig as Config, {base} as Class"
 

@@ -14,7 +14,8 @@ from splitlearn.app.opening_runs import open_run
 from splitlearn.app.prompts import Message, Question, ask, read_prompts
 from splitlearn.data import PromptFormat, read_tokenizer
 from splitlearn.export import RunRecord, export_run, restore
-from splitlearn.model import ComposedCausalLM, OpenedModel
+from splitlearn.loading import OpenedModel
+from splitlearn.model import ComposedCausalLM
 from splitlearn.settings import check
 from splitlearn.training import parse_dtype
 

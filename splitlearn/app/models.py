@@ -7,7 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from splitlearn.app.configuration import naming_settings, plain
 from splitlearn.cut import CutError, SplitPlan
 from splitlearn.embedded import resolve_model
-from splitlearn.model import ModelRequest, OpenedModel, count_layers
+from splitlearn.loading import ModelRequest, OpenedModel
+from splitlearn.model import count_layers
 from splitlearn.planning import choose_cut
 from splitlearn.training import parse_dtype
 

@@ -10,7 +10,8 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.data import base_tokenizer_digest
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, load_base_part
-from splitlearn.model import ModelRequest, OpenedModel, part_digest, quantization_config, quantized_names
+from splitlearn.loading import ModelRequest, OpenedModel, quantization_config, quantized_names
+from splitlearn.model import part_digest
 from splitlearn.training import compare_bases, parse_dtype
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from splitlearn.app.configuration import naming_settings
 from splitlearn.app.models import open_model
 from splitlearn.app.placing import resolve_placement
-from splitlearn.model import dtype_in_full
+from splitlearn.loading import dtype_in_full
 from splitlearn.planning import CutCost, cost_of
 from splitlearn.settings import check
 

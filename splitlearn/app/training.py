@@ -28,8 +28,8 @@ from splitlearn.app.recorder import Recorder
 from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
 from splitlearn.cut import Placement
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule, base_tokenizer_digest
+from splitlearn.loading import OpenedModel, dtype_in_full, save_parts
 from splitlearn.memory import GIB
-from splitlearn.model import OpenedModel, dtype_in_full, save_parts
 from splitlearn.planning import check_fit, cost_of, least_methods
 from splitlearn.runs import open_run_folder
 from splitlearn.settings import check

@@ -8,7 +8,7 @@ from typing import Any
 
 from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import OpenedModel
+from splitlearn.loading import OpenedModel
 
 _FIGURES = (("loss (nats a token)", "val_loss", 4), ("perplexity", "val_perplexity", 2))
 _WORDS = {PartTraining.FULL: "trained", PartTraining.FROZEN: "as in the base model"}

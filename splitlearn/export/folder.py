@@ -17,7 +17,7 @@ from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
 from splitlearn.export.tensors import Tensors, part_tensors
 from splitlearn.files import whole_folder, write_json, write_text
-from splitlearn.model import OpenedModel
+from splitlearn.loading import OpenedModel
 
 ADAPTERS = ("merge", "keep")
 _FROM_CHECKPOINT = ".adapters"

@@ -8,7 +8,8 @@ from splitlearn.adapters import add_adapters, load_adapters
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES, PartSpec, PartTraining
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import ComposedCausalLM, OpenedModel, SplitModel, fill_parameters, stored_names, tie_parts
+from splitlearn.loading import OpenedModel
+from splitlearn.model import ComposedCausalLM, SplitModel, fill_parameters, stored_names, tie_parts
 
 
 def restore_part(opened: OpenedModel, part: PartSpec, record: RunRecord | None) -> SplitModel:

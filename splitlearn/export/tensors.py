@@ -9,7 +9,8 @@ from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.cut import PartSpec, PartTraining
 from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
-from splitlearn.model import OpenedModel, PartLoader, SplitModel
+from splitlearn.loading import OpenedModel, PartLoader
+from splitlearn.model import SplitModel
 
 Tensors = dict[str, torch.Tensor]
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedConfig,
@@ -20,69 +16,13 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from splitlearn.checkpoint import CheckpointError, CheckpointSource
 from splitlearn.cut import CutError, PartSpec, SplitPlan
 from splitlearn.model.anatomy import Anatomy, count_layers, examine
-from splitlearn.model.dtypes import check_dtype_words
 from splitlearn.model.recorded_outputs import refuse_choice_of_layers
-from splitlearn.model.refusals import UnsupportedModelError, refuse_quantized
+from splitlearn.model.refusals import UnsupportedModelError
 
 # Of a configuration, what says nothing of the model itself.
 _NOTES = ("_name_or_path", "architectures", "dtype", "transformers_version")
-
-
-def read_config(model_name_or_path: str | Path, model_type: str | None = None, revision: str | None = None) -> PreTrainedConfig:
-    """Read a model's configuration; no weights are touched.
-
-    Args:
-        model_name_or_path: a local folder or a hub id.
-        model_type: the architecture that the caller expects, as transformers names it; None accepts any.
-        revision: of a hub's repository the branch, tag or commit; None is its main branch.
-
-    Raises:
-        FileNotFoundError: there is no such model.
-        CheckpointError, UnsupportedModelError: as `read_config_of` raises them.
-    """
-    return read_config_of(CheckpointSource(model_name_or_path, revision), model_type)
-
-
-def read_config_of(source: CheckpointSource, model_type: str | None = None) -> PreTrainedConfig:
-    """Read the configuration of a checkpoint; no weights are touched.
-
-    Args:
-        source: the checkpoint.
-        model_type: the architecture that the caller expects, as transformers names it; None accepts any.
-
-    Raises:
-        FileNotFoundError: there is no configuration to be had.
-        CheckpointError: there is a PEFT adapter beside the weights or in their place, the weights are quantized, or the
-            configuration's dtype is none.
-        UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
-    """
-    source.refuse_adapter()
-    if source.is_local and not (Path(source.name) / "config.json").is_file():
-        raise FileNotFoundError(f"{source.name} has no config.json; is it a model folder?")
-    try:
-        check_dtype_words(source)
-        commit = {} if source.is_local else {"revision": source.commit}
-        config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **commit)
-    except CheckpointError:
-        raise
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"no model configuration for {source.name}: {reason}") from error
-    except (ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise UnsupportedModelError(f"the configuration of {source.name} cannot be used: {reason}") from error
-    refuse_quantized(config, source.name)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModelError(f"{source.name} is a {config.model_type} model, of which transformers has no causal LM")
-    if model_type is not None and config.model_type != model_type:
-        raise UnsupportedModelError(
-            f"model_type is {model_type!r}, but {source.name} is a {config.model_type!r} model; "
-            f"pass {config.model_type!r}, or null to accept what is there"
-        )
-    return config
 
 
 def plan_cut(config: PreTrainedConfig, split_point_1: int, split_point_2: int) -> SplitPlan:
@@ -248,32 +188,6 @@ def _differ(one: Any, other: Any) -> bool:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def read_generation_config(source: CheckpointSource) -> GenerationConfig | None:
-    """Read how a checkpoint's authors generate with it, as transformers does: from a file of its own, or from ``config.json``.
-
-    Returns:
-        The settings, or None if the hub is out of reach.
-
-    Raises:
-        CheckpointError: what they say is not readable.
-    """
-    # Checkpoints from before generation_config.json have their settings in config.json; the configuration's class drops them.
-    for file, how in (("generation_config.json", {}), ("config.json", {"_from_model_config": True})):
-        try:
-            path = source.fetch(file)
-        except FileNotFoundError:
-            continue
-        return _parse_generation_config(path, how)
-    return None
-
-
-def _parse_generation_config(path: Path, how: Mapping[str, Any]) -> GenerationConfig:
-    try:
-        return GenerationConfig.from_pretrained(path.parent, config_file_name=path.name, **how)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be used ({' '.join(str(error).split())}); mend or delete it") from error
 
 
 def draw_blueprint(

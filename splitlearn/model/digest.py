@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 import xxhash
 
-from splitlearn.model.quantization import is_quantized, raw_tensors
+from splitlearn.model.quantized import is_quantized, raw_tensors
 from splitlearn.model.split_model import SplitModel
 
 

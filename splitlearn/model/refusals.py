@@ -6,10 +6,7 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
-
-from splitlearn.checkpoint import CheckpointError
-from splitlearn.naming import named
+from transformers import PreTrainedModel
 
 
 class UnsupportedModelError(ValueError):
@@ -56,28 +53,6 @@ def refuse_more_than_text(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(
             f"{type(model).__name__} is more than a text model (it has {', '.join(models)}); cut its text model instead"
         )
-
-
-def refuse_quantized(config: PreTrainedConfig, checkpoint: str) -> None:
-    """Refuse a checkpoint whose weights are quantized already: parts are cut from plain tensors.
-
-    Args:
-        config: the model's configuration.
-        checkpoint: what to call the checkpoint in the message.
-
-    Raises:
-        CheckpointError: it is.
-    """
-    for each in (config, config.get_text_config(decoder=True)):
-        settings = getattr(each, "quantization_config", None)
-        if settings:
-            values = settings if isinstance(settings, dict) else settings.to_dict()
-            method = values.get("quant_method") or ("bitsandbytes" if any("bit" in name for name in values) else "not named")
-            raise CheckpointError(
-                f"{checkpoint} is quantized already (quantization_config in config.json: {getattr(method, 'value', method)}), "
-                "and only plain weights can be cut: name the checkpoint that it was made from, or let transformers load it, "
-                f"dequantize() it and save it; {named('quantization')}=int8 or nf4 quantizes frozen parts while they are loaded"
-            )
 
 
 def refuse_unlike_layers(model: PreTrainedModel) -> None:

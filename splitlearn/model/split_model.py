@@ -23,9 +23,8 @@ from splitlearn.checkpoint import CheckpointError, PartReceipt, read_part_file, 
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
-from splitlearn.model.filling import put_tensor, share_parameters
 from splitlearn.model.passage import Passage, PassageResult
-from splitlearn.model.quantization import count_values, stored_bytes
+from splitlearn.model.quantized import count_values, stored_bytes
 from splitlearn.model.recorded_outputs import (
     join_outputs,
     own_outputs,
@@ -34,6 +33,7 @@ from splitlearn.model.recorded_outputs import (
     router_logits_below,
 )
 from splitlearn.model.surgery import cut_out
+from splitlearn.model.tensors import put_tensor, share_parameters
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from splitlearn.cut import PartSpec
-from splitlearn.model import Blueprint, OpenedModel, PartLoader, embedding_width
+from splitlearn.loading import OpenedModel, PartLoader
+from splitlearn.model import Blueprint, embedding_width
 from splitlearn.planning.activations import Activations, measure_activations
 from splitlearn.planning.quantized import bytes_per_value
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from splitlearn.model import quantization_config, stored_bytes
+from splitlearn.loading import quantization_config
+from splitlearn.model import stored_bytes
 from splitlearn.silence import silent_transformers
 
 # Large enough that what is kept for each row or block hardly counts.

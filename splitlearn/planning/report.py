@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Group
 from rich.table import Table
 
+from splitlearn.loading import describe_left_out
 from splitlearn.memory import format_bytes
-from splitlearn.model import describe_left_out
 from splitlearn.planning.costs import METHODS, CutCost, Need
 from splitlearn.planning.fit import device_memory, needed_by_device
 from splitlearn.terminal import make_console

@@ -17,12 +17,13 @@ from lightning.pytorch import LightningModule
 
 from splitlearn.boundary import find_routes
 from splitlearn.cut import PART_NAMES, Placement, refuse_both
+from splitlearn.loading import ModelRequest, OpenedModel
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import ComposedCausalLM, ModelRequest, OpenedModel, SplitModel, trained_parameters
+from splitlearn.model import ComposedCausalLM, SplitModel, trained_parameters
 from splitlearn.training import checkpoint_content
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.frozen_parts import FrozenParts
-from splitlearn.training.loading import load_for_training
+from splitlearn.training.load_parts import load_for_training
 from splitlearn.training.loss import Losses, SplitLoss
 from splitlearn.training.part_owner import PartElsewhere
 from splitlearn.training.preparing import PreparedParts, prepare_parts

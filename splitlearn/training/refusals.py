@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 
 from splitlearn.cut import PartTraining, Placement, SplitPlan
-from splitlearn.model import Blueprint, OpenedModel, quantization_config
+from splitlearn.loading import OpenedModel, quantization_config
+from splitlearn.model import Blueprint
 from splitlearn.naming import named
 
 

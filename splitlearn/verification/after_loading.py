@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from splitlearn.model import PartLoader
+from splitlearn.loading import PartLoader
 from splitlearn.verification.outcome import largest_difference
 
 

@@ -15,7 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from splitlearn.cut import PartSpec
-from splitlearn.model import OpenedModel, PartLoader, SplitModel
+from splitlearn.loading import OpenedModel, PartLoader
+from splitlearn.model import SplitModel
 from splitlearn.verification.inputs import draw_ids, padded
 from splitlearn.verification.outcome import Outcome, compare_tensors
 

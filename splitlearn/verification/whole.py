@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from splitlearn.model import ComposedCausalLM, OpenedModel, PartLoader
+from splitlearn.loading import OpenedModel, PartLoader
+from splitlearn.model import ComposedCausalLM
 from splitlearn.silence import silent_transformers
 from splitlearn.verification.after_loading import changed_after_loading
 from splitlearn.verification.inputs import draw_ids, padded

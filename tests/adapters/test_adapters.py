@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from splitlearn.adapters import AdapterSettings, add_adapters, load_adapters, merge_adapters, save_adapters
 from splitlearn.adapters.layers import adapted_modules
-from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM, SplitModel
 from tests.tiny_models import token_ids
 
 LORA: dict[str, Any] = {"method": "lora", "settings": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}}

@@ -15,12 +15,13 @@ import pytest
 from splitlearn.app import compose, evaluate, export, generate, plan, train, verify
 from splitlearn.app.models import request_of
 from splitlearn.checkpoint import CheckpointSource
-from splitlearn.model import blueprint, matching
+from splitlearn.loading import configuration, matching
+from splitlearn.model import blueprint
 
 SHORT = ["trainer.max_steps=1", "data.max_train_blocks=8", "data.max_val_blocks=4", "trainer.enable_progress_bar=false"]
 SHORT += ["verbose=false", "data.block_size=32", "trainer.log_every_n_steps=1"]
 ONCE = {"CheckpointSource": 1, "read_config_of": 1, "draw_blueprint": 1, "match_tensors": 1}
-COUNTED = (blueprint.read_config_of, blueprint.draw_blueprint, matching.match_tensors)
+COUNTED = (configuration.read_config_of, blueprint.draw_blueprint, matching.match_tensors)
 
 
 @contextmanager

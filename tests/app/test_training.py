@@ -16,7 +16,8 @@ import splitlearn
 from splitlearn.app import compose, plan_split, train
 from splitlearn.cut import CutError
 from splitlearn.embedded import resolve_model
-from splitlearn.model import ComposedCausalLM, ModelRequest, SplitModel
+from splitlearn.loading import ModelRequest
+from splitlearn.model import ComposedCausalLM, SplitModel
 from tests.tiny_models import VOCAB_SIZE
 
 SHORT = ["trainer.max_steps=6", "data.max_train_blocks=48", "data.max_val_blocks=16", "trainer.enable_progress_bar=false"]

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from splitlearn.model import ComposedCausalLM, ModelFactory, ModelRequest, save_parts
+from splitlearn.loading import ModelFactory, ModelRequest, save_parts
+from splitlearn.model import ComposedCausalLM
 from splitlearn.verification import changed_after_loading
 from tests.architectures.catalogue import VOCAB_SIZE
 

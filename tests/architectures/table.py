@@ -26,7 +26,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.errors import name_some
 from splitlearn.cut import CutError
-from splitlearn.model import UnsupportedModelError, read_config
+from splitlearn.loading import read_config
+from splitlearn.model import UnsupportedModelError
 from splitlearn.model.blueprint import draw_blueprint
 from tests.architectures.catalogue import ARCHITECTURES, tiny_config, tiny_model
 from tests.architectures.checks import AT_OTHER_CUTS, CHECKS, MAIN_CUT, OTHER_CUTS, Comparison, changes_after_loading

@@ -12,7 +12,7 @@ import pytest
 
 from splitlearn.app import compose, plan, train, verify
 from splitlearn.checkpoint import CheckpointError, hub_download, prepare_checkpoint
-from splitlearn.model import ModelFactory
+from splitlearn.loading import ModelFactory
 from tests.hub_server import serving_this_process
 
 ADAPTER = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "someone/base"})

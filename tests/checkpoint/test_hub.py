@@ -13,7 +13,7 @@ import pytest
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.checkpoint.main_file import INDEX_FILE
-from splitlearn.model import ModelRequest
+from splitlearn.loading import ModelRequest
 from tests.hub_server import HubServer
 
 LOAD_TRUNK = """

@@ -23,7 +23,7 @@ from splitlearn.checkpoint.errors import AbsentFileError, UnreachableFileError
 from splitlearn.checkpoint.header import read_header
 from splitlearn.checkpoint.hub_ranges import RemoteFile
 from splitlearn.checkpoint.shard import Shard, open_shard
-from splitlearn.model import ModelFactory
+from splitlearn.loading import ModelFactory
 from tests.hub_server import COMMIT, HubServer, serving_this_process
 
 FILE = "model.safetensors"

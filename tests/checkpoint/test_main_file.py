@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, hub_download
 from splitlearn.checkpoint.main_file import INDEX_FILE, SINGLE_FILE
-from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM
 from tests.hub_server import HubServer, serving_this_process
 from tests.tiny_models import token_ids
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, ShardLoader
 from splitlearn.checkpoint.shard import open_shard
-from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM
 from tests.tiny_models import token_ids
 
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from splitlearn.checkpoint import CheckpointError, ShardLoader
 from splitlearn.cut import ParamMapper
-from splitlearn.model import ModelRequest
+from splitlearn.loading import ModelRequest
 from tests.tiny_models import CONFIGS
 
 

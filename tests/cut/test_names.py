@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from splitlearn.cut import ParamMapper
-from splitlearn.model import ModelRequest
+from splitlearn.loading import ModelRequest
 from tests.tiny_models import CONFIGS
 
 

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from splitlearn.checkpoint import ShardLoader
 from splitlearn.embedded import cache_folder, read_python_docs, resolve_model
 from splitlearn.embedded.cache import build_once
-from splitlearn.model.blueprint import read_config
+from splitlearn.loading.configuration import read_config
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from splitlearn.app import TrainResult, compose, export, train, verify
 from splitlearn.data import BlockDataModule
 from splitlearn.embedded import resolve_model
-from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM
 from splitlearn.runs import read_summary
 
 pytestmark = pytest.mark.end_to_end

@@ -72,8 +72,8 @@ def test_marked_parameters_are_not_initialised_again() -> None:
         module._is_hf_initialized = False  # type: ignore[assignment]
     marked._is_hf_initialized = True
     model.initialize_weights()
-    assert (marked == 7.0).all(), "transformers initialises parameters in spite of _is_hf_initialized (model/filling.py)"
-    assert not (other == 7.0).any(), "initialize_weights leaves all parameters as they are (model/filling.py)"
+    assert (marked == 7.0).all(), "transformers initialises parameters in spite of _is_hf_initialized (loading/filling.py)"
+    assert not (other == 7.0).any(), "initialize_weights leaves all parameters as they are (loading/filling.py)"
 
 
 def test_generation_settings_are_read_from_older_configurations(tmp_path: Path) -> None:

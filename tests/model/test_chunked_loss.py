@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn.model import ModelFactory
+from splitlearn.loading import ModelFactory
 from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
 from tests.architectures.catalogue import VOCAB_SIZE, tiny_model
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM
 from tests.tiny_models import CONFIGS, NUM_LAYERS, token_ids
 
 CASES = [(model_type, tied) for model_type in CONFIGS for tied in (False, True)]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM
 from tests.architectures.catalogue import ARCHITECTURES, tiny_model
 from tests.tiny_models import token_ids
 

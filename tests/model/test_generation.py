@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, save_parts
+from splitlearn.loading import ModelFactory, save_parts
+from splitlearn.model import ComposedCausalLM, SplitModel
 from splitlearn.model.caches import cache_of_part, make_cache
 from splitlearn.training import SplitCausalLM
 from tests.architectures.catalogue import tiny_model

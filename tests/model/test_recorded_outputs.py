@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from splitlearn.boundary import CallKind, Handover
-from splitlearn.model import ComposedCausalLM, Finished, ModelFactory
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM, Finished
 from tests.architectures.catalogue import tiny_model
 from tests.tiny_models import token_ids
 

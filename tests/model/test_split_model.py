@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from splitlearn.checkpoint import CheckpointError, read_part_file, write_part_file
-from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, save_parts
+from splitlearn.loading import ModelFactory, save_parts
+from splitlearn.model import ComposedCausalLM, SplitModel
 from tests.architectures.catalogue import tiny_model
 from tests.tiny_models import CONFIGS, token_ids
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitlearn.model import ModelFactory
+from splitlearn.loading import ModelFactory
 from splitlearn.training import unique_parameters
 from tests.tiny_models import token_ids
 

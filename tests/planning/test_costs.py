@@ -13,8 +13,8 @@ from splitlearn.app import compose, plan
 from splitlearn.checkpoint.shard import Shard, open_shard
 from splitlearn.cut import PART_NAMES
 from splitlearn.embedded import resolve_model
-from splitlearn.model import ModelFactory, ModelRequest
-from splitlearn.model.quantization import stored_bytes
+from splitlearn.loading import ModelFactory, ModelRequest
+from splitlearn.model.quantized import stored_bytes
 from splitlearn.planning import CutCost, cost_of
 from tests.hub_server import COMMIT, HubServer, serving_this_process
 

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.model import ModelFactory, SplitModel, find_ties, named_parameters, trained_parameters
+from splitlearn.loading import ModelFactory
+from splitlearn.model import SplitModel, find_ties, named_parameters, trained_parameters
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.checkpoint_content import (
     LAYOUT_KEY,
@@ -104,7 +105,7 @@ def tied_module(folder: Path, is_shared: bool, monkeypatch: pytest.MonkeyPatch) 
     module = SplitCausalLM(str(folder), 2, 4, optimizer=CONSTANT)
     with monkeypatch.context() as patched:
         if not is_shared:
-            patched.setattr("splitlearn.model.load_model.tie_parts", on_two_devices)
+            patched.setattr("splitlearn.loading.load_model.tie_parts", on_two_devices)
         module.load_parts()
     assert [tie.is_shared for tie in find_ties(module.parts)] == [is_shared]
     return module

@@ -17,7 +17,7 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import Placement
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, count_supervised
 from tests.architectures.catalogue import tiny_model
-from tests.model.test_untie import unsplit_untied
+from tests.loading.test_untie import unsplit_untied
 from tests.tiny_models import token_ids
 
 CPU = dict.fromkeys(("bottom", "trunk", "top"), "cpu")
@@ -250,7 +250,7 @@ def test_a_tie_over_two_devices_learns_as_one_tensor(
     shared = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER)
     fit(shared, data, tmp_path, gradient_clip_val=0.5)
     # There is one kind of device here, so sharing is refused as it would be between two.
-    monkeypatch.setattr("splitlearn.model.load_model.tie_parts", lambda parts, devices: None)
+    monkeypatch.setattr("splitlearn.loading.load_model.tie_parts", lambda parts, devices: None)
     apart = SplitCausalLM(str(folder), 2, 4, optimizer=OPTIMIZER)
     apart.load_parts()
     assert apart.parts[0].model.model.embed_tokens.weight is not apart.parts[2].model.lm_head.weight

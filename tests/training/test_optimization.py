@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from splitlearn.model import ModelFactory
+from splitlearn.loading import ModelFactory
 from splitlearn.training import Optimization
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitlearn.model import ComposedCausalLM, ModelFactory, trained_parameters
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM, trained_parameters
 from splitlearn.training import Optimization
 from splitlearn.training.part_owner import LocalOwner, StepOrder
 

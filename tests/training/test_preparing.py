@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from splitlearn.cut import PART_NAMES
-from splitlearn.model import ModelRequest, SplitModel
+from splitlearn.loading import ModelRequest
+from splitlearn.model import SplitModel
 from splitlearn.training import PreparedParts, TrainingSettings, prepare_parts
 
 LORA = {"method": "lora", "settings": {"r": 4, "target_modules": ["q_proj"]}}

@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from splitlearn.model import ModelRequest, fill_parameters, trained_parameters
+from splitlearn.loading import ModelRequest
+from splitlearn.model import fill_parameters, trained_parameters
 from splitlearn.training import SplitCausalLM
-from splitlearn.training.loading import load_for_training
+from splitlearn.training.load_parts import load_for_training
 from splitlearn.training.part_owner import LocalOwner, PartElsewhere
 from splitlearn.training.preparing import prepare_parts
 from tests.architectures.catalogue import tiny_model

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from splitlearn.model import ModelFactory
+from splitlearn.loading import ModelFactory
 from splitlearn.training import unique_parameters
 from tests.tiny_models import token_ids
 

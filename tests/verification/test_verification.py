@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from splitlearn.cut import CutError, DeviceMapError
-from splitlearn.model import LoadedParts, ModelFactory, ModelRequest, OpenedModel
+from splitlearn.loading import LoadedParts, ModelFactory, ModelRequest, OpenedModel
 from splitlearn.verification import Outcome, print_outcomes, verify_streamed, verify_whole
 from splitlearn.verification.outcome import largest_difference
 from tests.architectures.catalogue import tiny_model

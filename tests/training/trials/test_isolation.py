@@ -6,7 +6,8 @@ import torch
 from datasets import Dataset
 
 from splitlearn.data import isolate
-from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM
 from splitlearn.training.trials.isolation import keeps_rows_apart
 from tests.architectures.catalogue import VOCAB_SIZE, tiny_model
 

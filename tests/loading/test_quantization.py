@@ -11,8 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from splitlearn.embedded import resolve_model
-from splitlearn.model import ComposedCausalLM, ModelFactory
-from splitlearn.model.quantization import is_quantized, quantization_config
+from splitlearn.loading import ModelFactory
+from splitlearn.loading.quantization import quantization_config
+from splitlearn.model import ComposedCausalLM
+from splitlearn.model.quantized import is_quantized
 from tests.architectures.catalogue import tiny_model
 
 

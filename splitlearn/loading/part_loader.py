@@ -22,12 +22,10 @@ from splitlearn.checkpoint import (
     read_tensors,
 )
 from splitlearn.cut import CutError, PartSpec
-from splitlearn.model.blueprint import Blueprint
-from splitlearn.model.filling import change_as_owners_do, fill, tie_within
-from splitlearn.model.matching import Match, sources_for
-from splitlearn.model.quantization import leave_out, quantized_names
-from splitlearn.model.split_model import SplitModel
-from splitlearn.model.surgery import cut_out
+from splitlearn.loading.filling import change_as_owners_do, fill, tie_within
+from splitlearn.loading.matching import Match, sources_for
+from splitlearn.loading.quantization import leave_out, quantized_names
+from splitlearn.model import Blueprint, SplitModel, cut_out
 from splitlearn.silence import silent_transformers
 
 OnRead = Callable[[str, int], None]

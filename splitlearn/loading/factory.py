@@ -10,11 +10,9 @@ import torch
 
 from splitlearn.cut import PART_NAMES, Placement, resolve_device_map
 from splitlearn.files import whole_folder
+from splitlearn.loading.request import LoadedParts, ModelRequest
 from splitlearn.memory import MemoryTracker
-from splitlearn.model.composed import ComposedCausalLM
-from splitlearn.model.request import LoadedParts, ModelRequest
-from splitlearn.model.split_model import SplitModel
-from splitlearn.model.ties import tie_parts
+from splitlearn.model import ComposedCausalLM, SplitModel, tie_parts
 
 
 class ModelFactory:

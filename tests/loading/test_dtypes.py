@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from splitlearn.app import compose, plan, train, verify
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.main_file import INDEX_FILE
-from splitlearn.model import ComposedCausalLM, ModelFactory
-from splitlearn.model.dtypes import dtype_in_full
+from splitlearn.loading import ModelFactory
+from splitlearn.loading.dtypes import dtype_in_full
+from splitlearn.model import ComposedCausalLM
 from tests.architectures.published import published_model
 from tests.tiny_models import token_ids
 

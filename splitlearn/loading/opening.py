@@ -14,12 +14,11 @@ from transformers import PreTrainedConfig
 
 from splitlearn.checkpoint import CheckpointSource
 from splitlearn.cut import PartSpec
-from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint, read_generation_config, untie
-from splitlearn.model.matching import Match, match_tensors
-from splitlearn.model.part_loading import PartLoader
-from splitlearn.model.refusals import UnsupportedModelError
-from splitlearn.model.ties import become_equal
-from splitlearn.model.unexpected import describe_left_out
+from splitlearn.loading.configuration import read_generation_config
+from splitlearn.loading.matching import Match, match_tensors
+from splitlearn.loading.part_loader import PartLoader
+from splitlearn.loading.unexpected import describe_left_out
+from splitlearn.model import Blueprint, Origin, UnsupportedModelError, become_equal, draw_blueprint, untie
 
 
 class OpenedCheckpoint:

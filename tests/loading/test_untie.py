@@ -11,17 +11,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from splitlearn.model import (
-    ComposedCausalLM,
-    ModelFactory,
-    ModelRequest,
-    SplitModel,
-    UnsupportedModelError,
-    find_ties,
-    save_parts,
-)
+from splitlearn.loading import ModelFactory, ModelRequest, save_parts
+from splitlearn.model import ComposedCausalLM, SplitModel, UnsupportedModelError, find_ties
 from tests.architectures import catalogue
-from tests.model.test_request import write_one_shard_a_part
+from tests.loading.test_request import write_one_shard_a_part
 from tests.tiny_models import token_ids
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -154,7 +147,7 @@ def test_a_model_that_ties_come_what_may_is_refused(
     tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No class of transformers does so now.
-    monkeypatch.setattr("splitlearn.model.opening.untie", lambda config: config)
+    monkeypatch.setattr("splitlearn.loading.opening.untie", lambda config: config)
     with pytest.raises(
         UnsupportedModelError, match=r"lm_head\.weight cannot be untied: LlamaForCausalLM ties it to model\.embed"
     ):

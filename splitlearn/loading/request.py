@@ -13,16 +13,15 @@ from transformers import PreTrainedConfig
 
 from splitlearn.checkpoint import CheckpointSource, LoadReceipt
 from splitlearn.cut import PART_NAMES, CutError, PartSpec, Placement, SplitPlan, refuse_both, resolve_device_map
+from splitlearn.loading.configuration import read_config_of
+from splitlearn.loading.dtypes import loaded_dtype
+from splitlearn.loading.load_model import Narrator, load_incrementally, load_whole
+from splitlearn.loading.opening import OpenedCheckpoint
+from splitlearn.loading.part_loader import PartLoader
+from splitlearn.loading.quantization import quantization_config, quantization_settings
+from splitlearn.loading.unexpected import check_unexpected_setting
 from splitlearn.memory import MemoryTracker
-from splitlearn.model.blueprint import Blueprint, plan_cut, read_config_of
-from splitlearn.model.dtypes import loaded_dtype
-from splitlearn.model.load_model import Narrator, load_incrementally, load_whole
-from splitlearn.model.opening import OpenedCheckpoint
-from splitlearn.model.part_loading import PartLoader
-from splitlearn.model.quantization import quantization_config, quantization_settings
-from splitlearn.model.split_model import SplitModel
-from splitlearn.model.ties import ends_elsewhere
-from splitlearn.model.unexpected import check_unexpected_setting
+from splitlearn.model import Blueprint, SplitModel, ends_elsewhere, plan_cut
 
 # Changes of these are another model, which has to be opened anew.
 _WHICH_CHECKPOINT = ("name_or_path", "revision", "model_type", "unexpected_tensors", "untie")

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, Shard
 from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.cut import PART_NAMES, CutError, DeviceMapError
+from splitlearn.loading import ModelFactory, ModelRequest, save_parts
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import ComposedCausalLM, ModelFactory, ModelRequest, SplitModel, UnsupportedModelError, save_parts
+from splitlearn.model import ComposedCausalLM, SplitModel, UnsupportedModelError
 from tests.tiny_models import token_ids
 
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.cut import PART_NAMES, CutError, DeviceMapError, Placement
-from splitlearn.model import ModelFactory, ModelRequest, find_ties, opening, request
+from splitlearn.loading import ModelFactory, ModelRequest, opening, request
+from splitlearn.model import find_ties
 from tests.hub_server import serving_this_process
 from tests.tiny_models import tiny_model, token_ids
 

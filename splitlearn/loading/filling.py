@@ -6,31 +6,10 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from splitlearn.cut import PartSpec
-from splitlearn.model.blueprint import Blueprint
-
-
-def put_tensor(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Make ``tensor`` the parameter or buffer called ``name``; it is shared, not copied."""
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    if leaf in module._parameters:
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
-    else:
-        module._buffers[leaf] = tensor
-
-
-def share_parameters(model: nn.Module) -> None:
-    """Make parameters that lie in the same memory one parameter, as they are in a model that ties them."""
-    shared: dict[object, nn.Parameter] = {}
-    for module in model.modules():
-        for leaf, parameter in module._parameters.items():
-            if parameter is not None and parameter.numel() and not parameter.is_meta:
-                place = (parameter.data_ptr(), parameter.dtype, parameter.shape, parameter.stride())
-                module._parameters[leaf] = shared.setdefault(place, parameter)
+from splitlearn.model import Blueprint, put_tensor
 
 
 def fill(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from splitlearn.checkpoint import CheckpointSource, prefetch
 from splitlearn.checkpoint.shard import open_shard
-from splitlearn.model import ComposedCausalLM, ModelFactory, SplitModel, part_loading, save_parts
+from splitlearn.loading import ModelFactory, part_loader, save_parts
+from splitlearn.model import ComposedCausalLM, SplitModel
 from tests.tiny_models import token_ids
 
 
@@ -131,7 +132,7 @@ def test_mapped_weights_on_a_network_are_read_ahead(folder: Path, monkeypatch: p
         ahead.append(prefetch(path, ranges))
         return ahead[-1]
 
-    monkeypatch.setattr(part_loading, "prefetch", note)
+    monkeypatch.setattr(part_loader, "prefetch", note)
     receipt = ModelFactory.load_parts(folder, 2, 4, trained=("top",)).receipt
     assert sum(ahead) == sum(each.needed_bytes for each in receipt.parts[:2])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from splitlearn.cut import PartTraining, Placement
+from splitlearn.loading import LoadedParts, OpenedModel
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import LoadedParts, OpenedModel
 from splitlearn.training.refusals import parts_in_float32, refuse_untrainable
 
 

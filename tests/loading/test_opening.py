@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from splitlearn.app import compose, plan
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.model import ComposedCausalLM, ModelFactory
+from splitlearn.loading import ModelFactory
+from splitlearn.model import ComposedCausalLM
 from tests.architectures.catalogue import tiny_model as tiny_architecture
 from tests.architectures.published import published_model
 from tests.hub_server import serving_this_process

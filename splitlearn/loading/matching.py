@@ -18,8 +18,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, Wei
 
 from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.cut import PartSpec
-from splitlearn.model.blueprint import Blueprint
-from splitlearn.model.unexpected import check_unexpected_setting, describe_refusal, hint_at_quantization, refused_names
+from splitlearn.loading.unexpected import check_unexpected_setting, describe_refusal, hint_at_quantization, refused_names
+from splitlearn.model import Blueprint
 
 # What transformers itself leaves out of old checkpoints without a word: buffers that are computed nowadays.
 _COMPUTED_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.(attn|attention)\.(masked_)?bias$")

@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from splitlearn.checkpoint import PartReceipt
+from splitlearn.loading.part_loader import PartLoader, PartReading
 from splitlearn.memory import GIB, MemorySnapshot, MemoryTracker
-from splitlearn.model.part_loading import PartLoader, PartReading
-from splitlearn.model.split_model import SplitModel
+from splitlearn.model import SplitModel
 
 
 @dataclass

@@ -11,12 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import LoadReceipt
 from splitlearn.cut import PartSpec
+from splitlearn.loading.part_loader import PartLoader, PartReading
+from splitlearn.loading.receipts import ReadLog, write_receipt
+from splitlearn.loading.unexpected import describe_left_out
 from splitlearn.memory import MemoryTracker
-from splitlearn.model.part_loading import PartLoader, PartReading
-from splitlearn.model.receipts import ReadLog, write_receipt
-from splitlearn.model.split_model import SplitModel
-from splitlearn.model.ties import tie_parts
-from splitlearn.model.unexpected import describe_left_out
+from splitlearn.model import SplitModel, tie_parts
 from splitlearn.silence import silent_transformers
 
 # Loading a part may take only a few milliseconds.

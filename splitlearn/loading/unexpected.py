@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from splitlearn.checkpoint import name_some
-from splitlearn.model.anatomy import count_layers
-from splitlearn.model.blueprint import Blueprint
+from splitlearn.model import Blueprint, count_layers
 from splitlearn.naming import named
 
 # A tensor of the checkpoint, and the model's tensors that it feeds.
