@@ -31,7 +31,7 @@ from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule, 
 from splitlearn.loading import OpenedModel, dtype_in_full, save_parts
 from splitlearn.memory import GIB
 from splitlearn.planning import check_fit, cost_of, least_methods
-from splitlearn.runs import open_run_folder
+from splitlearn.runs import hold_run_folder, open_run_folder
 from splitlearn.settings import check
 from splitlearn.training import (
     SplitCausalLM,
@@ -91,7 +91,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     Raises:
         CutError: the split points do not cut the model.
         FinishedRunError: ``ckpt_path`` is of a run that has nothing left to do.
-        ValueError: a setting, the data or the checkpoint cannot be used, or the folder holds another run.
+        ValueError: a setting, the data or the checkpoint cannot be used, or the folder holds another run, or one that goes on.
         FileNotFoundError: a file or folder does not exist.
     """
     if folder is None and not HydraConfig.initialized():
@@ -100,13 +100,13 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     cfg = copy.deepcopy(cfg)
     if folder is not None:
         cfg.run_folder = str(folder)
-    open_run_folder(cfg.run_folder)
-    recorder = Recorder(cfg, Path(cfg.run_folder))
-    try:
-        return _train(cfg, recorder)
-    except BaseException as error:
-        recorder.end_badly(error)
-        raise
+    with hold_run_folder(open_run_folder(cfg.run_folder)):
+        recorder = Recorder(cfg, Path(cfg.run_folder))
+        try:
+            return _train(cfg, recorder)
+        except BaseException as error:
+            recorder.end_badly(error)
+            raise
 
 
 def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from splitlearn.app import compose, train
+from splitlearn.runs import LOCK_FILE
 
 
 @pytest.mark.parametrize(
@@ -49,4 +50,4 @@ def test_what_cannot_be_meant_is_told_before_anything_is_done(settings: list[str
     with pytest.raises(Exception) as error:
         train(compose(*settings, "verbose=false"), folder=tmp_path)
     assert message in str(error.value)
-    assert {path.name for path in tmp_path.iterdir()} <= {"summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"summary.json", LOCK_FILE}

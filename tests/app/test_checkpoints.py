@@ -15,6 +15,7 @@ from splitlearn.app import TrainResult, compose, evaluate, export, generate, tra
 from splitlearn.app.checkpoints import FinishedRunError, find_checkpoint, read_checkpoint
 from splitlearn.app.run_folder import own_files
 from splitlearn.checkpoint import CheckpointError, write_torch_file
+from splitlearn.runs import LOCK_FILE
 
 SHORT = ["data.max_train_blocks=48", "data.max_val_blocks=8", "trainer.enable_progress_bar=false", "verbose=false"]
 SHORT += ["trainer.max_epochs=2", "callbacks.last_checkpoint.every_n_train_steps=4"]
@@ -168,7 +169,7 @@ def test_files_of_other_origin_are_never_written_over(name: str, tmp_path: Path)
     for more in ([], ["overwrite=true"]):
         with pytest.raises(CheckpointError, match=f"{name} was not written by a run of splitlearn"):
             train(compose(*SHORT, *more), folder=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {name, LOCK_FILE}
 
 
 @pytest.mark.parametrize("length", [["trainer.max_steps=2"], ["trainer.max_epochs=1", "data.max_train_blocks=16"]])

@@ -18,6 +18,7 @@ from splitlearn.cut import CutError
 from splitlearn.embedded import resolve_model
 from splitlearn.loading import ModelRequest
 from splitlearn.model import ComposedCausalLM, SplitModel
+from splitlearn.runs import LOCK_FILE
 from tests.tiny_models import VOCAB_SIZE
 
 SHORT = ["trainer.max_steps=6", "data.max_train_blocks=48", "data.max_val_blocks=16", "trainer.enable_progress_bar=false"]
@@ -96,7 +97,7 @@ def test_a_refused_cut_is_recorded(tmp_path: Path) -> None:
         train(compose(*SHORT, "split.point_1=9"), folder=tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "refused" and "8 decoder layers" in summary["reason"]
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", LOCK_FILE}
 
 
 @pytest.mark.usefixtures("weights_stay_unread")
@@ -150,7 +151,8 @@ def test_settings_that_cannot_be_are_told_plainly(setting: str, message: str, tm
         train(compose(*SHORT, setting), folder=tmp_path)
     assert message in str(error.value)
     assert "full_key" not in str(error.value)
-    assert {path.name for path in tmp_path.iterdir()} <= {"summary.json"}, "what is wrong by itself is refused before all else"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {"summary.json", LOCK_FILE}, "what is wrong by itself is refused before all else"
 
 
 def test_figures_of_a_resumed_run_are_of_the_whole_run(result: splitlearn.app.TrainResult, tmp_path: Path) -> None:
