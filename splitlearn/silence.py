@@ -1,7 +1,8 @@
-"""Keeping transformers off the terminal where this library speaks for itself."""
+"""Keeping transformers and Lightning off the terminal where this library speaks for itself."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,3 +21,14 @@ def silent_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bar:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def without_lightning_advice() -> Iterator[None]:
+    """Hide warnings of Lightning that no user of this library can act upon."""
+    with warnings.catch_warnings():
+        # Advice to use worker processes: the packed blocks are in memory already, so workers would only cost.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning calls a function that torch has deprecated.
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+        yield

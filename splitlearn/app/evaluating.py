@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -11,15 +10,16 @@ from omegaconf import DictConfig
 
 from splitlearn.adapters import load_adapters
 from splitlearn.app.configuration import literal, make, naming_settings, plain
+from splitlearn.app.making import make_module
 from splitlearn.app.opening_runs import open_run
 from splitlearn.app.placing import resolve_placement
-from splitlearn.app.training import make_module
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PartTraining, Placement
 from splitlearn.data import BlockDataModule
 from splitlearn.export import RunRecord
 from splitlearn.model import SplitModel, trained_parameters
 from splitlearn.settings import TARGETS, check
+from splitlearn.silence import without_lightning_advice
 from splitlearn.training import (
     SplitCausalLM,
     SplitPrecision,
@@ -77,9 +77,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         _fill(module, record)
     counts = _Counts()
     trainer = _make_trainer(run, counts, placement)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+    with without_lightning_advice():
         figures = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
     measured = {"loss": figures["val_loss"], "perplexity": figures["val_perplexity"], **counts.figures}
     model = "base" if cfg.base else cfg.ckpt or "end"
