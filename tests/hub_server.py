@@ -47,6 +47,7 @@ class HubServer:
         range_shift: by how many bytes ranges are wrong.
         etags: the storage's tags to give out next instead of the file's own.
         spoiled: files whose bytes arrive damaged.
+        signature: the query of the addresses that the hub redirects to.
     """
 
     def __init__(self, repositories: dict[str, Path], token: str | None = None) -> None:
@@ -66,6 +67,7 @@ class HubServer:
         self.range_shift = 0
         self.etags: list[str] = []
         self.spoiled: set[str] = set()
+        self.signature = ""
         self._hub = _Server(("127.0.0.1", 0), _HubHandler)
         self._storage = _Server(("127.0.0.1", 0), _StorageHandler)
         self._hub.hub = self._storage.hub = self
@@ -173,7 +175,7 @@ class _HubHandler(_Handler):
             self.refuse(404, "EntryNotFound")
         elif file.suffix == ".safetensors":
             self.send_response(302)
-            self.send_header("Location", f"{hub.storage_endpoint}/{file.parent.name}/{file.name}")
+            self.send_header("Location", f"{hub.storage_endpoint}/{file.parent.name}/{file.name}{hub.signature}")
             self.send_header("X-Linked-Etag", f'"{hashlib.sha256(file.read_bytes()).hexdigest()}"')
             self.send_header("X-Linked-Size", str(file.stat().st_size))
             self.send_header("X-Repo-Commit", hub.commit)

@@ -18,6 +18,7 @@ from splitlearn.app.run_folder import foreign_file, holds_run, own_files, remove
 from splitlearn.cut import CutError
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import write_text
+from splitlearn.redaction import without_queries
 from splitlearn.runs import CONFIG_FILE, SUMMARY_FILE, RunSummary, print_summary, write_summary
 from splitlearn.training import SplitCausalLM, part_memory
 from splitlearn.training.callbacks import LAST, DivergedError, Traffic, find_callback
@@ -69,7 +70,7 @@ class Recorder:
         """Write why the run ended before it was done, unless the folder is still an earlier run's."""
         if isinstance(error, FinishedRunError) or (self._is_taken and not self.has_begun):
             return
-        status, reason = "failed", str(error) or type(error).__name__
+        status, reason = "failed", without_queries(str(error)) or type(error).__name__
         if isinstance(error, CutError):
             status = "refused"
         elif isinstance(error, DivergedError):

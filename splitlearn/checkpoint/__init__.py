@@ -1,5 +1,6 @@
 """Reading and writing weights: where a checkpoint's files are, what is in them, and parts on disk."""
 
+from splitlearn.checkpoint.config_file import MAX_LAYERS, parse_config, read_config_file
 from splitlearn.checkpoint.errors import CheckpointError, name_some
 from splitlearn.checkpoint.main_file import CONFIG_FILE, INDEX_FILE
 from splitlearn.checkpoint.part_file import read_part_file, write_part_file
@@ -16,6 +17,7 @@ from splitlearn.checkpoint.torch_file import write_torch_file
 __all__ = [
     "CONFIG_FILE",
     "INDEX_FILE",
+    "MAX_LAYERS",
     "CheckpointError",
     "CheckpointSource",
     "LazyTensor",
@@ -26,8 +28,10 @@ __all__ = [
     "TensorRead",
     "is_on_network",
     "name_some",
+    "parse_config",
     "prefetch",
     "prepare_checkpoint",
+    "read_config_file",
     "read_part_file",
     "read_tensors",
     "write_part_file",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.main_file import CONFIG_FILE, Files
+from splitlearn.json_text import read_json_object
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -39,8 +39,8 @@ def only_adapter(name: str, path: Path) -> str:
         path: its adapter's configuration.
     """
     try:
-        base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
+        base = read_json_object(path).get("base_model_name_or_path")
+    except (OSError, ValueError):
         base = None
     return (
         f"{name} holds a PEFT adapter and no model: merge it into its base model first (PEFT's merge_and_unload, or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +11,15 @@ from typing import Any
 import torch
 
 from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.json_text import JsonError, parse_json_object
 
 # The first bytes of a file say, little-endian, how long the JSON text behind them is.
 LENGTH_BYTES = 8
 # The format's own limit; a longer one is an attack or damage.
 MAX_HEADER_BYTES = 100 * 10**6
+# torch's own limits; without them the product of a shape may take for ever.
+_MAX_DIMENSIONS = 64
+_MAX_NUMBER = 2**63 - 1
 
 # The format's own names; only what a model's weights may be stored in.
 DTYPES = {
@@ -106,9 +109,9 @@ def parse_header(text: bytes, file_bytes: int, where: str) -> FileHeader:
     """
     data_start = LENGTH_BYTES + len(text)
     try:
-        entries = json.loads(text)
-        tensors = {name: _tensor_header(entry, data_start) for name, entry in entries.items() if name != "__metadata__"}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        entries = parse_json_object(text, "its header", MAX_HEADER_BYTES)
+        tensors = {name: _tensor_header(name, entry, data_start) for name, entry in entries.items() if name != "__metadata__"}
+    except JsonError as error:
         raise CheckpointError(f"{where} is damaged or not a safetensors file ({error}); fetch it again") from error
     position = data_start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
@@ -128,12 +131,22 @@ def _bits(dtype_name: str) -> int:
     return 0 if dtype is None else 8 * dtype.itemsize
 
 
-def _tensor_header(entry: Mapping[str, Any], data_start: int) -> TensorHeader:
-    start, end = entry["data_offsets"]
-    numbers = [start, end, *entry["shape"]]
-    if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in numbers):
-        raise ValueError("a shape or an offset is no whole number")
-    return TensorHeader(str(entry["dtype"]), tuple(entry["shape"]), data_start + start, data_start + end)
+def _tensor_header(name: str, entry: Any, data_start: int) -> TensorHeader:
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        raise JsonError(f"its header does not say the dtype of {name[:200]!r}")
+    offsets: Any = entry.get("data_offsets")
+    shape: Any = entry.get("shape")
+    if not _are_numbers(offsets) or len(offsets) != 2 or not _are_numbers(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise JsonError(f"its header holds no shape and place of {name[:200]!r}")
+    if math.prod(size for size in shape if size) > _MAX_NUMBER:
+        raise JsonError(f"the shape of {name[:200]!r} in its header is larger than a tensor can be")
+    start, end = offsets
+    return TensorHeader(entry["dtype"], tuple(shape), data_start + start, data_start + end)
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether ``values`` is a list of sizes or offsets."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value <= _MAX_NUMBER for value in values)
 
 
 def read_header(path: Path) -> FileHeader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import time
 from pathlib import Path
@@ -12,22 +13,30 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import http_backoff
 
 from splitlearn.checkpoint.adapter_beside import ADAPTER_FILE, only_adapter
 from splitlearn.checkpoint.errors import AbsentFileError, CheckpointError, UnreachableFileError
-from splitlearn.checkpoint.hub_ranges import MAX_RETRIES, TRANSPORT_ERRORS
+from splitlearn.checkpoint.hub_ranges import CLIENT_ERROR, MAX_RETRIES, TRANSPORT_ERRORS
 from splitlearn.checkpoint.main_file import CONFIG_FILE
+from splitlearn.redaction import reason_of, redact, redact_download_logs
+
+redact_download_logs()
 
 _RETRY_AFTER_S = (1.0, 2.0, 4.0)
+# How often huggingface_hub itself tries again, where it does.
+_HUB_RETRIES: int = inspect.signature(http_backoff).parameters["max_retries"].default
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _CONNECTION_ERRORS: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *TRANSPORT_ERRORS)
-HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, *_CONNECTION_ERRORS)
+# The second holds whatever else the client finds wrong with an answer.
+HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, CLIENT_ERROR, *_CONNECTION_ERRORS)
+# OSError: bodies cut short and answers without the hub's headers. ValueError: names and numbers that are none.
+_DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (*HUB_ERRORS, EntryNotFoundError, OSError, ValueError)
 
 
 @functools.cache
@@ -79,33 +88,54 @@ def download(name: str, file: str, revision: str | None) -> Path:
         FileNotFoundError: the repository has no such file, or it cannot be had.
     """
     # huggingface_hub itself waits and tries again when the hub cannot be reached or says "too many requests"; what it
-    # gives up on at once are server errors in the middle of a download.
+    # gives up on at once are server errors and bodies cut short in the middle of a download.
     waits_s = list(_RETRY_AFTER_S)
     while True:
         try:
             return Path(hf_hub_download(name, file, revision=revision))
-        except (EntryNotFoundError, HFValidationError, HfHubHTTPError) as error:
-            if not waits_s or not _is_transient(error):
-                raise explained(error, name, file) from error
+        except _DOWNLOAD_ERRORS as error:
+            if _is_of_this_machine(error):
+                raise
+            if not waits_s or not (_is_cut_short(error) or (_is_transient(error) and not _hub_tried_again(error))):
+                raise explained(error, name, file, _HUB_RETRIES if _hub_tried_again(error) else MAX_RETRIES) from error
             time.sleep(waits_s.pop(0))
 
 
-def explained(error: Exception, name: str, file: str) -> FileNotFoundError:
-    """Return in one sentence why a file of a repository cannot be had."""
-    if isinstance(error, (LocalEntryNotFoundError, *_CONNECTION_ERRORS)):
+def explained(error: Exception, name: str, file: str, retries: int = MAX_RETRIES) -> FileNotFoundError:
+    """Return in one sentence why a file of a repository cannot be had; the error itself loses queries of addresses.
+
+    Args:
+        error: what was raised.
+        name: the repository's id.
+        file: the file.
+        retries: how often it was tried again, if that may help.
+    """
+    redact(error)
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        return AbsentFileError(f"{name} on the hub has no file {file}")
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
         return UnreachableFileError(
             f"{name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached"
         )
-    if isinstance(error, EntryNotFoundError):
-        return AbsentFileError(f"{name} on the hub has no file {file}")
+    if isinstance(error, TRANSPORT_ERRORS):
+        return UnreachableFileError(
+            f"{name} is no local folder, its {file} is not in the hub's cache, and the hub cannot be reached "
+            f"({reason_of(error)})"
+        )
     if isinstance(error, GatedRepoError) or _status(error) in (401, 403):
         return FileNotFoundError(
             f"the hub does not give out {name} without leave: accept its licence there and log in with `hf auth login`"
         )
     if _is_transient(error):
-        return FileNotFoundError(f"the hub failed to send {file} of {name} after {MAX_RETRIES} retries")
-    reason = str(error).strip().splitlines()[0]
-    return FileNotFoundError(f"{name} is no local folder and cannot be had from the hub: {reason}")
+        return FileNotFoundError(f"the hub failed to send {file} of {name} after {retries} retries")
+    if _is_cut_short(error):
+        return FileNotFoundError(f"{file} of {name} arrived cut short, also after {MAX_RETRIES} retries; try again later")
+    return FileNotFoundError(f"{name} is no local folder and cannot be had from the hub: {reason_of(error)}")
+
+
+def _is_of_this_machine(error: Exception) -> bool:
+    """Whether this machine's disk is at fault, and not the hub: the system has given a number to the error."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def _status(error: Exception) -> int | None:
@@ -116,3 +146,14 @@ def _status(error: Exception) -> int | None:
 def _is_transient(error: Exception) -> bool:
     status = _status(error)
     return status is not None and (status >= 500 or status in (408, 429))
+
+
+def _is_cut_short(error: Exception) -> bool:
+    """Whether a body was shorter than announced: huggingface_hub raises a plain OSError."""
+    return type(error) is OSError and "should be of size" in str(error)
+
+
+def _hub_tried_again(error: Exception) -> bool:
+    """Whether huggingface_hub has itself tried again: what it asks before a download, and where it is told to wait."""
+    response = getattr(error, "response", None)
+    return _status(error) in (408, 429) or (response is not None and response.request.method == "HEAD")

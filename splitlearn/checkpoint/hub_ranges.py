@@ -19,9 +19,13 @@ Sink = Callable[[int, bytes], None]
 # What huggingface_hub's HTTP client raises when a connection fails; which client that is depends on its release.
 _CLIENT = sys.modules[HfHubHTTPError.__mro__[1].__module__.split(".")[0]]
 TRANSPORT_ERRORS: tuple[type[Exception], ...] = (_CLIENT.TransportError,)
+# What these and all other errors of the client are.
+CLIENT_ERROR: type[Exception] = _CLIENT.HTTPError
 
 MAX_RETRIES = 3
 _RETRY_AFTER_S = 1.0
+# A connection that breaks before it has sent so much has failed: a server that sends byte by byte would be asked for ever.
+_PROGRESS_BYTES = 64 * 2**10
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -50,7 +54,8 @@ class RemoteFile:
     def read(self, start: int, end: int, sink: Sink) -> None:
         """Read the bytes from ``start`` up to ``end``, or to the end of the file if that comes first.
 
-        A connection that breaks is taken up where it broke; one that yields nothing is tried three times more.
+        A connection that breaks is taken up where it broke; one that yields next to nothing is tried three times
+        more.
 
         Args:
             start: the first byte.
@@ -70,7 +75,7 @@ class RemoteFile:
                     sink(position, piece)
                     position += len(piece)
             except TRANSPORT_ERRORS:
-                failures = 0 if position > begin else failures + 1
+                failures = 0 if position - begin >= _PROGRESS_BYTES else failures + 1
                 if failures > MAX_RETRIES:
                     raise
                 time.sleep(_RETRY_AFTER_S)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from splitlearn.checkpoint.errors import CheckpointError, UnreachableFileError, name_some
+from splitlearn.json_text import JsonError, read_json, read_json_object
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 # transformers' own order. A single file wins over an index beside it, even one that is newer.
 MAIN_FILES = (SINGLE_FILE, INDEX_FILE, "pytorch_model.bin", "pytorch_model.bin.index.json")
+# What file systems take.
+_MAX_NAME_BYTES = 255
 # Files of torch's distributed checkpoints, which transformers prefers to all others.
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
@@ -76,8 +78,8 @@ def describe_absence(files: Files) -> str:
 def _named_in_configuration(files: Files) -> str | None:
     """Return the file that ``transformers_weights`` in the configuration names, or None if it names none."""
     try:
-        settings = json.loads(files.fetch(CONFIG_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        settings = read_json(files.fetch(CONFIG_FILE))
+    except (FileNotFoundError, JsonError):
         # Only weights are looked for here; the configuration is judged where it is read.
         return None
     named = settings.get("transformers_weights") if isinstance(settings, dict) else None
@@ -96,6 +98,12 @@ def check_inside(file: str, checkpoint: str) -> str:
     Raises:
         CheckpointError: its path leaves the checkpoint's folder.
     """
+    try:
+        is_name = 0 < len(file.encode("utf-8")) <= _MAX_NAME_BYTES and file.isprintable()
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise CheckpointError(f"{checkpoint}: the index names {file[:80]!r}, which is no name of a file")
     relative = PurePosixPath(file)
     if relative.is_absolute() or ".." in relative.parts or "\\" in file:
         raise CheckpointError(f"{checkpoint}: the index names {file!r}, which is outside the checkpoint's folder")
@@ -109,10 +117,11 @@ def parse_index(path: Path) -> dict[str, Any]:
         CheckpointError: the file is not JSON or has no usable ``weight_map``.
     """
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); fetch it again") from error
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        index = read_json_object(path)
+    except JsonError as error:
+        raise CheckpointError(f"{error}; fetch it again") from error
+    weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{path} has no 'weight_map' from tensor names to file names")
-    return {"metadata": index.get("metadata", {}), "weight_map": weight_map}
+    metadata = index.get("metadata")
+    return {"metadata": metadata if isinstance(metadata, dict) else {}, "weight_map": weight_map}

@@ -14,6 +14,7 @@ from omegaconf import MissingMandatoryValue
 
 from splitlearn.cli.signals import raise_errors
 from splitlearn.cut import CutError
+from splitlearn.redaction import redact, without_queries
 
 # What shells report for a program that SIGINT ended.
 _INTERRUPTED = 130
@@ -39,6 +40,7 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             print("interrupted", file=sys.stderr, flush=True)
             raise SystemExit(_INTERRUPTED) from None
         except _USER_ERRORS as error:
+            redact(error)
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -55,4 +57,4 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _sentence(error: Exception) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set; add {error.full_key}=... to the command"
-    return str(error)
+    return without_queries(str(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from splitlearn.files import write_json
+from splitlearn.json_text import read_json_object
 
 PROMPT_FORMAT_FILE = "prompt_format.json"
 
@@ -48,9 +48,7 @@ class PromptFormat:
         if not path.is_file():
             return cls()
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(settings, dict):
-                raise TypeError("it holds no settings")
+            settings = read_json_object(path)
             known = {field.name: settings[field.name] for field in fields(cls) if field.name in settings}
             checked = cls(**known | {"end_token_ids": tuple(int(token) for token in known.get("end_token_ids", ()))})
         except (ValueError, TypeError, KeyError) as error:

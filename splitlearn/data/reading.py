@@ -24,6 +24,7 @@ from splitlearn.data.bad_rows import Column, check_unicode, problem_of
 from splitlearn.data.file_rows import Row, columns_of, kind_of, rows_of
 from splitlearn.data.scratch import new_folder
 from splitlearn.data.sources import EMBEDDED, SAMPLE_BY, Source
+from splitlearn.redaction import reason_of
 
 _ROWS_AT_ONCE = 1000
 
@@ -214,7 +215,7 @@ def _load(source: Source, cache_dir: str | None, streaming: bool) -> Dataset | I
     except (ValueError, DatasetGenerationError) as error:
         raise ValueError(f"{source} holds no rows, or cannot be read: {_innermost(error)}") from error
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"no data set {source}: {str(error).splitlines()[0]}") from error
+        raise FileNotFoundError(f"no data set {source}: {reason_of(error)}") from error
 
 
 def _commit(source: Source) -> str:
@@ -228,7 +229,7 @@ def _commit(source: Source) -> str:
 def _innermost(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return reason_of(error)
 
 
 def _check_columns(layout: Layout, name: str, present: Sequence[str]) -> None:

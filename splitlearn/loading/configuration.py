@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 
-from splitlearn.checkpoint import CheckpointError, CheckpointSource
+from splitlearn.checkpoint import CONFIG_FILE, CheckpointError, CheckpointSource, read_config_file
 from splitlearn.loading.dtypes import check_dtype_words
 from splitlearn.model import UnsupportedModelError
 from splitlearn.naming import named
+from splitlearn.redaction import reason_of
 
 
 def read_config(model_name_or_path: str | Path, model_type: str | None = None, revision: str | None = None) -> PreTrainedConfig:
@@ -53,11 +53,10 @@ def read_config_of(source: CheckpointSource, model_type: str | None = None) -> P
     except CheckpointError:
         raise
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"no model configuration for {source.name}: {reason}") from error
-    except (ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise UnsupportedModelError(f"the configuration of {source.name} cannot be used: {reason}") from error
+        raise FileNotFoundError(f"no model configuration for {source.name}: {reason_of(error)}") from error
+    except Exception as error:
+        # A configuration's class computes with what it is given, and raises what it likes.
+        raise UnsupportedModelError(f"{CONFIG_FILE} of {source.name} cannot be used: {reason_of(error)}") from error
     refuse_quantized(config, source.name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(f"{source.name} is a {config.model_type} model, of which transformers has no causal LM")
@@ -89,10 +88,12 @@ def read_generation_config(source: CheckpointSource) -> GenerationConfig | None:
 
 
 def _parse_generation_config(path: Path, how: Mapping[str, Any]) -> GenerationConfig:
+    # What is no JSON, or too much of it, is refused before transformers reads it.
+    read_config_file(path)
     try:
         return GenerationConfig.from_pretrained(path.parent, config_file_name=path.name, **how)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be used ({' '.join(str(error).split())}); mend or delete it") from error
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be used ({reason_of(error)}); mend or delete it") from error
 
 
 def refuse_quantized(config: PreTrainedConfig, checkpoint: str) -> None:
@@ -108,7 +109,7 @@ def refuse_quantized(config: PreTrainedConfig, checkpoint: str) -> None:
     for each in (config, config.get_text_config(decoder=True)):
         settings = getattr(each, "quantization_config", None)
         if settings:
-            values = settings if isinstance(settings, dict) else settings.to_dict()
+            values = settings if isinstance(settings, dict) else getattr(settings, "to_dict", dict)()
             method = values.get("quant_method") or ("bitsandbytes" if any("bit" in name for name in values) else "not named")
             raise CheckpointError(
                 f"{checkpoint} is quantized already (quantization_config in config.json: {getattr(method, 'value', method)}), "

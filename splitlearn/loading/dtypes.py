@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 from transformers.models.auto.auto_factory import _get_model_class
 
-from splitlearn.checkpoint import CONFIG_FILE, CheckpointError, CheckpointSource
+from splitlearn.checkpoint import CONFIG_FILE, CheckpointError, CheckpointSource, read_config_file
 from splitlearn.naming import named
 
 # A model is built in one of these; float8 and the like are for storage alone.
@@ -25,16 +24,10 @@ def check_dtype_words(source: CheckpointSource) -> None:
         source: the checkpoint.
 
     Raises:
-        CheckpointError: it does, or a model within it does.
+        CheckpointError: it does, or a model within it does, or it is damaged or asks for what no model is made of.
         FileNotFoundError: there is no configuration.
     """
-    try:
-        settings = json.loads(source.fetch(CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError:
-        # transformers says so in its own words.
-        return
-    if not isinstance(settings, dict):
-        return
+    settings = read_config_file(source.fetch(CONFIG_FILE))
     inner = {name: value for name, value in settings.items() if name.endswith("config") and isinstance(value, dict)}
     for path, each in (("", settings), *((f"{name}.", value) for name, value in inner.items())):
         key, word = _dtype_entry(each)

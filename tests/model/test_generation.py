@@ -110,7 +110,7 @@ def test_the_checkpoints_own_generation_settings_hold_and_travel_with_saved_part
 def test_generation_settings_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text("{broken")
-    with pytest.raises(CheckpointError, match=r"generation_config\.json cannot be used"):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json (cannot be used|is not JSON)"):
         ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
 
 
