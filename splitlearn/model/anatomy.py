@@ -1,17 +1,14 @@
-"""What a transformers causal LM is made of: its decoder layers, and what runs before and after them.
+"""Where the decoder layers of a transformers causal LM are, and which modules run before and after them.
 
-Nothing here knows an architecture. The layers are the module list as long as the configuration says; what runs before them
-is found by calling the model once with stand-ins for its modules and stopping at the first layer.
+Nothing here knows an architecture. The layers are the module list as long as the configuration says. The modules that run
+before them are found by calling the model once with stand-ins for its modules and stopping at the first layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
-import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -24,11 +21,12 @@ from splitlearn.model.refusals import (
     refuse_what_no_inspection_shows,
     refuse_without_embeds,
 )
+from splitlearn.model.trial_call import run_to_layers
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where the layers of a causal LM are and what stands around them.
+    """Where the layers of a causal LM are and which modules stand around them.
 
     The way to the layers leads from the causal LM over its base model to the layer list; every module beside that way runs
     before the first layer or after the last. Paths are dotted and relative to the causal LM.
@@ -51,31 +49,51 @@ class Anatomy:
         return tuple(path for path in self.after_layers if path.startswith(f"{self.base_name}."))
 
     def base(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return the base model of ``model``."""
+        """Return the base model: the causal LM without its head.
+
+        Args:
+            model: the causal LM, or a part of it.
+        """
         return getattr(model, self.base_name)
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
-        """Return the layer list of ``model``."""
+        """Return the list of decoder layers.
+
+        Args:
+            model: the causal LM, or a part of it.
+
+        Raises:
+            TypeError: the module at `layers_path` is no list.
+        """
         layers = model.get_submodule(self.layers_path)
         if not isinstance(layers, nn.ModuleList):
             raise TypeError(f"{self.layers_path} is not a module list")
         return layers
 
     def replace(self, model: PreTrainedModel, path: str, module: nn.Module | None) -> None:
-        """Put ``module`` at ``path`` of ``model``."""
+        """Replace a module of a causal LM.
+
+        Args:
+            model: the causal LM; it is changed in place.
+            path: dotted path of the module to replace.
+            module: the new module; None leaves the place empty.
+        """
         owner, _, name = path.rpartition(".")
         setattr(model.get_submodule(owner), name, module)
 
 
-# What configurations call the number of decoder layers, the most specific name first: encoder-decoders have two numbers.
+# Names by which configurations give the number of decoder layers, the most specific first: encoder-decoders have two numbers.
 _LAYER_COUNTS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
 
 
 def count_layers(config: PreTrainedConfig) -> int:
     """Return how many decoder layers a causal LM of this configuration has.
 
+    Args:
+        config: the configuration of the unsplit model, or of a model that contains it.
+
     Raises:
-        UnsupportedModelError: the configuration does not say.
+        UnsupportedModelError: the configuration does not give a number of layers.
     """
     text = config.get_text_config(decoder=True)
     counts = [getattr(text, name) for name in _LAYER_COUNTS if isinstance(getattr(text, name, None), int)]
@@ -86,18 +104,18 @@ def count_layers(config: PreTrainedConfig) -> int:
 
 def _find_layers(model: PreTrainedModel) -> str:
     num_layers = count_layers(model.config)
-    found = [
+    candidates = [
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == num_layers and "." in path
     ]
-    if not found:
+    if not candidates:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no module list of {num_layers} decoder layers, so it cannot be cut"
         )
     # The outermost list is the decoder's; lists inside a layer (experts, say) lie deeper.
-    outermost = min(path.count(".") for path in found)
-    lists = [path for path in found if path.count(".") == outermost]
+    outermost = min(path.count(".") for path in candidates)
+    lists = [path for path in candidates if path.count(".") == outermost]
     if len(lists) > 1:
         raise UnsupportedModelError(
             f"{type(model).__name__} spreads its layers over several lists ({', '.join(lists)}), so it cannot be cut"
@@ -114,131 +132,19 @@ def _beside_the_way(model: PreTrainedModel, layers_path: str) -> dict[str, nn.Mo
         for name, child in model.get_submodule(owner).named_children():
             if name != step:
                 path = f"{owner}.{name}" if owner else name
-                # A list is never called itself, its members are.
+                # A module list has no forward of its own: its members are called, so they get the stand-ins.
                 members = child.named_children() if isinstance(child, (nn.ModuleList, nn.ModuleDict)) else ()
                 beside |= {f"{path}.{member}": module for member, module in members} or {path: child}
     return beside
 
 
-class _LayersReachedError(Exception):
-    """Ends the trial call at the first decoder layer; carries the arguments it was called with."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        super().__init__()
-        self.arguments = arguments
-
-
-def owns_something(module: nn.Module) -> bool:
-    """Whether a module holds weights or randomness, so that only one part may run it."""
-    is_random = any(isinstance(each, nn.Dropout) for each in module.modules())
-    return is_random or any(True for _ in module.parameters())
-
-
 def embedding_width(model: PreTrainedModel) -> int:
-    """Return how many numbers the embedding of one token has, as it enters the first decoder layer."""
+    """Return how many numbers the embedding of one token has, as it enters the first decoder layer.
+
+    Args:
+        model: a causal LM that has its embedding.
+    """
     return cast(int, model.get_input_embeddings().embedding_dim)
-
-
-def _stand_in_forward(module: nn.Module, hidden_size: int) -> Callable[..., torch.Tensor]:
-    width = getattr(module, "embedding_dim", getattr(module, "out_features", None))
-    # Gradients tell afterwards what was computed from which stand-in: only what a part owns is followed.
-    is_followed = owns_something(module)
-
-    def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
-        tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
-        floats = [each for each in tensors if each.is_floating_point() and each.ndim >= 3]
-        if floats:
-            like = floats[0] if width is None else floats[0].new_zeros(*floats[0].shape[:-1], width)
-        else:
-            like = torch.zeros(*(tensors[0].shape if tensors else (2, 3)), width or hidden_size)
-        # A copy, for the model may write into it.
-        return like.detach().requires_grad_(is_followed).clone()
-
-    return forward
-
-
-@contextmanager
-def _forwards_replaced(replacements: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    try:
-        for module, forward in replacements.items():
-            module.forward = forward
-        yield
-    finally:
-        for module in replacements:
-            del module.forward
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Keep a model from leaving out layers at random."""
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in was_training.items():
-            module.training = training
-
-
-@contextmanager
-def _own_tensors_replaced(modules: list[nn.Module]) -> Iterator[None]:
-    """Put ones on the CPU for the tensors, on the meta device, that ``modules`` themselves own."""
-    stores: list[dict[str, Any]] = [store for module in modules for store in (module._buffers, module._parameters)]
-    saved = [dict(store) for store in stores]
-    try:
-        for store in stores:
-            for name, tensor in store.items():
-                if tensor is not None:
-                    ones = torch.ones(tensor.shape, dtype=tensor.dtype, device="cpu")
-                    is_trained = isinstance(tensor, nn.Parameter)
-                    store[name] = nn.Parameter(ones, requires_grad=ones.is_floating_point()) if is_trained else ones
-        yield
-    finally:
-        for store, tensors in zip(stores, saved, strict=True):
-            store.update(tensors)
-
-
-def _run_to_layers(model: PreTrainedModel, base_name: str, layers_path: str) -> tuple[set[str], dict[str, Any]]:
-    """Call the base model with stand-ins; return what ran before its layers and what the first layer was given."""
-    hidden_size = embedding_width(model)
-    layers = cast(nn.ModuleList, model.get_submodule(layers_path))
-    ran: set[str] = set()
-
-    def recorded(path: str, module: nn.Module) -> Callable[..., torch.Tensor]:
-        forward = _stand_in_forward(module, hidden_size)
-
-        def record(*args: Any, **kwargs: Any) -> torch.Tensor:
-            ran.add(path)
-            return forward(*args, **kwargs)
-
-        return record
-
-    def reached(*args: Any, **kwargs: Any) -> None:
-        raise _LayersReachedError({f"argument {index}": value for index, value in enumerate(args)} | kwargs)
-
-    beside = _beside_the_way(model, layers_path)
-    replacements: dict[nn.Module, Callable[..., Any]] = {module: recorded(path, module) for path, module in beside.items()}
-    steps = layers_path.split(".")
-    way = [model.get_submodule(".".join(steps[:depth])) for depth in range(len(steps))]
-    # Two rows, so that a stand-in's output can be unpacked like the (cos, sin) pair of a rotary embedding.
-    ids = torch.ones(2, 3, dtype=torch.long, device="cpu")
-    with (
-        _evaluating(model),
-        _forwards_replaced(replacements | dict.fromkeys(layers, reached)),
-        _own_tensors_replaced(way),
-        torch.enable_grad(),
-        torch.device("cpu"),
-    ):
-        try:
-            getattr(model, base_name)(input_ids=ids, use_cache=False)
-        except _LayersReachedError as end:
-            return ran, end.arguments
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UnsupportedModelError(
-                f"{type(model).__name__} does more before its layers than could be followed ({reason}), so it cannot be cut"
-            ) from error
-    raise UnsupportedModelError(f"{type(model).__name__} was called without reaching its decoder layers, so it cannot be cut")
 
 
 def examine(model: PreTrainedModel) -> Anatomy:
@@ -263,9 +169,9 @@ def examine(model: PreTrainedModel) -> Anatomy:
     refuse_loose_parameters(model, layers_path)
     base_name = layers_path.split(".")[0]
     refuse_without_embeds(model, base_name)
-    ran, arguments = _run_to_layers(model, base_name, layers_path)
-    refuse_second_stream(model, arguments)
     beside = _beside_the_way(model, layers_path)
+    ran, arguments = run_to_layers(model, layers_path, beside, embedding_width(model))
+    refuse_second_stream(model, arguments)
     return Anatomy(
         base_name=base_name,
         layers_path=layers_path,

@@ -21,12 +21,20 @@ from splitlearn.model.anatomy import Anatomy, count_layers, examine
 from splitlearn.model.recorded_outputs import refuse_choice_of_layers
 from splitlearn.model.refusals import UnsupportedModelError
 
-# Of a configuration, what says nothing of the model itself.
+# Keys of a configuration that are ignored when two models are compared: transformers notes them beside the model.
 _NOTES = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 def plan_cut(config: PreTrainedConfig, split_point_1: int, split_point_2: int) -> SplitPlan:
     """Check two split points against a model's configuration.
+
+    Args:
+        config: the unsplit model's configuration.
+        split_point_1: first layer of the trunk.
+        split_point_2: first layer of the top.
+
+    Returns:
+        The cut.
 
     Raises:
         CutError: they do not cut this model.
@@ -84,6 +92,9 @@ class Blueprint:
     def check(self, plan: SplitPlan) -> None:
         """Refuse a cut that leaves nothing for smashed data to enter, and a configuration that asks for chosen layers' outputs.
 
+        Args:
+            plan: the cut.
+
         Raises:
             CutError: the top has no layer, and the head follows the last layer directly.
             ValueError: the configuration asks for hidden states or attentions of chosen layers.
@@ -98,11 +109,15 @@ class Blueprint:
     @property
     def tensor_names(self) -> set[str]:
         """The names of the unsplit model's parameters and of all its buffers."""
-        named = (self.meta_model.named_parameters(remove_duplicate=False), self.meta_model.named_buffers())
-        return {name for each in named for name, _ in each}
+        parameters = self.meta_model.named_parameters(remove_duplicate=False)
+        return {name for name, _ in parameters} | {name for name, _ in self.meta_model.named_buffers()}
 
     def aliases(self, name: str) -> list[str]:
-        """Return the other names of the parameter ``name``, which the model ties to it."""
+        """Return the other names of a parameter that the model ties to others.
+
+        Args:
+            name: one of its names in the unsplit model.
+        """
         owner = self.ties.get(name, name)
         return [alias for alias in (owner, *(tied for tied, other in self.ties.items() if other == owner)) if alias != name]
 
@@ -111,13 +126,22 @@ class Blueprint:
         return f"{self.anatomy.layers_path}."
 
     def layer_of(self, name: str) -> int | None:
-        """Return the decoder layer of one of the model's own tensors, or None outside the layers."""
+        """Return the number of the decoder layer that holds a tensor, or None outside the layers.
+
+        Args:
+            name: the tensor's name in the unsplit model.
+        """
         if not name.startswith(self._layer_prefix):
             return None
         return int(name[len(self._layer_prefix) :].split(".", 1)[0])
 
     def belongs_to(self, name: str, part: PartSpec) -> bool:
-        """Whether the tensor ``name`` of the unsplit model is held by ``part``."""
+        """Whether a part holds a tensor.
+
+        Args:
+            name: the tensor's name in the unsplit model.
+            part: the part.
+        """
         layer = self.layer_of(name)
         if layer is not None:
             return part.start <= layer < part.end
@@ -125,11 +149,21 @@ class Blueprint:
         return part.has_head if is_after else part.has_embedding
 
     def local_name(self, name: str, part: PartSpec) -> str:
-        """Return the name inside ``part`` of the unsplit model's tensor ``name``: layers are numbered from the part's first."""
+        """Return a tensor's name inside a part, where layers are numbered from the part's first.
+
+        Args:
+            name: the tensor's name in the unsplit model.
+            part: a part that holds it.
+        """
         return self._renumbered(name, -part.start)
 
     def global_name(self, name: str, part: PartSpec) -> str:
-        """Return the name in the unsplit model of the tensor ``name`` of ``part``."""
+        """Return a tensor's name in the unsplit model.
+
+        Args:
+            name: the tensor's name inside the part.
+            part: the part.
+        """
         return self._renumbered(name, part.start)
 
     def _renumbered(self, name: str, offset: int) -> str:
@@ -141,7 +175,12 @@ class Blueprint:
 
 
 def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
-    """Return how two blueprints differ, one phrase for each difference; empty if parts of both can make one model."""
+    """Return how two blueprints differ, one phrase for each difference; empty if parts of both can make one model.
+
+    Args:
+        one: the first blueprint, named first in the phrases.
+        other: the second.
+    """
     differences = []
     is_one_checkpoint = one.origin is not None and one.origin == other.origin
     if one.origin is not None and other.origin is not None and not is_one_checkpoint:
@@ -151,15 +190,20 @@ def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
         differences.append(f"their dtypes are {_short(one.dtype)} and {_short(other.dtype)}")
     configs = [one.config, other.config]
     if is_one_checkpoint:
-        # A part without either end of a tie does not look whether the checkpoint contradicts it.
+        # Loading a part that holds neither end of a tie does not compare the stored ends, so its configuration may still say
+        # tied where another part's says untied.
         configs = [untie(config) for config in configs]
     return differences + compare_configs(configs[0].to_dict(), configs[1].to_dict())
 
 
 def compare_ties(one: Blueprint, other: Blueprint) -> list[str]:
-    """Return which tensors are tied in one blueprint and parameters of their own in the other, one phrase for each.
+    """Return which tensors are tied in one blueprint and separate in the other, one phrase for each.
 
-    A tie that loading left unsettled is none of them: it is compared once both ends are there.
+    Ties that loading left unsettled are skipped: they are compared once both ends are there.
+
+    Args:
+        one: the first blueprint.
+        other: the second.
     """
     settled = [blueprint.ties.keys() - blueprint.unsettled_ties for blueprint in (one, other)]
     differing = (settled[0] - other.ties.keys()) | (settled[1] - one.ties.keys())
@@ -167,7 +211,11 @@ def compare_ties(one: Blueprint, other: Blueprint) -> list[str]:
 
 
 def untie(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return a copy of a configuration that ties no head to an embedding."""
+    """Return a copy of a configuration that ties no head to an embedding.
+
+    Args:
+        config: the configuration; it is left as it is.
+    """
     untied = copy.deepcopy(config)
     untied.get_text_config(decoder=True).tie_word_embeddings = False
     untied.tie_word_embeddings = False
@@ -175,14 +223,18 @@ def untie(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def compare_configs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return how two configurations, as plain values, describe different models, one phrase for each difference."""
-    # What transformers notes down beside the model says nothing of it.
+    """Return how two configurations describe different models, one phrase for each difference.
+
+    Args:
+        one: a configuration as plain values, from ``to_dict``.
+        other: the other.
+    """
     names = sorted((one.keys() | other.keys()) - set(_NOTES))
     return [f"{name} is {one.get(name)} and {other.get(name)}" for name in names if _differ(one.get(name), other.get(name))]
 
 
 def _differ(one: Any, other: Any) -> bool:
-    # A NaN equals nothing, itself included, but is written alike.
+    # NaN is unequal to itself, so values with equal text count as equal.
     return bool(one != other) and repr(one) != repr(other)
 
 
@@ -204,6 +256,9 @@ def draw_blueprint(
         generation_config: how the checkpoint's authors generate with it.
         origin: the checkpoint it describes.
 
+    Returns:
+        The structure, with the names and shapes of all tensors.
+
     Raises:
         UnsupportedModelError: transformers cannot build the model, or it has no layers that can be cut.
     """
@@ -211,7 +266,7 @@ def draw_blueprint(
         with torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except Exception as error:
-        # Whatever a model's class raises, it says that transformers has no such model.
+        # Model classes raise all kinds of exceptions for a configuration that they cannot build.
         reason = " ".join(str(error).split())
         raise UnsupportedModelError(
             f"transformers cannot build a causal LM from this {config.model_type} configuration: {reason}"

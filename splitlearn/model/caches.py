@@ -16,9 +16,10 @@ from splitlearn.cut import PartSpec
 
 
 class PartCache(Cache):
-    """What a part's cache knows beyond its layers: how many tokens it holds.
+    """A part's cache, which counts its tokens itself.
 
-    A cache asks its attention layers for that, but a part may consist of layers that keep no count, such as linear attention.
+    transformers' caches ask an attention layer for the count, but a part may consist of layers that keep none, such as linear
+    attention.
 
     Attributes:
         num_cached_tokens: tokens seen in earlier calls.
@@ -27,14 +28,23 @@ class PartCache(Cache):
     num_cached_tokens: int
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return how many tokens the layer has cached."""
+        """Return how many tokens are cached.
+
+        Args:
+            layer_idx: the layer to ask, numbered from the part's first.
+        """
         try:
             return super().get_seq_length(layer_idx) if self.layers else self.num_cached_tokens
         except ValueError:
             return self.num_cached_tokens
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Return for how many keys, from which on, a mask for ``query_length`` new tokens is needed."""
+        """Return how many keys a mask must cover, and the position of the first.
+
+        Args:
+            query_length: number of new tokens.
+            layer_idx: the layer to ask, numbered from the part's first.
+        """
         try:
             if self.layers:
                 return super().get_mask_sizes(query_length, layer_idx)
@@ -43,7 +53,15 @@ class PartCache(Cache):
         return self.num_cached_tokens + query_length, 0
 
     def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
-        """Return whether a linear-attention layer has seen tokens; without any in the part, whether the part has."""
+        """Whether a linear-attention layer has seen tokens; in a part without any, whether the part has.
+
+        Args:
+            layer_idx: the layer to ask, numbered from the part's first; None asks for the first of its kind.
+            state_idx: which of the layer's states; None asks for the first.
+
+        Raises:
+            ValueError: layer ``layer_idx`` keeps no such state.
+        """
         try:
             return bool(super().has_previous_state(layer_idx, state_idx))
         except ValueError:
@@ -58,12 +76,16 @@ def _part_class(whole_class: Any) -> Any:
 
 
 def make_cache(config: PreTrainedConfig) -> DynamicCache:
-    """Return an empty cache for an unsplit model of this configuration."""
+    """Return an empty cache with an entry for each layer.
+
+    Args:
+        config: the unsplit model's configuration.
+    """
     return DynamicCache(config=config.get_text_config(decoder=True))
 
 
 def cache_of_part(whole: Cache, part: PartSpec, num_cached_tokens: int) -> PartCache:
-    """Return the slice of a whole model's cache that belongs to one part; what the part adds is in both.
+    """Return the slice of a whole model's cache that belongs to one part; both share the entries, so both see new tokens.
 
     Args:
         whole: a cache with an entry for every layer of the unsplit model.
@@ -87,7 +109,11 @@ def cache_of_part(whole: Cache, part: PartSpec, num_cached_tokens: int) -> PartC
 
 
 def count_cached_tokens(whole: Cache) -> int:
-    """Return how many tokens a cache holds; 0 for one whose layers do not count, which nobody asks for a length then."""
+    """Return how many tokens a cache holds; 0 for one whose layers keep no count.
+
+    Args:
+        whole: a cache with an entry for every layer of the unsplit model.
+    """
     try:
         return int(whole.get_seq_length())
     except ValueError:

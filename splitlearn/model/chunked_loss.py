@@ -12,27 +12,27 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from splitlearn.model.split_model import SplitModel
 
-# Older versions of torch do without.
+# None in versions of torch that lack it; `chunked_loss` computes chunks itself then.
 _linear_cross_entropy = getattr(nn.functional, "linear_cross_entropy", None)
 
 
 def has_linear_head(top: SplitModel, smashed_BTD: torch.Tensor) -> bool:
     """Whether the top's logits are its linear output embedding of what its base model returns, and its loss the usual one.
 
-    What a model does besides, such as capping or scaling its logits, is found by running it; a few tokens suffice.
+    Capping, scaling and other extra steps are found by running the top and comparing; a few tokens suffice.
 
     Args:
         top: the top, in evaluation mode.
-        smashed_BTD: smashed data for it.
+        smashed_BTD: smashed data for it, shape (B, T, D).
     """
     head = top.model.get_output_embeddings()
     if type(head) is not nn.Linear or top.model.loss_function is not ForCausalLMLoss:
         return False
     if torch.is_autocast_enabled(top.device.type):
-        # The chunks are computed in the dtype of the weights.
+        # Chunks are computed in the dtype of the weights, but under autocast the head would compute in another one.
         return False
     with torch.no_grad():
-        # What the layers below returned is not looked at.
+        # An empty `below` lets the top run alone although it may be asked for router logits of all layers.
         logits_BTV = top(smashed_BTD, below={}).output.logits
         hidden_BTD = top(smashed_BTD, below={}, skips_head=True).output[0]
         return hidden_BTD.dtype == head.weight.dtype and torch.equal(logits_BTV, head(hidden_BTD))
@@ -45,10 +45,10 @@ def chunked_loss(
 
     Args:
         head: the output embedding.
-        hidden_BTD: what it is given, shape (B, T, D).
+        hidden_BTD: the input of the head, shape (B, T, D).
         labels_BT: the token ids, -100 where a token is not supervised, shape (B, T).
-        num_tokens: what to divide by.
-        chunk_tokens: for how many positions logits are in memory at a time.
+        num_tokens: the divisor, usually the supervised tokens of the whole batch.
+        chunk_tokens: number of positions whose logits are in memory at a time.
 
     Returns:
         A scalar on the head's device. It has no second derivatives.
@@ -62,7 +62,8 @@ def chunked_loss(
             hidden_ND, head.weight, targets_N, linear_bias=head.bias, reduction="sum", options=options
         )
         return loss / num_tokens
-    # There each token's loss would be rounded to the few digits of the weights. transformers makes logits float32 first.
+    # In bfloat16 the fused kernel rounds each token's loss, so compute logits in float32, as transformers does. Checkpointing
+    # recomputes a chunk's logits in the backward pass instead of keeping them.
     losses = [
         checkpoint(_loss_of_chunk, head, hidden, targets, use_reentrant=False)
         for hidden, targets in zip(hidden_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)

@@ -34,11 +34,11 @@ class ComposedCausalLM(nn.Module):
         bottom: embeddings and first layers.
         trunk: middle layers.
         top: last layers, final norm and head.
-        routes: which way data pass the two cuts; `U_SHAPED` unless said otherwise.
+        routes: which way data pass the two cuts.
 
     Attributes:
         meter: counts the bytes that cross the cuts.
-        boundaries: what stands at cut 1 and cut 2; everything that goes from part to part passes them.
+        boundaries: the boundaries at cut 1 and cut 2; all data that go from part to part pass them.
 
     Raises:
         ValueError: the parts are not bottom, trunk and top of one cut, or are of different models, commits or dtypes.
@@ -48,15 +48,15 @@ class ComposedCausalLM(nn.Module):
         self, bottom: SplitModel, trunk: SplitModel, top: SplitModel, *, routes: tuple[Route, Route] = U_SHAPED
     ) -> None:
         super().__init__()
-        found = [(part.spec.name, part.spec.start, part.spec.end, part.spec.num_layers) for part in (bottom, trunk, top)]
+        given = [(part.spec.name, part.spec.start, part.spec.end, part.spec.num_layers) for part in (bottom, trunk, top)]
         num_layers = bottom.spec.num_layers
         cuts = bottom.spec.end, trunk.spec.end
-        wanted = [("bottom", 0, cuts[0], num_layers), ("trunk", *cuts, num_layers), ("top", cuts[1], num_layers, num_layers)]
-        if found != wanted:
-            raise ValueError(f"these are not bottom, trunk and top of one cut: {found} (name, start, end, layers)")
+        one_cut = [("bottom", 0, cuts[0], num_layers), ("trunk", *cuts, num_layers), ("top", cuts[1], num_layers, num_layers)]
+        if given != one_cut:
+            raise ValueError(f"these are not bottom, trunk and top of one cut: {given} (name, start, end, layers)")
         for part in (trunk, top):
             differences = compare_blueprints(bottom.blueprint, part.blueprint)
-            # A trunk holds no end of a tie to the head.
+            # A trunk holds no end of a tie, so its blueprint's ties are not compared.
             differences += compare_ties(bottom.blueprint, part.blueprint) if part is top else []
             if differences:
                 raise ValueError(f"bottom and {part.spec.name} are not of one model: {'; '.join(differences)}")
@@ -93,12 +93,12 @@ class ComposedCausalLM(nn.Module):
                 transformers model takes as its mask.
             position_ids: positions of the tokens, shape (B, T).
             past_key_values: a cache with an entry for each layer, from `make_cache`; it is filled in place.
-            kind: what the call is for; None takes training where gradients are recorded in training mode, else evaluation.
+            kind: purpose of the call; None takes training where gradients are recorded in training mode, else evaluation.
             **kwargs: further arguments of the transformers model, for example ``labels``. ``use_cache=True`` without a cache
                 makes one, which the output then holds.
 
         Returns:
-            What the unsplit model returns, with ``.logits`` of shape (B, T, V) on the top's device.
+            The unsplit model's output, with ``.logits`` of shape (B, T, V) on the top's device.
 
         Raises:
             ValueError: the cache does not have an entry for each layer or is not to be used, or there are no token ids.
@@ -125,7 +125,7 @@ class ComposedCausalLM(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Put all modules in evaluation mode, and back afterwards, each into the mode that it was in."""
+        """Put all modules in evaluation mode, and each back into its own mode afterwards."""
         was_training = {module: module.training for module in self.modules()}
         self.eval()
         try:
@@ -148,17 +148,17 @@ class ComposedCausalLM(nn.Module):
         """Run some of the parts, or all, over the boundaries between them.
 
         Args:
-            inputs: token ids (B, T) for the bottom; otherwise where an earlier run stopped, or a parcel. A part above the
+            inputs: token ids (B, T) for the bottom; otherwise the `Handover` of an earlier run, or a parcel. A part above the
                 bottom is reached over the boundary below it.
-            start: which part is first: 0 is bottom, 1 trunk, 2 top.
-            stop: which part is no longer run.
-            kind: what the call is for; None takes training where gradients are recorded in training mode, else evaluation.
+            start: number of the first part to run: 0 is bottom, 1 trunk, 2 top.
+            stop: one past the number of the last.
+            kind: purpose of the call; None takes training where gradients are recorded in training mode, else evaluation.
             caches: the key-value cache of each of the three parts.
             labels_BT: labels of shape (B, T) that the holder of the top must be sent, which are counted where they cross.
             **arguments: as for `forward`; a `Parcel` brings its own mask and positions.
 
         Returns:
-            `Finished` with what the top returned as its ``output``, or a `Handover` if the run stops below the top.
+            `Finished` with the top's ``output``, or a `Handover` if the run stops below the top.
 
         Raises:
             ValueError: the parts cannot take ``inputs``, or per-layer outputs are wanted that a parcel alone does not bring.
@@ -170,7 +170,10 @@ class ComposedCausalLM(nn.Module):
         return Run(self.parts, self.boundaries, kind, caches, labels_BT)(inputs, start, stop, arguments)
 
     def _recorded_outputs(self) -> dict[str, bool]:
-        """Return what the model's configuration asks every layer to return; a part's base model is not asked by its head."""
+        """Return the per-layer outputs that the model's configuration asks for.
+
+        In the unsplit model the head passes the request on to the base model, but bottom and trunk run without a head.
+        """
         config = self.top.model.config.get_text_config(decoder=True)
         return {"output_router_logits": True} if getattr(config, "output_router_logits", False) else {}
 
@@ -184,11 +187,11 @@ class ComposedCausalLM(nn.Module):
                 ``streamer``.
 
         Returns:
-            What transformers returns: token ids of shape (B, T + new tokens), or an object with more if asked for.
+            Token ids of shape (B, T + new tokens), or transformers' object with more if asked for.
 
         Raises:
-            ValueError: transformers refuses an argument, the architecture keeps a cache that parts cannot share, or what is
-                wanted needs the unsplit model.
+            ValueError: transformers refuses an argument, the architecture keeps a cache that parts cannot share, or the way of
+                generating needs the unsplit model.
         """
         blueprint = self.bottom.blueprint
         generator = make_generator(blueprint.meta_model, partial(self.forward, kind=CallKind.GENERATE), self.parts)

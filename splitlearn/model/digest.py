@@ -16,27 +16,31 @@ def part_digest(part: SplitModel, quantized: frozenset[str] = frozenset()) -> st
 
     Args:
         part: the part, before adapters or training change it.
-        quantized: names in the unsplit model of parameters that do not count, since a run had them in few bits.
+        quantized: names in the unsplit model of parameters to leave out, because a run held them quantized.
     """
-    named = ((part.blueprint.global_name(name, part.spec), each) for name, each in part.model.named_parameters())
-    return digest(((name, each) for name, each in named if name not in quantized), with_quantized=False)
+    named = ((part.blueprint.global_name(name, part.spec), tensor) for name, tensor in part.model.named_parameters())
+    return digest(((name, tensor) for name, tensor in named if name not in quantized), with_quantized=False)
 
 
 def digest(tensors: Iterable[tuple[str, torch.Tensor]], with_quantized: bool = True) -> str:
     """Return a digest of the names and values of tensors, at the speed at which memory is read.
 
-    It tells weights apart that differ by chance or training; it is no protection against somebody who forges them.
+    The hash is not cryptographic: it detects accidental differences and training, not forgery.
 
     Args:
         tensors: names and tensors.
-        with_quantized: whether quantized ones count. The same weights are stored in other ways on other devices.
+        with_quantized: whether quantized ones count. Quantizers store the same weights differently on different devices.
+
+    Returns:
+        32 hexadecimal digits.
     """
-    found = xxhash.xxh3_128()
+    checksum = xxhash.xxh3_128()
     for name, tensor in tensors:
         if is_quantized(tensor) and not with_quantized:
             continue
-        found.update(name.encode())
-        for each in raw_tensors(tensor):
-            found.update(f"{each.dtype} {tuple(each.shape)}".encode())
-            found.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        checksum.update(name.encode())
+        for raw in raw_tensors(tensor):
+            checksum.update(f"{raw.dtype} {tuple(raw.shape)}".encode())
+            # numpy has no bfloat16, so hash the bytes.
+            checksum.update(raw.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return checksum.hexdigest()

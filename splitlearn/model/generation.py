@@ -15,16 +15,16 @@ from transformers import PreTrainedModel
 
 
 def make_generator(meta_model: PreTrainedModel, forward: Callable[..., Any], parts: tuple[Any, ...]) -> Any:
-    """Return an object with the methods of the unsplit model that calls the parts and holds no weights.
+    """Return an object that has the unsplit model's methods, holds no weights, and calls the parts as its forward.
 
     Args:
         meta_model: the unsplit model on the meta device.
-        forward: takes and returns what the unsplit model does.
+        forward: has the unsplit model's arguments and output.
         parts: bottom, trunk and top.
     """
     whole_class: Any = type(meta_model)
 
-    # Its signature is that of the unsplit model: transformers checks the arguments of generate against it.
+    # wraps keeps the unsplit model's signature: transformers checks the arguments of generate against it.
     @functools.wraps(whole_class.forward)
     def run_parts(self: Any, *args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
@@ -54,16 +54,17 @@ def refuse_what_parts_cannot(generator: Any, args: Sequence[Any], kwargs: Mappin
 
     Args:
         generator: from `make_generator`, with the settings of the checkpoint's authors.
-        args: what ``generate`` was given after the prompts.
-        kwargs: what it was given by name.
+        args: positional arguments of ``generate`` after the prompts.
+        kwargs: its keyword arguments.
 
     Raises:
-        ValueError: one is wanted.
+        ValueError: the arguments or the generation config ask for embeddings as input, drafting with the first layers, or a
+            cache that cannot be divided.
     """
     given = kwargs.get("generation_config", args[0] if args else None)
 
     def setting(name: str) -> Any:
-        """Return a setting as transformers settles it: by name, else as given, else the authors'."""
+        """Return a setting by transformers' precedence: keyword, then the call's config, then the authors' config."""
         values = [kwargs.get(name, getattr(given, name, None)), getattr(generator.generation_config, name, None)]
         return next((value for value in values if value is not None), None)
 

@@ -1,7 +1,7 @@
 """Parameters of some of a model's parts under the unsplit model's names.
 
-These names are the same whatever the cut and whoever holds a part. Layers have the unsplit model's numbers; what an adapter
-adds keeps PEFT's path below its layer.
+The names depend neither on the cut nor on who holds a part. Layers have the unsplit model's numbers; tensors of an adapter keep
+PEFT's path below its layer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def trained_parameters(parts: Iterable[SplitModel]) -> dict[str, nn.Parameter]:
     """
     chosen = list(parts)
     named = named_parameters(chosen)
-    return {name: named.get(name, each) for each, name in stored_names(chosen).items() if each.requires_grad}
+    return {name: named.get(name, own) for own, name in stored_names(chosen).items() if own.requires_grad}
 
 
 def fill_parameters(parts: Iterable[SplitModel], tensors: Mapping[str, torch.Tensor]) -> set[str]:

@@ -1,9 +1,9 @@
-"""Where smashed data enter and leave a part, and the modules that stand for what the part does not own.
+"""Where smashed data enter and leave a part, and stand-ins for the modules that the part does not own.
 
 A transformers base model given ``inputs_embeds`` may still scale them, add positions to them or drop some of them before its
-first layer, and may normalise what comes out of its last. In the unsplit model the first happens on the bottom and the second
-on the top, so a trunk hands the smashed data to its first layer exactly as they came, and gives on exactly what its last layer
-returned.
+first layer, and may normalise the output of its last. In the unsplit model the first happens on the bottom and the second on
+the top, so a trunk hands the smashed data to its first layer exactly as they came, and passes on its last layer's output
+unchanged.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Neutral(nn.Module):
     """Stands for a module that another part owns: passes activations through, and adds nothing where a sum is taken.
 
     Args:
-        module: one whose plain attributes are kept, for the model may ask for them; None keeps none.
+        module: the module it replaces; its plain attributes are kept, because the model may read them. None keeps none.
     """
 
-    # What transformers asks some modules for to initialise them.
+    # transformers reads these to initialise modules of some classes.
     weight = torch.empty(0)
     bias = None
 
@@ -41,10 +41,10 @@ class Neutral(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the activations (B, T, D) among the arguments unchanged, or a zero without dimensions if there are none."""
-        tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
-        for each in tensors:
-            if each.is_floating_point() and each.ndim >= 3:
-                return each
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        for tensor in tensors:
+            if tensor.is_floating_point() and tensor.ndim >= 3:
+                return tensor
         return torch.zeros((), device=tensors[0].device if tensors else None)
 
 
@@ -53,10 +53,10 @@ class _ThresholdReachedError(Exception):
 
 
 class Threshold(nn.Module):
-    """Stands for the first layer in a bottom that has none: what it is given is what the bottom gives on.
+    """Stands for the first layer in a bottom that has none: its input is the bottom's output.
 
     Args:
-        layer: the layer it stands for; its plain attributes are kept, for the model may ask for them.
+        layer: the layer it replaces; its plain attributes are kept, because the model may read them.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -64,18 +64,18 @@ class Threshold(nn.Module):
         self.__dict__.update(_plain_attributes(layer))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the hidden states."""
+        """Return the hidden states, shape (B, T, D)."""
         return args[0] if args else kwargs["hidden_states"]
 
 
 @dataclass
 class PassageResult:
-    """What came of running a part.
+    """The result of running a part.
 
     Attributes:
-        output: what the part's model returned; None if it was stopped where its first layer would begin.
+        output: the output of the part's model; None if it was stopped where its first layer would begin.
         hidden_BTD: the hidden states that the last carrying module returned, shape (B, T, D); None if none ran.
-        first_BTD: those that the first carrying module returned.
+        first_BTD: those that the first carrying module returned, shape (B, T, D).
     """
 
     output: Any = None
@@ -84,7 +84,7 @@ class PassageResult:
 
 
 class Passage:
-    """Hands smashed data to whichever carrying module runs first in a call, and keeps what the last one returned."""
+    """Hands smashed data to the first carrying module that runs in a call, and keeps the output of the last one."""
 
     def __init__(self) -> None:
         self._pending: torch.Tensor | None = None
@@ -92,19 +92,31 @@ class Passage:
         self._router_logits_below: tuple[Any, ...] = ()
 
     def allow_layerdrop(self, module: nn.Module) -> None:
-        """Let data pass by all layers in training, for ``module`` leaves out layers at random (LayerDrop)."""
+        """Let data bypass all layers in training, where a module may leave out layers at random (LayerDrop).
+
+        Args:
+            module: a module on the way to the layers that has a ``layerdrop``; its class is replaced by a subclass.
+        """
         cls: Any = type(module)
         module.__class__ = _skippable_class(cls)
         module._passage = self  # type: ignore[assignment]
 
     def carry_through(self, module: nn.Module) -> None:
-        """Let smashed data enter and leave at ``module``, a layer or what runs after the layers."""
+        """Let smashed data enter and leave at a module.
+
+        Args:
+            module: a layer, or a module that runs after the layers; its class is replaced by a subclass.
+        """
         cls: Any = type(module)
         module.__class__ = _carrying_class(cls)
         module._passage = self  # type: ignore[assignment]
 
     def prepend_router_logits(self, base: nn.Module) -> None:
-        """Put the router logits of the parts below before those in the base model's output, where the head finds them."""
+        """Put the router logits of the parts below before those in the base model's output, where the head finds them.
+
+        Args:
+            base: the part's base model; its class is replaced by a subclass.
+        """
         cls: Any = type(base)
         base.__class__ = _joining_class(cls)
         base._passage = self  # type: ignore[assignment]
@@ -119,6 +131,9 @@ class Passage:
             hidden_BTD: smashed data for the first carrying module, shape (B, T, D); None leaves its arguments alone.
             router_logits_below: one tensor for each layer of the parts below.
 
+        Returns:
+            The model's output and the hidden states of its first and last carrying modules.
+
         Raises:
             RuntimeError: no carrying module ran, so the part's output did not come from the smashed data.
         """
@@ -131,24 +146,37 @@ class Passage:
         except _ThresholdReachedError:
             pass
         finally:
-            # Nothing of this call may leak into the next one, nor outlive it.
+            # Drop all references: the next call must not see them, and they would keep activations in memory.
             self._pending, self._result, self._router_logits_below = None, PassageResult(), ()
         return result
 
     @property
     def is_pending(self) -> bool:
-        """Whether smashed data wait for the first module."""
+        """Whether smashed data still wait for the first carrying module."""
         return self._pending is not None
 
     def replace_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Put the waiting smashed data in place of a module's first argument."""
+        """Put the waiting smashed data in place of a module's hidden states.
+
+        Args:
+            args: positional arguments of the call, hidden states first if there are any.
+            kwargs: its keyword arguments.
+
+        Returns:
+            The arguments to call the module with.
+        """
         hidden_BTD, self._pending = self._pending, None
         if args:
             return (hidden_BTD, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden_BTD}
 
     def keep_output(self, module: nn.Module, output: Any) -> None:
-        """Keep the hidden states that ``module`` returned, alone or before its caches and weights."""
+        """Keep the hidden states that a module returned.
+
+        Args:
+            module: a carrying module.
+            output: its output: hidden states (B, T, D), alone or first in a tuple with caches and attentions.
+        """
         hidden_BTD = output if isinstance(output, torch.Tensor) else output[0]
         result = self._result
         result.hidden_BTD = hidden_BTD
@@ -158,7 +186,11 @@ class Passage:
             raise _ThresholdReachedError
 
     def put_pending_out(self, output: Any) -> Any:
-        """Return ``output`` with the smashed data for hidden states if they still wait: all layers were left out."""
+        """Return an output with the smashed data as its hidden states if they still wait, because all layers were left out.
+
+        Args:
+            output: the output of a module that leaves out layers.
+        """
         if not self.is_pending:
             return output
         hidden_BTD, self._pending = self._pending, None
@@ -169,7 +201,11 @@ class Passage:
         return (hidden_BTD, *output[1:])
 
     def join_router_logits(self, output: Any) -> None:
-        """Put the router logits of the parts below before those that this part's base model returned."""
+        """Put the router logits of the parts below before those that this part's base model returned.
+
+        Args:
+            output: the base model's output; it is changed in place.
+        """
         own = output.get("router_logits") if isinstance(output, ModelOutput) else None
         if own is not None and self._router_logits_below:
             output["router_logits"] = self._router_logits_below + tuple(own)
@@ -177,7 +213,7 @@ class Passage:
 
 @cache
 def _joining_class(cls: Any) -> Any:
-    # A subclass and not a hook: a copied part would take the hook along, and with it the original's passage.
+    # A subclass and not a hook: deepcopy of a part would copy a hook that still refers to the original's passage.
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = super(joining, self).__call__(*args, **kwargs)
         self._passage.join_router_logits(output)

@@ -1,9 +1,9 @@
-"""What every layer returns, if a model is asked for it: hidden states, attentions, router logits, over the layers of all parts.
+"""Outputs that a model records of every layer if asked: hidden states, attentions, router logits, over the layers of all parts.
 
 transformers' models list hidden states in one of two ways, with the last one after the final norm:
 
-- what enters each layer, then what leaves the model (nearly all);
-- what leaves each layer, then what leaves the model (Mamba's).
+- the input of each layer, then the output of the model (nearly all);
+- the output of each layer, then the output of the model (Mamba's).
 
 A part's own model lists them for its own layers. A trunk or top sees only the shape of the smashed data before its first layer,
 so the first entry of a list of the first kind is replaced by the last one of the part below.
@@ -24,9 +24,9 @@ from splitlearn.model.passage import PassageResult
 _ASKED = {"output_hidden_states": "hidden_states", "output_attentions": "attentions", "output_router_logits": "router_logits"}
 # One entry for each layer that has them.
 _LISTS = ("attentions", "cross_attentions", "router_logits")
-# Says that a part's model lists what leaves its layers.
+# Key of `LayerOutputs` that marks a part whose model lists the outputs of its layers.
 _LEAVES = "lists_what_leaves"
-# What enters the first layer, from a bottom without layers, which cannot tell in which way the model lists.
+# Key for the input of the first layer, from a bottom without layers, which cannot know in which way the model lists.
 _ENTERED = "entered"
 
 
@@ -35,7 +35,7 @@ def refuse_choice_of_layers(config: PreTrainedConfig, arguments: Mapping[str, An
 
     Args:
         config: the base model's.
-        arguments: those of the call; what they do not say, the configuration says.
+        arguments: those of the call; they override the configuration.
 
     Raises:
         ValueError: an argument, or the configuration, chooses among the layers.
@@ -50,15 +50,15 @@ def refuse_choice_of_layers(config: PreTrainedConfig, arguments: Mapping[str, An
 
 
 def refuse_without_parts_below(spec: PartSpec, config: PreTrainedConfig, arguments: Mapping[str, Any]) -> None:
-    """Refuse to return for all layers what a top that was called with a tensor knows only of its own.
+    """Refuse recorded outputs from a top that was called with a tensor: it has only those of its own layers.
 
     Args:
         spec: the part that is called.
         config: the base model's.
-        arguments: those of the call; what they do not say, the configuration says.
+        arguments: those of the call; they override the configuration.
 
     Raises:
-        ValueError: an argument, or the configuration, asks for it.
+        ValueError: an argument, or the configuration, asks for recorded outputs of all layers.
     """
     if not spec.has_head or spec.start == 0:
         return
@@ -74,7 +74,7 @@ def refuse_without_parts_below(spec: PartSpec, config: PreTrainedConfig, argumen
 
 
 def _asked(config: PreTrainedConfig, arguments: Mapping[str, Any], argument: str) -> tuple[Any, str]:
-    """Return what is asked for, and where."""
+    """Return the value of a setting, and the place that sets it."""
     asked = arguments.get(argument)
     if asked is not None:
         return asked, argument
@@ -82,19 +82,22 @@ def _asked(config: PreTrainedConfig, arguments: Mapping[str, Any], argument: str
 
 
 def own_outputs(spec: PartSpec, result: PassageResult, asks_hidden_states: bool) -> LayerOutputs:
-    """Return what a bottom's or trunk's layers returned once each, as far as the model was asked.
+    """Return the recorded outputs of a bottom's or trunk's layers, as far as the model was asked for them.
 
     Args:
         spec: the part.
-        result: what came of running it.
-        asks_hidden_states: whether hidden states are wanted.
+        result: the result of running it.
+        asks_hidden_states: whether hidden states are to be recorded.
+
+    Returns:
+        Lists by transformers' name, with one entry for each layer that has one.
 
     Raises:
-        ValueError: the hidden states are not one for each layer.
+        ValueError: there is not one hidden state for each layer.
     """
     output = result.output
     if spec.start == spec.end or not isinstance(output, ModelOutput):
-        # A bottom without layers ends where the first layer would begin: its smashed data are what enters that.
+        # A bottom without layers stops before the first layer, so its smashed data are that layer's input.
         return {_ENTERED: (result.hidden_BTD,)} if asks_hidden_states and spec.has_embedding else {}
     outputs = {name: tuple(output[name]) for name in _LISTS if output.get(name) is not None}
     listed = output.get("hidden_states")
@@ -102,7 +105,7 @@ def own_outputs(spec: PartSpec, result: PassageResult, asks_hidden_states: bool)
         return outputs
     if len(listed) != spec.end - spec.start + 1:
         raise ValueError(_unlike(spec, len(listed)))
-    # The model's last entry equals the smashed data: put as that very tensor, it is not sent twice.
+    # The last entry equals the smashed data: use that very tensor, so that the boundary sends it once.
     if _lists_what_leaves(listed, result):
         return outputs | {_LEAVES: (), "hidden_states": (*listed[:-2], result.hidden_BTD)}
     first = 0 if spec.has_embedding else 1
@@ -114,15 +117,15 @@ def _lists_what_leaves(listed: Any, result: PassageResult) -> bool:
 
 
 def join_outputs(spec: PartSpec, result: PassageResult, below: Mapping[str, LayerOutputs]) -> None:
-    """Put what the layers of the parts below returned before what the top's returned, in the top's output.
+    """Put the recorded outputs of the parts below before those in the top's output.
 
     Args:
         spec: the top.
-        result: what came of running it; its output is changed in place.
-        below: for each part below what its layers returned.
+        result: the result of running it; its output is changed in place.
+        below: recorded outputs of each part below, by the part's name.
 
     Raises:
-        ValueError: the hidden states are not one for each layer.
+        ValueError: there is not one hidden state for each layer.
     """
     output = result.output
     if not isinstance(output, ModelOutput):
@@ -140,14 +143,18 @@ def join_outputs(spec: PartSpec, result: PassageResult, below: Mapping[str, Laye
     if spec.start == spec.end:
         output["hidden_states"] = (*entries[: spec.num_layers], listed[-1] if listed else result.hidden_BTD)
         return
-    wanted = spec.num_layers + 1 - len(entries)
-    if wanted > len(listed):
+    num_own = spec.num_layers + 1 - len(entries)
+    if num_own > len(listed):
         raise ValueError(_unlike(spec, len(listed)))
-    output["hidden_states"] = entries + tuple(listed[len(listed) - wanted :])
+    output["hidden_states"] = entries + tuple(listed[len(listed) - num_own :])
 
 
 def router_logits_below(below: Mapping[str, LayerOutputs]) -> tuple[Any, ...]:
-    """Return the router logits of the parts below, one for each of their layers that has a router."""
+    """Return the router logits of the parts below, one tensor for each of their layers that has a router.
+
+    Args:
+        below: recorded outputs of each part below, by the part's name.
+    """
     return _below(below, "router_logits")
 
 

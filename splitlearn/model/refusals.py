@@ -1,4 +1,4 @@
-"""What cannot be cut, and why: told before any weights are read."""
+"""Models that cannot be cut: each is refused with the reason before any weights are read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 
 class UnsupportedModelError(ValueError):
-    """A model whose structure cannot be cut: the message names the model and what was not found."""
+    """A model whose structure cannot be cut: the message names the model and the reason."""
 
 
-# Architectures whose layers do what no look from outside shows.
+# Architectures whose layers depend on more than their arguments, which inspection does not show.
 _REFUSED = {
     "big_bird": "it replaces the attention of its layers while it runs",
     "deepseek_v4": "its layers route tokens by their ids, which must not leave the bottom",
@@ -25,7 +25,15 @@ _REFUSED = {
 
 
 def refuse_second_stream(model: PreTrainedModel, arguments: dict[str, Any]) -> None:
-    """Refuse a model whose layers get more from the embeddings than the hidden states, for that would have to travel too."""
+    """Refuse a model whose layers get more from the embeddings than the hidden states, which alone cross a cut.
+
+    Args:
+        model: the causal LM.
+        arguments: arguments of its first layer in the trial call; those computed from embeddings require gradients.
+
+    Raises:
+        UnsupportedModelError: another argument than the hidden states requires gradients.
+    """
     names = list(arguments)
     hidden = next((name for name in names if name == "hidden_states"), names[0] if names else None)
     others = {name: value for name, value in arguments.items() if name != hidden}
@@ -38,16 +46,30 @@ def refuse_second_stream(model: PreTrainedModel, arguments: dict[str, Any]) -> N
 
 
 def refuse_what_no_inspection_shows(model: PreTrainedModel) -> None:
-    """Refuse what stands in the table."""
+    """Refuse an architecture that stands in the table above.
+
+    Args:
+        model: the causal LM.
+
+    Raises:
+        UnsupportedModelError: its model type is in the table.
+    """
     reason = _REFUSED.get(model.config.model_type)
     if reason is not None:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be cut: {reason}")
 
 
 def refuse_more_than_text(model: PreTrainedModel) -> None:
-    """Refuse a model that holds other models, of images or sound."""
+    """Refuse a model that holds other models, of images or sound.
+
+    Args:
+        model: the causal LM.
+
+    Raises:
+        UnsupportedModelError: a sub-configuration other than the text's has layers.
+    """
     subs = {name: getattr(model.config, name, None) for name in model.config.sub_configs if name != "text_config"}
-    # Settings of attention or experts are sub-configurations too; those of another model have layers of their own.
+    # Attention and experts may have sub-configurations too; only those of another model have layers.
     models = [name for name, sub in subs.items() if getattr(sub, "num_hidden_layers", None) is not None]
     if models:
         raise UnsupportedModelError(
@@ -56,7 +78,14 @@ def refuse_more_than_text(model: PreTrainedModel) -> None:
 
 
 def refuse_unlike_layers(model: PreTrainedModel) -> None:
-    """Refuse a model whose layers have configurations of their own."""
+    """Refuse a model whose layers have configurations of their own.
+
+    Args:
+        model: the causal LM.
+
+    Raises:
+        UnsupportedModelError: its configuration is heterogeneous.
+    """
     if getattr(model.config.get_text_config(decoder=True), "is_heterogeneous", False):
         raise UnsupportedModelError(
             f"the layers of {type(model).__name__} differ in size (per_layer_config), which no part's configuration can express"
@@ -64,7 +93,15 @@ def refuse_unlike_layers(model: PreTrainedModel) -> None:
 
 
 def refuse_loose_parameters(model: PreTrainedModel, layers_path: str) -> None:
-    """Refuse a model with parameters on the way to its layers that are in no module."""
+    """Refuse a model with parameters on the way to its layers that are in no module.
+
+    Args:
+        model: the causal LM.
+        layers_path: dotted path of its layer list.
+
+    Raises:
+        UnsupportedModelError: there are such parameters.
+    """
     steps = layers_path.split(".")
     loose = [
         f"{'.'.join(steps[:depth])}.{name}"
@@ -79,10 +116,18 @@ def refuse_loose_parameters(model: PreTrainedModel, layers_path: str) -> None:
 
 
 def refuse_without_embeds(model: PreTrainedModel, base_name: str) -> None:
-    """Refuse a model that takes nothing but token ids."""
+    """Refuse a model that takes token ids only.
+
+    Args:
+        model: the causal LM.
+        base_name: attribute that holds its base model.
+
+    Raises:
+        UnsupportedModelError: the causal LM or its base model takes no ``inputs_embeds``.
+    """
     for module in (model, getattr(model, base_name)):
         parameters = inspect.signature(module.forward).parameters
-        takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+        takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
         if "inputs_embeds" not in parameters and not takes_any:
             raise UnsupportedModelError(
                 f"{type(module).__name__} takes token ids only and no inputs_embeds, so smashed data cannot enter it"

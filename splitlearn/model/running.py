@@ -15,17 +15,17 @@ from transformers import Cache
 from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, pass_directly, tensors_of
 from splitlearn.model.split_model import SplitModel
 
-# What a causal LM's forward takes for its head; everything else concerns the layers of every part.
+# Arguments of a causal LM's forward that only its head uses; all others go to every part.
 _HEAD_ARGUMENTS = ("labels", "logits_to_keep", "num_items_in_batch", "shift_labels", "skips_head")
 
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """What a run up to the top came to.
+    """The result of a run up to the top.
 
     Attributes:
-        output: what the top returned.
-        loss_term: what the boundaries' observers add to the training loss, a scalar; None for nothing.
+        output: the top's output.
+        loss_term: scalar that the boundaries' observers add to the training loss; None for nothing.
     """
 
     output: Any
@@ -39,7 +39,7 @@ class Run:
     Attributes:
         parts: the three.
         boundaries: those at cut 1 and cut 2.
-        kind: what the call is for.
+        kind: purpose of the call.
         caches: the key-value cache of each part; None fills none.
         labels_BT: labels of shape (B, T) that the holder of the top must be sent; None if nobody computes a loss.
     """
@@ -56,10 +56,13 @@ class Run:
         """Run the parts ``start`` to ``stop - 1``; each but the bottom is reached over the boundary below it.
 
         Args:
-            inputs: token ids (B, T) for the bottom, otherwise a parcel or where an earlier run stopped.
-            start: which part is first.
-            stop: which part is no longer run.
-            arguments: what the transformers model takes besides, mask and positions among them.
+            inputs: token ids (B, T) for the bottom, otherwise a parcel or the `Handover` of an earlier run.
+            start: number of the first part to run.
+            stop: one past the number of the last.
+            arguments: further arguments of the transformers model, mask and positions among them.
+
+        Returns:
+            `Finished` if the top was run, else the `Handover` from which a later run goes on.
 
         Raises:
             ValueError: a part cannot take its input.
@@ -69,7 +72,7 @@ class Run:
         context = {name: value for name, value in layers.items() if any(True for _ in tensors_of(value))}
         settings = {name: value for name, value in layers.items() if name not in context and value is not None}
         at = inputs if isinstance(inputs, Handover) else Handover(_as_parcel(inputs, context))
-        # A parcel by itself brings nothing of the parts below: the top refuses what it could not compute rightly then.
+        # A parcel alone lacks the recorded outputs of the parts below, so the top refuses requests that need them.
         knows_below = not isinstance(inputs, Parcel) or start == 0
         for index in range(start, stop):
             part = self.parts[index]
@@ -81,21 +84,21 @@ class Run:
                 below = at.layer_outputs if knows_below else None
                 output = part(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
                 return Finished(output.output if knows_below else output, at.loss_term)
-            # At least an empty mapping: it has the part return what its layers returned, too.
+            # Any mapping, even an empty one, makes the part return its recorded outputs too.
             output = part(at.parcel.hidden_BTD, below={}, **at.parcel.context, **own, **settings)
             outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
             at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
         return at
 
     def _reach(self, index: int, at: Handover) -> Handover:
-        """Bring what stands before the cut below a part to that part."""
+        """Carry data over the boundary below a part, to that part."""
         if index == 0:
             return at
         boundary, below, above = self.boundaries[index - 1], self.parts[index - 1], self.parts[index]
         differs = below.blueprint.dtype != above.blueprint.dtype
         dtype = above.blueprint.dtype
         parcel = at.parcel
-        # The narrower of the two dtypes crosses.
+        # Cast before the boundary if the receiver's dtype is narrower, so that fewer bytes cross.
         if differs and dtype.itemsize < parcel.hidden_BTD.dtype.itemsize:
             parcel = _cast(parcel, dtype)
         outputs: Mapping[str, LayerOutputs]

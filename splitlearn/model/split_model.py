@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from splitlearn.boundary import LayerOutputs, to_device
 from splitlearn.checkpoint import CheckpointError, PartReceipt, read_part_file, write_part_file
 from splitlearn.cut import PartSpec
-from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
+from splitlearn.model.blueprint import Blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
+from splitlearn.model.description import describe_part, read_description
 from splitlearn.model.passage import Passage, PassageResult
 from splitlearn.model.quantized import count_values, stored_bytes
 from splitlearn.model.recorded_outputs import (
@@ -38,11 +37,11 @@ from splitlearn.model.tensors import put_tensor, share_parameters
 
 @dataclass(frozen=True, eq=False)
 class PartOutput:
-    """What a part returned, with what its layers returned once each.
+    """A part's output, with the recorded outputs of its layers.
 
     Attributes:
         output: smashed data of shape (B, T, D); from a top transformers' output.
-        layer_outputs: of a bottom or trunk, by transformers' name; a top's are in its output.
+        layer_outputs: recorded outputs of a bottom or trunk by transformers' name; a top's are in its output.
     """
 
     output: Any
@@ -75,12 +74,12 @@ class SplitModel(nn.Module):
         self.train(model.training)
         parameters = inspect.signature(blueprint.anatomy.base(model).forward).parameters
         self._accepted = set(parameters)
-        self._accepts_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+        self._accepts_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
 
     @property
     def device(self) -> torch.device:
         """The device of the part's tensors (the CPU for a part without any)."""
-        # Lazily: walking all modules for buffers at every token would be seen in the time that generating takes.
+        # Stop at the first tensor: walking all modules for every generated token would slow generation noticeably.
         tensor = next(itertools.chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
@@ -98,12 +97,12 @@ class SplitModel(nn.Module):
     @property
     def num_parameters(self) -> int:
         """How many numbers the part's parameters hold."""
-        return sum(count_values(each) for each in self.parameters())
+        return sum(count_values(parameter) for parameter in self.parameters())
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the part's parameters."""
-        return sum(stored_bytes(each) for each in self.parameters())
+        return sum(stored_bytes(parameter) for parameter in self.parameters())
 
     def make_cache(self) -> PartCache:
         """Return an empty key-value cache for this part's own layers, to pass as ``past_key_values``."""
@@ -125,13 +124,14 @@ class SplitModel(nn.Module):
         Args:
             inputs: token ids of shape (B, T) for a bottom, smashed data of shape (B, T, D) for a trunk or top.
             attention_mask: 1 for real tokens and 0 for padding, shape (B, T), cached tokens first; the same for every part. Or
-                what else the transformers model takes as its mask.
+                another form of mask that the transformers model takes.
             position_ids: positions of the tokens, shape (B, T); the same for every part.
             past_key_values: this part's own cache, from `make_cache`; it is filled in place.
             use_cache: whether to fill the cache; None fills it where one is given.
-            skips_head: have a top return what its base model returns, which its head would be given.
-            below: for each part below what its layers returned; a top returns all of them, and computes the router loss of a
-                mixture of experts over them. Given, a `PartOutput` is returned; `ComposedCausalLM.run` does that.
+            skips_head: have a top return its base model's output, which is the head's input.
+            below: recorded outputs of each part below, by the part's name; a top returns all of them, and computes the router
+                loss of a mixture of experts over them. If it is given, a `PartOutput` is returned; `ComposedCausalLM.run` does
+                that.
             **kwargs: further arguments of the transformers model, for example ``labels`` for a top.
 
         Returns:
@@ -139,9 +139,9 @@ class SplitModel(nn.Module):
             were given. A few architectures have smashed data with more dimensions.
 
         Raises:
-            ValueError: a cache is wanted and none was given, ``inputs`` are not what this part takes, hidden states or
-                attentions of chosen layers are wanted, or a top is asked for what layers of other parts return without being
-                given it.
+            ValueError: ``use_cache`` comes without a cache, ``inputs`` have the wrong dtype or shape for this part, hidden
+                states or attentions of chosen layers are asked for, or a top is asked for recorded outputs of all layers
+                without ``below``.
         """
         config = self.blueprint.anatomy.base(self.model).config
         refuse_choice_of_layers(config, kwargs)
@@ -152,7 +152,7 @@ class SplitModel(nn.Module):
             return inputs if below is None else PartOutput(inputs)
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments[self._cache_name] = past_key_values
-        # Asked for once: it is looked up in the part's tensors.
+        # Looked up once: `device` walks the part's tensors.
         device = self.device
         arguments = {name: to_device(value, device) for name, value in arguments.items() if value is not None}
         fills_cache = past_key_values is not None if use_cache is None else use_cache
@@ -175,8 +175,8 @@ class SplitModel(nn.Module):
         takes_ids = self.spec.has_embedding
         is_right = inputs.ndim == 2 if takes_ids else inputs.ndim >= 3
         if not is_right or inputs.is_floating_point() == takes_ids:
-            wanted = "token ids of shape (B, T)" if takes_ids else "smashed data of shape (B, T, D)"
-            raise ValueError(f"{self.spec.name} takes {wanted}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
+            expected = "token ids of shape (B, T)" if takes_ids else "smashed data of shape (B, T, D)"
+            raise ValueError(f"{self.spec.name} takes {expected}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
 
     def _run(
         self, inputs: torch.Tensor, arguments: dict[str, Any], below: Mapping[str, LayerOutputs], skips_head: bool
@@ -187,8 +187,8 @@ class SplitModel(nn.Module):
             hidden_BTD = result.output[0] if result.hidden_BTD is None else result.hidden_BTD
             return self._lower_output(replace(result, hidden_BTD=hidden_BTD), arguments)
         model = self.model if self.spec.has_head and not skips_head else base
-        # The model sees only the shape of the smashed data, which enter at its first layer: some models change what they are
-        # given in place, and some have several streams of hidden states, (B, T, streams, D).
+        # Give the model zeros of the right shape; `Passage` puts the smashed data in at its first layer. Some models change
+        # their inputs in place, and some have several streams of hidden states, (B, T, streams, D).
         shape_BTD = inputs.new_zeros(*inputs.shape[:2], inputs.shape[-1])
         routers_below = router_logits_below(below) if self.spec.has_head else ()
         result = self._passage.run(lambda: model(inputs_embeds=shape_BTD, **arguments), inputs, routers_below)
@@ -208,9 +208,9 @@ class SplitModel(nn.Module):
         """Return the model's own next-token loss, summed over supervised tokens and divided by ``num_tokens``.
 
         Args:
-            logits_BTV: what a top returned, shape (B, T, V).
+            logits_BTV: the top's logits, shape (B, T, V).
             labels_BT: the token ids, -100 where a token is not supervised, shape (B, T).
-            num_tokens: what to divide by, usually the supervised tokens of the whole batch.
+            num_tokens: the divisor, usually the supervised tokens of the whole batch.
 
         Returns:
             A scalar on the logits' device.
@@ -233,6 +233,9 @@ class SplitModel(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the part as one file that `load` reads without the original checkpoint.
 
+        Args:
+            path: the file to write.
+
         Raises:
             ValueError: the part has adapters, which are saved by themselves.
             OSError: the folder cannot be written or the disk is full; an older file is left as it was.
@@ -242,45 +245,26 @@ class SplitModel(nn.Module):
             raise ValueError(
                 f"{self.spec.name} holds {min(unknown)}, which is no tensor of its model; save adapters by themselves"
             )
-        generation = self.blueprint.generation_config
-        description = {
-            "config": self.blueprint.config.to_json_string(use_diff=False),
-            "attn_implementation": self.blueprint.config._attn_implementation,
-            "generation_config": json.dumps(generation.to_dict()) if generation else "",
-            "name": self.spec.name,
-            "start": self.spec.start,
-            "end": self.spec.end,
-            "num_layers": self.spec.num_layers,
-            "dtype": str(self.blueprint.dtype).removeprefix("torch."),
-            "unsettled_ties": sorted(self.blueprint.unsettled_ties),
-            "origin": asdict(self.blueprint.origin) if self.blueprint.origin else {},
-        }
-        write_part_file(Path(path), description, self.named_tensors())
+        write_part_file(Path(path), describe_part(self.blueprint, self.spec), self.named_tensors())
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> SplitModel:
         """Read a part that `save` wrote; its weights are mapped from the file, and equal to the bit.
+
+        Args:
+            path: the file.
+            device: where the part goes.
+
+        Returns:
+            The part, in evaluation mode.
 
         Raises:
             FileNotFoundError: there is no such file.
             CheckpointError: the file is damaged, or not a part.
         """
         description, tensors = read_part_file(Path(path))
-        try:
-            # JSON has no infinities: transformers writes them as objects.
-            config = AutoConfig.for_model(**PreTrainedConfig._decode_special_floats(json.loads(description["config"])))
-            config._attn_implementation = description["attn_implementation"]
-            generation = description.get("generation_config")
-            generation_config = GenerationConfig(**json.loads(generation)) if generation else None
-            origin = Origin(**description["origin"]) if description.get("origin") else None
-            unsettled = frozenset(description.get("unsettled_ties", ()))
-            part = PartSpec(*(description[name] for name in ("name", "start", "end", "num_layers")))
-        except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
-            raise CheckpointError(f"{path} does not say which part it is ({error}); save the part again") from error
-        dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
-        drawn = draw_blueprint(config, dtype, generation_config, origin)
-        blueprint = replace(drawn, unsettled_ties=unsettled & drawn.ties.keys())
-        return cls.from_tensors(blueprint, part, tensors, str(path)).to(device)
+        blueprint, spec = read_description(description, tensors, path)
+        return cls.from_tensors(blueprint, spec, tensors, str(path)).to(device)
 
     @classmethod
     def from_tensors(cls, blueprint: Blueprint, part: PartSpec, tensors: Mapping[str, torch.Tensor], source: str) -> SplitModel:
@@ -291,6 +275,9 @@ class SplitModel(nn.Module):
             part: which part to make.
             tensors: parameters and all buffers by the unsplit model's names; those of other parts are passed over.
             source: where the tensors come from, for messages.
+
+        Returns:
+            The part, in evaluation mode, on the tensors' device.
 
         Raises:
             CheckpointError: a tensor of the part is missing or has another shape.

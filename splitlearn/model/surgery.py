@@ -1,8 +1,9 @@
 """Cutting one part out of a whole causal LM that was built on the meta device.
 
 The model is built from its full configuration, so that every layer is made with its true index (patterns of dense and
-expert layers, sliding windows and scalings depend on it); then only the part's layers are kept and everything outside the
-layers is told of a model that has just those. transformers' own ``forward`` then makes masks, rotary embeddings and caches.
+expert layers, sliding windows and scalings depend on it). Then only the part's layers are kept, and everything outside the
+layers gets a configuration that describes just those. transformers' own ``forward`` makes masks, rotary embeddings and caches
+for them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from splitlearn.cut import PartSpec
-from splitlearn.model.anatomy import Anatomy, count_layers, owns_something
+from splitlearn.model.anatomy import Anatomy, count_layers
 from splitlearn.model.passage import Neutral, Passage, Threshold
+from splitlearn.model.trial_call import owns_something
 
 _LAYER_INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_index", "layer_number")
 _LAYER_COUNT_ATTRIBUTES = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers", "num_decoder_layers")
@@ -25,15 +27,20 @@ _LAYER_COUNT_ATTRIBUTES = ("num_hidden_layers", "num_layers", "n_layer", "n_laye
 def slice_config(config: PreTrainedConfig, start: int, end: int) -> PreTrainedConfig:
     """Return a copy of ``config`` that describes only the layers ``[start, end)``.
 
-    Every list with one entry for each layer is sliced along, whether it is stored or computed by the configuration's class. The
+    Every list with one entry for each layer is sliced too, whether it is stored or computed by the configuration's class. The
     values are written past the configuration's own checks, which would refuse, for example, a slice of a layer pattern.
+
+    Args:
+        config: the unsplit model's configuration; it is left as it is.
+        start: first layer to keep.
+        end: one past the last.
     """
     num_layers = count_layers(config)
     sliced = copy.deepcopy(config)
     text = sliced.get_text_config(decoder=True)
-    # Encoder-decoder configurations answer with a new object, which nobody else would see.
-    for each in {id(sliced): sliced, id(text): text}.values():
-        _keep_slice(each, num_layers, start, end)
+    # get_text_config may return the configuration itself, one of its own, or (for encoder-decoders) a new object.
+    for own in {id(sliced): sliced, id(text): text}.values():
+        _keep_slice(own, num_layers, start, end)
     return sliced
 
 
@@ -51,16 +58,16 @@ def _keep_slice(config: PreTrainedConfig, num_layers: int, start: int, end: int)
 
 
 def _computed_lists(config: PreTrainedConfig, num_layers: int) -> dict[str, list[Any] | tuple[Any, ...]]:
-    """Return the properties with one entry for each layer: computed again for a slice they would begin the pattern anew."""
-    found = {}
-    # What every configuration has describes no layers, and asking for some of it warns of its deprecation.
+    """Return the properties with one entry for each layer: computed anew for a slice, their pattern would start over."""
+    computed = {}
+    # Skip the base class: its properties describe no layers, and reading deprecated ones warns.
     own = set(dir(type(config))) - set(dir(PreTrainedConfig))
     for name in sorted(own):
         if isinstance(inspect.getattr_static(type(config), name), property):
             value = getattr(config, name, None)
             if isinstance(value, (list, tuple)) and len(value) == num_layers:
-                found[name] = value
-    return found
+                computed[name] = value
+    return computed
 
 
 def _rebase_layer_indices(layers: nn.ModuleList, start: int) -> None:
@@ -88,7 +95,7 @@ def _describe_only_kept_layers(model: PreTrainedModel, layers: nn.ModuleList, pa
 
 
 def _still_randomness_before_layers(model: PreTrainedModel, anatomy: Anatomy) -> None:
-    """Turn off what some models drop by a function before their layers: it would use up random numbers meant for the layers."""
+    """Turn off functional dropout before the layers, which is the bottom's: it would draw numbers ahead of the layers."""
     steps = anatomy.layers_path.split(".")
     for depth in range(1, len(steps)):
         module = model.get_submodule(".".join(steps[:depth]))
@@ -101,16 +108,17 @@ def _drop_foreign_modules(model: Any, part: PartSpec, anatomy: Anatomy) -> None:
     if not part.has_embedding:
         _still_randomness_before_layers(model, anatomy)
         for path in anatomy.before_layers:
-            # Rotary embeddings own nothing and are needed by the layers of every part.
+            # Modules without weights, such as rotary embeddings, stay: the layers of every part need them.
             if owns_something(model.get_submodule(path)):
                 anatomy.replace(model, path, Neutral())
     if not part.has_head:
         for path in anatomy.after_layers:
             module = model.get_submodule(path)
-            # Rotary embeddings that no layer asks for own nothing and are not run, but say for which kinds of layers they are.
+            # A rotary embedding that did not run in the trial call keeps its attributes: the model reads from them which kinds
+            # of layers it serves.
             anatomy.replace(model, path, Neutral(None if owns_something(module) else module))
     for module in (model, anatomy.base(model)):
-        # transformers asks for what it may initialise, tie, or require gradients of.
+        # transformers would initialise, tie, or require gradients of the modules that these return.
         if not part.has_embedding:
             module.get_input_embeddings = _nothing  # type: ignore[method-assign]
         if not part.has_head:
@@ -136,7 +144,7 @@ def cut_out(whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy) -> tuple[P
     _rebase_layer_indices(kept, part.start)
     _describe_only_kept_layers(model, kept, part)
     _drop_foreign_modules(model, part, anatomy)
-    # No part owns both ends of a tie; whoever holds bottom and top ties them.
+    # transformers must not tie within a part: `tie_parts` ties bottom and top where both are held.
     _forget_ties(model)
     passage = Passage()
     passage.prepend_router_logits(anatomy.base(model))
@@ -155,15 +163,15 @@ def _copy_without_foreign_layers(
     whole: PreTrainedModel, part: PartSpec, anatomy: Anatomy
 ) -> tuple[PreTrainedModel, nn.ModuleList]:
     layers = anatomy.layers(whole)
-    wanted: list[nn.Module] = list(layers)[part.start : part.end]
-    # A stand-in for a layer would use up a random number.
-    if part.has_embedding and not wanted and not _dropping_modules(whole, anatomy):
-        # Without a layer nobody could tell what the first one would have been given.
-        wanted = [Threshold(layers[0])]
-    # deepcopy takes what its memo holds as copies already made: the parameters themselves, which loading replaces anyway, and
-    # for the layer list one of the kept layers.
+    own_layers: list[nn.Module] = list(layers)[part.start : part.end]
+    # A bottom without layers needs a stand-in to catch the input of the first layer. With LayerDrop there is none, since the
+    # model would draw a random number for it.
+    if part.has_embedding and not own_layers and not _dropping_modules(whole, anatomy):
+        own_layers = [Threshold(layers[0])]
+    # deepcopy takes the entries of its memo as copies already made: parameters are not copied, since loading replaces them, and
+    # the layer list is replaced by one of the kept layers.
     memo: dict[int, Any] = {id(parameter): parameter for parameter in whole.parameters()}
-    kept = nn.ModuleList(copy.deepcopy(layer, memo) for layer in wanted)
+    kept = nn.ModuleList(copy.deepcopy(layer, memo) for layer in own_layers)
     memo[id(layers)] = kept
     return copy.deepcopy(whole, memo), kept
 

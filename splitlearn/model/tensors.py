@@ -7,7 +7,13 @@ from torch import nn
 
 
 def put_tensor(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Make ``tensor`` the parameter or buffer called ``name``; it is shared, not copied."""
+    """Make a tensor a parameter or buffer of a model; it is shared, not copied.
+
+    Args:
+        model: the model; it is changed in place.
+        name: dotted name of the parameter or buffer, which exists, perhaps on the meta device.
+        tensor: its new values; a parameter of floating-point numbers requires gradients.
+    """
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     if leaf in module._parameters:
@@ -17,7 +23,11 @@ def put_tensor(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def share_parameters(model: nn.Module) -> None:
-    """Make parameters that lie in the same memory one parameter, as they are in a model that ties them."""
+    """Make parameters that lie in the same memory one parameter, as they are in a model that ties them.
+
+    Args:
+        model: the model; it is changed in place.
+    """
     shared: dict[object, nn.Parameter] = {}
     for module in model.modules():
         for leaf, parameter in module._parameters.items():

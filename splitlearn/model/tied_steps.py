@@ -16,10 +16,10 @@ _is_watching = False
 
 
 def watch_steps(parameter: torch.nn.Parameter) -> None:
-    """Warn if two optimizers step this parameter by the same gradient; it is held weakly.
+    """Warn if two optimizers step a parameter by the same gradient.
 
     Args:
-        parameter: one that two parts share, such as a head that is the embedding.
+        parameter: a parameter that two parts share, such as the embedding that is also the head; it is held weakly.
     """
     global _is_watching
     _applied.setdefault(parameter, None)
@@ -35,7 +35,7 @@ def _note_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None
     for parameter, before in list(_applied.items()):
         if id(parameter) not in stepped or parameter.grad is None:
             continue
-        # A new backward pass makes a new gradient, or changes the old one's version.
+        # A new backward pass makes a new gradient tensor, or writes into the old one, which raises its version.
         gradient = (parameter.grad, parameter.grad._version)
         if before is not None and before[0]() is gradient[0] and before[1] == gradient[1] and before[2]() is not optimizer:
             warnings.warn(

@@ -11,7 +11,7 @@ from torch import nn
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.tied_steps import watch_steps
 
-# How many numbers of two tensors are compared at a time.
+# Number of elements of two tensors that are cast and compared at a time.
 _PIECE = 2**22
 
 
@@ -43,8 +43,11 @@ class Tie:
 def find_ties(parts: Sequence[SplitModel]) -> list[Tie]:
     """Return the ties whose two ends are both held by ``parts``.
 
-    Of a tie that loading left unsettled, since its ends were loaded apart, the two parameters are compared now: with other
-    values it is none.
+    Where loading left a tie unsettled because its ends were loaded apart, the two parameters are compared now; if their values
+    differ, they are not tied.
+
+    Args:
+        parts: some or all parts of one model.
     """
     if not parts:
         return []
@@ -61,9 +64,13 @@ def find_ties(parts: Sequence[SplitModel]) -> list[Tie]:
 
 
 def ends_elsewhere(parts: Sequence[SplitModel]) -> dict[str, str]:
-    """Return each tensor of ``parts`` that is tied to one that none of them holds, with that one, by the unsplit model's names.
+    """Return the ties of which ``parts`` hold one end only: trained apart, the two ends would no longer be equal.
 
-    Trained apart, the two would no longer be one tensor.
+    Args:
+        parts: some or all parts of one model.
+
+    Returns:
+        From the tensor that is held to the one that is not, by the unsplit model's names.
     """
     ties = parts[0].blueprint.ties if parts else {}
     ends = [pair for tied, owner in ties.items() for pair in ((tied, owner), (owner, tied))]
@@ -75,6 +82,11 @@ def become_equal(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype | No
     """Whether two tensors have equal values once both are cast to a dtype; None leaves each as it is.
 
     They are compared piece by piece, so that neither is cast as a whole.
+
+    Args:
+        one: a tensor of any shape.
+        other: a tensor, perhaps of another shape, which makes them unequal.
+        dtype: the dtype to compare in.
     """
     if one.shape != other.shape:
         return False
