@@ -15,7 +15,8 @@ def write_tensor_file(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors as a safetensors file, whole or not at all.
 
     Raises:
-        OSError: the file cannot be written or the disk is full; an older file is left as it was.
+        WriteError: the file cannot be written or the disk is full; an older file is left as it was.
     """
-    with whole_file(path) as temporary:
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    with whole_file(path, num_bytes) as temporary:
         save_file(dict(tensors), temporary, {"format": "pt"})

@@ -1,0 +1,91 @@
+"""Disks that are full, files that may not grow, folders that may not be written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitlearn.checkpoint import write_torch_file
+from splitlearn.checkpoint.tensor_file import write_tensor_file
+from splitlearn.files import whole_folder, write_text, writing
+from tests.faults.processes import Ended, run
+
+# In kibibytes: room for an old file beside a part of the new one.
+ROOM, NEW = 400, 600
+
+
+def write_folder(path: Path) -> None:
+    with whole_folder(path.parent / "folder") as folder:
+        (folder / "a").write_text("a" * NEW * 1024)
+
+
+WRITES = {
+    "a checkpoint": lambda path: write_torch_file(path, {"epoch": 1, "tensors": [torch.zeros(NEW * 256)]}),
+    "tensors": lambda path: write_tensor_file({"a": torch.zeros(NEW * 256)}, path),
+    "a text": lambda path: write_text(path, "a" * NEW * 1024),
+    "a folder": write_folder,
+}
+HOW_TOLD = pytest.mark.parametrize("is_known", [True, False], ids=["told before", "told by the system"])
+
+
+def write(kind: str, path: Path, is_known: bool, limit: int | None = None) -> Ended:
+    """Write in a process of its own over an old file, and return what it raised."""
+
+    def work() -> None:
+        if not is_known:
+            vars(writing)["check_room"] = lambda *args, **more: None
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            WRITES[kind](path)
+        except OSError as error:
+            print(type(error).__name__, error)
+
+    path.write_text("old")
+    return run(work)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@HOW_TOLD
+@pytest.mark.parametrize("kind", WRITES)
+def test_a_file_that_may_not_grow_leaves_the_old_one(kind: str, is_known: bool, tmp_path: Path) -> None:
+    """Fault: a limit on the size of files. Promise: one sentence with the path; the old file whole, nothing half-written."""
+    ended = write(kind, tmp_path / "file", is_known, ROOM * 1024)
+    name = "folder" if kind == "a folder" else "file"
+    assert ended.text.startswith(f"WriteError {tmp_path / name} cannot be written (File too large)")
+    assert ended.text.count("\n") == 1 and content(tmp_path) == {"file": "old"}
+    if kind in ("a checkpoint", "tensors"):
+        assert ended.text.endswith("; 0.59 MiB are needed\n")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, where that can be had."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}k", "tmpfs", str(folder)]
+    if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@HOW_TOLD
+@pytest.mark.parametrize("kind", WRITES)
+def test_a_full_disk_leaves_the_old_file(kind: str, is_known: bool, small_disk: Path) -> None:
+    """Fault: a full disk. Promise: one sentence with path and bytes needed; the old file whole, nothing half-written."""
+    ended = write(kind, small_disk / "file", is_known)
+    name = "folder" if kind == "a folder" else "file"
+    assert ended.text.startswith(f"WriteError {small_disk / name} cannot be written (No space left on device)")
+    assert ended.text.count("\n") == 1 and content(small_disk) == {"file": "old"}
+    if kind in ("a checkpoint", "tensors"):
+        assert "; 0.59 MiB are needed and 0.3" in ended.text

@@ -1,0 +1,88 @@
+"""Processes that are killed while they write: what they leave goes away with the next one, what living ones make stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splitlearn.checkpoint import tensor_file, write_torch_file
+from splitlearn.files import whole_file, whole_folder, write_text
+from tests.faults.processes import die, run, start
+
+Stop = Callable[[], object]
+
+
+def write_checkpoint(path: Path, stop: Stop) -> None:
+    def half(content: Any, file: Any) -> None:
+        file.write(b"half")
+        file.flush()
+        stop()
+
+    vars(torch)["save"] = half
+    write_torch_file(path, {})
+
+
+def write_tensors(path: Path, stop: Stop) -> None:
+    def half(tensors: Any, file: Path, metadata: Any) -> None:
+        # As safetensors calls a file of its own.
+        file.with_name(".tmpAbCdEf").write_bytes(b"half")
+        stop()
+
+    vars(tensor_file)["save_file"] = half
+    tensor_file.write_tensor_file({"a": torch.zeros(2)}, path)
+
+
+def write_folder(path: Path, stop: Stop) -> None:
+    with whole_folder(path, exist_ok=True) as temporary:
+        write_text(temporary / "whole", "whole")
+        with whole_file(temporary / "model.safetensors") as file:
+            file.write_text("half")
+            stop()
+
+
+def write_some_text(path: Path, stop: Stop) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text("half")
+        stop()
+
+
+WRITES = {"a checkpoint": write_checkpoint, "tensors": write_tensors, "an export": write_folder, "a text": write_some_text}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_what_a_killed_process_left_goes_with_the_next_write(kind: str, tmp_path: Path) -> None:
+    """Fault: kill -9 while a file or folder is written. Promise: the next write beside it removes what was left."""
+    (tmp_path / "old").write_text("old")
+    path = tmp_path / ("new" if kind == "an export" else "old")
+    assert run(lambda: WRITES[kind](path, die)).status == -9
+    assert (tmp_path / "old").read_text() == "old" and len(names(tmp_path)) == 2
+    write_text(tmp_path / "other", "other")
+    assert names(tmp_path) == ["old", "other"]
+
+
+def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
+    """Fault: two processes write beside each other. Promise: neither removes what the other has under way."""
+    (ready, say_ready), (go_on, say_go_on) = os.pipe(), os.pipe()
+
+    def wait() -> None:
+        os.write(say_ready, b"x")
+        os.read(go_on, 1)
+
+    living = start(lambda: write_some_text(tmp_path / "first", wait))
+    assert os.read(ready, 1) == b"x"
+    write_text(tmp_path / "second", "second")
+    assert len(names(tmp_path)) == 2
+    os.write(say_go_on, b"x")
+    assert living.wait().status == 0
+    assert names(tmp_path) == ["first", "second"] and (tmp_path / "first").read_text() == "half"
+    for descriptor in (ready, say_ready, go_on, say_go_on):
+        os.close(descriptor)
