@@ -19,7 +19,7 @@ from splitlearn.boundary import find_routes
 from splitlearn.cut import PART_NAMES, Placement, refuse_both
 from splitlearn.loading import ModelRequest, OpenedModel
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import ComposedCausalLM, SplitModel, trained_parameters
+from splitlearn.model import ComposedCausalLM, SplitModel
 from splitlearn.training import checkpoint_content
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.frozen_parts import FrozenParts
@@ -27,11 +27,10 @@ from splitlearn.training.load_parts import load_for_training
 from splitlearn.training.loss import Losses, SplitLoss
 from splitlearn.training.part_owner import PartElsewhere
 from splitlearn.training.preparing import PreparedParts, prepare_parts
-from splitlearn.training.remote_steps import RemoteSteps
 from splitlearn.training.settings import TrainingSettings, parse_dtype
-from splitlearn.training.step_figures import clip_gradients, learning_rates, perplexity
-from splitlearn.training.tied_tensors import copy_to_borrowers, gather_gradients
-from splitlearn.training.token_window import TokenWindow, count_supervised
+from splitlearn.training.step_figures import is_logged, learning_rates, perplexity
+from splitlearn.training.step_owner import StepOwner
+from splitlearn.training.token_window import count_supervised
 
 Batch = dict[str, torch.Tensor]
 _NOT_LOADED = "the parts are not loaded yet: call load_parts(), or let the Trainer do it"
@@ -128,10 +127,8 @@ class SplitCausalLM(LightningModule):
         self._opened: OpenedModel | None = None
         self._prepared = PreparedParts()
         self._elsewhere: dict[str, PartElsewhere] = {}
-        self._remote_steps = RemoteSteps({})
+        self._step = StepOwner(())
         self._loss: SplitLoss | None = None
-        self._window = TokenWindow()
-        self._unfinished: dict[str, Any] | None = None
 
     @classmethod
     def from_opened(cls, opened: OpenedModel, **settings: Any) -> SplitCausalLM:
@@ -202,7 +199,6 @@ class SplitCausalLM(LightningModule):
         if self.model is not None:
             raise RuntimeError("the parts are loaded already: call connect() before")
         self._elsewhere = dict(parts)
-        self._remote_steps = RemoteSteps({name: part.owner for name, part in parts.items()})
 
     def setup(self, stage: str) -> None:
         """Load the parts, as `load_parts` does."""
@@ -238,6 +234,8 @@ class SplitCausalLM(LightningModule):
         parts = {part.spec.name: part for part in self._prepared.parts} | cast(dict[str, SplitModel], self._elsewhere)
         composed = ComposedCausalLM(*(parts[name] for name in PART_NAMES), routes=find_routes(self.placement)).train()
         frozen_parts = FrozenParts(self.settings.cache, self.trained, composed, hparams.quantization)
+        owners = {name: part.owner for name, part in self._elsewhere.items()}
+        self._step = StepOwner(self._prepared.parts, self._prepared.ties, owners)
         self._loss = SplitLoss(composed, frozen_parts, hparams.max_logits_mib)
         self.model = composed
 
@@ -261,12 +259,7 @@ class SplitCausalLM(LightningModule):
 
     def on_train_start(self) -> None:
         """Begin a step, or go on with the one in which a checkpoint was written."""
-        # A search for a batch size may have ended in the middle of a step.
-        self._window.reset()
-        if self._unfinished is not None:
-            self._window.reset(self._unfinished["counts"])
-            checkpoint_content.load_gradients(self.parts_here, self._unfinished["gradients"])
-            self._unfinished = None
+        self._step.begin()
 
     def on_train_epoch_start(self) -> None:
         """Tell data that are streamed which epoch it is; Lightning tells only samplers."""
@@ -281,7 +274,7 @@ class SplitCausalLM(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])
-        divisor = self._window.add(num_tokens)
+        divisor = self._step.count(num_tokens)
         losses = self._losses_of(batch, divisor, "train")
         loss = losses.text
         mean = loss.detach() * (divisor / max(num_tokens, 1))
@@ -312,8 +305,7 @@ class SplitCausalLM(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Gather the gradients of ties over two devices, then scale all gradients to the mean over the step's tokens."""
-        gather_gradients(self._prepared.ties)
-        self._remote_steps.scale_gradients(self._window.close(self.parameters()))
+        self._step.scale_gradients(optimizer)
         self.log_dict(learning_rates(optimizer))
 
     def configure_gradient_clipping(
@@ -323,31 +315,23 @@ class SplitCausalLM(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as Lightning does, and log the norm of the gradients before that."""
-        if self._remote_steps:
-            norm: torch.Tensor | None = self._remote_steps.clip(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        else:
-            norm = clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+        norm = self._step.clip(optimizer, gradient_clip_val, gradient_clip_algorithm, measures=is_logged(self.trainer))
         if norm is not None:
             self.log("gradient_norm", norm.to(self.device))
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Step here and elsewhere, then copy tied tensors to where they are borrowed, so that both ends stay equal."""
         super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
-        self._remote_steps.step(optimizer, self.trainer.global_step)
-        copy_to_borrowers(self._prepared.ties)
+        self._step.finish(optimizer, self.trainer.global_step)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Forget all gradients, here and elsewhere."""
         super().optimizer_zero_grad(epoch, batch_idx, optimizer)
-        self._remote_steps.zero_gradients()
+        self._step.zero_gradients()
 
     def configure_optimizers(self) -> Any:
         """Return one AdamW over the trained parts and its schedule, stepped after every optimizer step."""
-        # The borrowed end of a tie follows its owner, so the optimizer must not step it too.
-        borrowed = {tie.parameters[1] for tie in self._prepared.ties}
-        optimizer = self.optimization.make_optimizer(self.parts_here, leave_out=borrowed)
-        self._remote_steps.add_groups(optimizer)
-        checkpoint_content.speak_names(optimizer, self.parts_here)
+        optimizer = self._step.make_optimizer(self.optimization)
         schedule = self.optimization.make_schedule(optimizer, self._num_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -359,12 +343,8 @@ class SplitCausalLM(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put trained tensors under the unsplit model's names; what was not trained is in the base checkpoint."""
         checkpoint[checkpoint_content.LAYOUT_KEY] = checkpoint_content.LAYOUT_VERSION
-        checkpoint["state_dict"] = checkpoint_content.trained_tensors(self.parts_here)
-        self._remote_steps.add_state(checkpoint)
+        self._step.add_state(checkpoint)
         checkpoint["base"], checkpoint["trained"] = self.base, {name: what.value for name, what in self.trained.items()}
-        if any(self._window.counts()):
-            gradients = checkpoint_content.gradients(self.parts_here)
-            checkpoint["unfinished_step"] = {"counts": self._window.counts(), "gradients": gradients}
 
     @cached_property
     def base(self) -> dict[str, Any]:
@@ -387,8 +367,6 @@ class SplitCausalLM(LightningModule):
         """
         checkpoint_content.check_layout(checkpoint)
         self.load_parts()
-        trained = set(trained_parameters(self.parts_here)) | self._remote_steps.trained_names()
-        check_checkpoint(checkpoint, self.hparams, self.base, trained)
-        self._remote_steps.take_state(checkpoint)
-        self._unfinished = checkpoint.get("unfinished_step")
+        check_checkpoint(checkpoint, self.hparams, self.base, self._step.trained_names())
+        self._step.take_state(checkpoint)
         checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts_here, checkpoint["state_dict"])

@@ -41,39 +41,17 @@ class RemoteSteps:
         """Note what gradients are multiplied by in the coming step, before they are clipped."""
         self._scale, self._clip_coefficient = scale, None
 
-    def clip(self, optimizer: torch.optim.Optimizer, clip_val: float | None, algorithm: Any) -> torch.Tensor:
-        """Clip the gradients that are here by the norm of all, and note by how much those elsewhere are to be clipped.
-
-        The norm is computed from the parameters' norms in torch's order, so that it is the one of a single process to the bit.
-
-        Args:
-            optimizer: it steps the parameters that are here.
-            clip_val: the largest norm; None clips nothing.
-            algorithm: ``"norm"`` or None.
-
-        Returns:
-            The norm over all parameters before that, as a scalar.
-
-        Raises:
-            ValueError: the gradients are to be clipped by value.
-        """
-        if clip_val and algorithm not in (None, "norm"):
-            raise ValueError(f"gradient_clip_algorithm is {str(algorithm)!r}; with parts held elsewhere use 'norm'")
-        elsewhere = {
+    def gradient_norms(self) -> dict[str, list[torch.Tensor]]:
+        """Return the norm of each gradient elsewhere after scaling, as scalars, by the name of its parameter group."""
+        return {
             group: list(norms.values())
             for owner in self._owners.values()
             for group, norms in owner.gradient_norms(self._scale).items()
         }
-        gradients, norms = [], []
-        for group in optimizer.param_groups:
-            own = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
-            gradients += own
-            norms += [torch.linalg.vector_norm(gradient) for gradient in own] + elsewhere.get(group["name"], [])
-        total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
-        if clip_val:
-            self._clip_coefficient = torch.clamp(clip_val / (total + 1e-6), max=1.0)
-            torch._foreach_mul_(gradients, self._clip_coefficient)
-        return total
+
+    def clip(self, coefficient: torch.Tensor) -> None:
+        """Note what gradients are multiplied by in the coming step, a scalar, after they are scaled."""
+        self._clip_coefficient = coefficient
 
     def step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         """Have the parts elsewhere take the step that the optimizer has taken here.

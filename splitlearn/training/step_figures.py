@@ -1,12 +1,11 @@
-"""Figures of training: the learning rate and the norm of the gradients of a step, and the perplexity of a loss."""
+"""Figures of training: the learning rates of a step, whether they are logged, and the perplexity of a loss."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Trainer
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
@@ -19,30 +18,11 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     return {f"learning_rate/{name}": rate for name, rate in rates.items()}
 
 
-def clip_gradients(
-    module: LightningModule, optimizer: torch.optim.Optimizer, clip_val: float | None, algorithm: Any
-) -> torch.Tensor | None:
-    """Clip gradients as Lightning does, to the bit, and return their norm before that; clipping by norm measures it anyway.
-
-    Args:
-        module: what is trained.
-        optimizer: what steps.
-        clip_val: the largest norm, or the largest value; None does not clip.
-        algorithm: ``"norm"``, ``"value"`` or None for Lightning's default, the norm.
-
-    Returns:
-        The norm over all parameters of the optimizer, as a scalar. None where it would have to be measured for a step that is
-        not logged.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if clip_val and algorithm in (None, "norm"):
-        return torch.nn.utils.clip_grad_norm_(parameters, clip_val)
-    every = getattr(module.trainer, "log_every_n_steps", 0)
-    is_logged = every and (module.trainer.global_step + 1) % every == 0
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients) if is_logged and gradients else None
-    module.clip_gradients(optimizer, gradient_clip_val=clip_val, gradient_clip_algorithm=algorithm)
-    return norm
+def is_logged(trainer: Trainer) -> bool:
+    """Return whether Lightning's loggers get the figures of the step that is under way."""
+    # The trainer's logger connector sets it; the class does not declare it.
+    every: int = getattr(trainer, "log_every_n_steps", 0)
+    return every > 0 and (trainer.global_step + 1) % every == 0
 
 
 def perplexity(loss: torch.Tensor) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from splitlearn.training import SplitCausalLM
 from splitlearn.training.callbacks import TokenThroughput, find_callback
 from splitlearn.training.callbacks.progress import BarProgress
 from splitlearn.training.optimization import Optimization
-from splitlearn.training.step_figures import clip_gradients, learning_rates, perplexity
+from splitlearn.training.step_figures import learning_rates, perplexity
 
 SHORT = ["trainer.max_steps=4", "data.max_train_blocks=32", "data.max_val_blocks=4", "trainer.enable_progress_bar=false"]
 SHORT += ["verbose=false", "trainer.log_every_n_steps=2", "save_parts=false"]
@@ -49,25 +48,6 @@ def test_they_are_logged_each_log_step(clipping: str, tmp_path: Path, monkeypatc
     # A callback comes before the gradients are scaled to the mean, which with one batch a step changes nothing.
     assert [float(row["gradient_norm"]) for row in rows] == pytest.approx([seen.norms[1], seen.norms[3]], rel=1e-4)
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([seen.rates[1], seen.rates[3]])
-
-
-def test_clipping_is_lightnings_to_the_bit(tiny_checkpoint: Callable[..., Path]) -> None:
-    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4)
-    module.load_parts()
-    optimizer = module.optimization.make_optimizer(module.parts)
-    gradients = [torch.randn_like(each) for each in module.parameters()]
-    expected = [each.clone() for each in gradients]
-    places = [torch.nn.Parameter(torch.zeros_like(each)) for each in expected]
-    for place, gradient in zip(places, expected, strict=True):
-        place.grad = gradient
-    for parameter, gradient in zip(module.parameters(), gradients, strict=True):
-        parameter.grad = gradient
-    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    index = {id(parameter): number for number, parameter in enumerate(module.parameters())}
-    whole = torch.nn.utils.clip_grad_norm_([places[index[id(parameter)]] for parameter in order], 0.5)
-    norm = clip_gradients(module, optimizer, 0.5, "norm")
-    assert norm is not None and torch.equal(norm, whole)
-    assert all(place.grad is not None and torch.equal(one, place.grad) for one, place in zip(gradients, places, strict=True))
 
 
 def test_rates_of_parts_have_names() -> None:
@@ -115,7 +95,7 @@ def test_counting_operations_is_no_training_time(tmp_path: Path, monkeypatch: py
     counted = SplitCausalLM.flops_of
 
     def slow(module: SplitCausalLM, batch: Any) -> int | None:
-        if module.trainer.global_step == 0 and not module._window.counts()[0]:
+        if module.trainer.global_step == 0 and not module._step.is_under_way:
             time.sleep(3)
         return counted(module, batch)
 
