@@ -88,27 +88,25 @@ class ModelFactory:
         """
         if auto_save and storage_path is None:
             raise ValueError("auto_save=True needs storage_path, the folder to save the parts in")
-        request = ModelRequest(
+        loaded = ModelFactory.load_parts(
             model_name_or_path,
             split_point_1,
             split_point_2,
-            model_type,
-            revision,
-            dtype,
-            quantization,
-            unexpected_tensors,
-            in_float32,
-            untie,
-        )
-        loaded = request.open().load(
-            device,
-            device_map,
+            model_type=model_type,
+            device=device,
+            device_map=device_map,
+            dtype=dtype,
             trained=trained,
-            low_memory=low_memory,
             verbose=verbose,
             tracker=tracker,
-            shows_bars=shows_bars,
+            revision=revision,
+            quantization=quantization,
+            unexpected_tensors=unexpected_tensors,
             placement=placement,
+            untie=untie,
+            low_memory=low_memory,
+            in_float32=in_float32,
+            shows_bars=shows_bars,
         )
         parts = loaded["bottom"], loaded["trunk"], loaded["top"]
         if auto_save and storage_path is not None:
@@ -134,8 +132,11 @@ class ModelFactory:
         unexpected_tensors: str = "auto",
         placement: Placement | None = None,
         untie: bool = False,
+        low_memory: bool = True,
+        in_float32: Collection[str] = (),
+        shows_bars: bool = True,
     ) -> LoadedParts:
-        """Load some parts of a causal LM, or all, incrementally; of the others nothing is read or downloaded.
+        """Load some parts of a causal LM, or all; of the others nothing is read or downloaded, with ``low_memory``.
 
         Args:
             model_name_or_path: a local folder or a hub id.
@@ -157,6 +158,11 @@ class ModelFactory:
                 speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
             placement: where each of ``parts`` goes, instead of ``device`` and ``device_map``.
             untie: make parameters of their own of those that the model ties, such as its head and its embedding.
+            low_memory: load part by part, each from just the shards and tensors it needs. Otherwise the whole model is loaded
+                first, other parts too, and then divided, and the receipt is empty.
+            in_float32: parts whose floating-point weights become float32 whatever the others are. A tied head goes with its
+                embedding.
+            shows_bars: whether ``verbose`` shows progress bars too.
 
         Returns:
             The parts, in evaluation mode, and the receipt.
@@ -175,10 +181,19 @@ class ModelFactory:
             dtype,
             quantization,
             unexpected_tensors,
-            untie=untie,
+            in_float32,
+            untie,
         )
-        opened = request.open(parts)
-        return opened.load(device, device_map, trained=trained, verbose=verbose, tracker=tracker, placement=placement)
+        return request.open(parts).load(
+            device,
+            device_map,
+            trained=trained,
+            low_memory=low_memory,
+            verbose=verbose,
+            tracker=tracker,
+            shows_bars=shows_bars,
+            placement=placement,
+        )
 
     @staticmethod
     def load_saved_parts(
