@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import Neutral, SplitModel
 from splitlearn.naming import named
+from splitlearn.randomness import NamedGenerators
 
 _ALL_LINEAR = "all-linear"
 # Settings of PEFT that name modules by patterns, and layers by numbers.
@@ -22,7 +24,9 @@ _LAYER_CHOICES = ("layers_to_transform", "layers_pattern")
 _TARGETS = ("target_modules", "target_parameters")
 
 
-def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict[str, list[nn.Parameter]]:
+def add_adapters(
+    parts: Sequence[SplitModel], settings: AdapterSettings, generators: NamedGenerators | None = None
+) -> dict[str, list[nn.Parameter]]:
     """Put adapters beside the weights of each part that is to have them; they alone require gradients there.
 
     Adapters beside half-precision weights are kept in float32, as PEFT does: small steps would vanish otherwise.
@@ -30,6 +34,8 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
     Args:
         parts: parts of one model.
         settings: which adapters.
+        generators: what each part's adapters draw their initial values from, under the part's name; None takes torch's default
+            generators.
 
     Returns:
         The adapters' parameters, by the name of their part.
@@ -53,7 +59,8 @@ def add_adapters(parts: Sequence[SplitModel], settings: AdapterSettings) -> dict
             targets = [getattr(config, target, None) for target in _TARGETS]
             if any(each is not None for each in targets) and not any(targets):
                 continue
-            inject_adapter_in_model(config, part.model)
+            with generators.drawing(part.spec.name, part.device) if generators else nullcontext():
+                inject_adapter_in_model(config, part.model)
         except PEFT_ERRORS as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"adapters cannot be put into {part.spec.name}: {reason}") from error

@@ -14,10 +14,11 @@ import torch
 from splitlearn.boundary import crossing
 from splitlearn.boundary.calls import CallKind
 from splitlearn.boundary.codecs import CODECS, Codec, Columns
-from splitlearn.boundary.meter import TrafficMeter
+from splitlearn.boundary.meter import PAYLOADS, TrafficMeter
 from splitlearn.boundary.observer import BoundaryObserver
 from splitlearn.boundary.parcel import LayerOutputs, Parcel, tensors_of, to_device
 from splitlearn.boundary.routes import Direction, Route
+from splitlearn.randomness import NamedGenerators, default_generators
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ class Boundary:
         meter: counts what crosses; None counts by itself.
         codec: how smashed data and per-layer outputs are written down.
         gradient_codec: how their gradients are.
+        generators: random numbers by name; None has none but the process's own.
 
     Attributes:
         observers: see what passes.
@@ -64,16 +66,40 @@ class Boundary:
         meter: TrafficMeter | None = None,
         codec: Codec = CODECS["none"],
         gradient_codec: Codec = CODECS["none"],
+        generators: NamedGenerators | None = None,
     ) -> None:
         self.route = route
         self.meter = meter or TrafficMeter()
         self.codec = codec
         self.gradient_codec = gradient_codec
         self.observers: list[BoundaryObserver] = []
+        self._generators = generators
 
     def passes_directly(self, kind: CallKind) -> bool:
         """Whether nothing is sent: both sides are one party, or the call is a trial."""
         return not self.route.is_crossed or kind is CallKind.TRIAL
+
+    def generator(self, payload: str, device: torch.device) -> torch.Generator:
+        """Return the generator from which an observer draws noise for what is sent here.
+
+        There is one for activations, which the party below the cut sends, and one for gradients, which the party above sends.
+        Each is seeded by its name and kept in the checkpoints of a run, so that the noise is the same in one process as in two.
+
+        Args:
+            payload: ``"activation"`` or ``"gradient"``.
+            device: where the noise is wanted.
+
+        Returns:
+            The generator ``cut_1/activation`` and so on; the device's default generator if the model has no seed of its own.
+
+        Raises:
+            ValueError: nothing of that kind is sent.
+        """
+        if payload not in PAYLOADS:
+            raise ValueError(f"payload is {payload!r}; what is sent at a cut is {' or '.join(map(repr, PAYLOADS))}")
+        if self._generators is None:
+            return default_generators(device)[-1]
+        return self._generators.generator(f"{self.route.name}/{payload}", device)
 
     def send(
         self,

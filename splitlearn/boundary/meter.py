@@ -9,8 +9,8 @@ from splitlearn.boundary.calls import CallKind
 from splitlearn.boundary.routes import Direction
 
 CUT_NAMES = ("cut_1", "cut_2")
-_PAYLOADS = ("activation", "gradient")
-COUNTS = tuple(f"{payload}_{direction}_bytes" for payload in _PAYLOADS for direction in Direction)
+PAYLOADS = ("activation", "gradient")
+COUNTS = tuple(f"{payload}_{direction}_bytes" for payload in PAYLOADS for direction in Direction)
 
 
 class TrafficMeter:

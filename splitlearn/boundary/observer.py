@@ -15,7 +15,7 @@ class BoundaryObserver:
     """Sees what is sent, received and given back at a cut; override what you need.
 
     Attach it with ``boundary.observers.append(observer)``. The tensors are detached, and those that are passed on: do not write
-    to them. Trials, and cuts inside one party, are not shown.
+    to them. Random numbers are drawn from `Boundary.generator`. Trials, and cuts inside one party, are not shown.
     """
 
     def on_send(self, cut: int, kind: CallKind, parcel: Parcel) -> None:

@@ -23,6 +23,7 @@ from splitlearn.model.caches import cache_of_part, count_cached_tokens, make_cac
 from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
 from splitlearn.model.running import Finished, Run
 from splitlearn.model.split_model import SplitModel
+from splitlearn.randomness import NamedGenerators
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
 
@@ -35,6 +36,8 @@ class ComposedCausalLM(nn.Module):
         trunk: middle layers.
         top: last layers, final norm and head.
         routes: which way data pass the two cuts.
+        generators: what each part draws from in training, under its name, and observers of the boundaries; None has all draw
+            from torch's default generators, as the unsplit model does.
 
     Attributes:
         meter: counts the bytes that cross the cuts.
@@ -45,7 +48,13 @@ class ComposedCausalLM(nn.Module):
     """
 
     def __init__(
-        self, bottom: SplitModel, trunk: SplitModel, top: SplitModel, *, routes: tuple[Route, Route] = U_SHAPED
+        self,
+        bottom: SplitModel,
+        trunk: SplitModel,
+        top: SplitModel,
+        *,
+        routes: tuple[Route, Route] = U_SHAPED,
+        generators: NamedGenerators | None = None,
     ) -> None:
         super().__init__()
         given = [(part.spec.name, part.spec.start, part.spec.end, part.spec.num_layers) for part in (bottom, trunk, top)]
@@ -64,7 +73,9 @@ class ComposedCausalLM(nn.Module):
         self.trunk = trunk
         self.top = top
         self.meter = TrafficMeter()
-        self.boundaries = Boundary(routes[0], self.meter), Boundary(routes[1], self.meter)
+        self.generators = generators
+        below, above = (Boundary(route, self.meter, generators=generators) for route in routes)
+        self.boundaries = below, above
 
     @property
     def parts(self) -> tuple[SplitModel, SplitModel, SplitModel]:
@@ -167,7 +178,7 @@ class ComposedCausalLM(nn.Module):
             kind = CallKind.TRAIN if self.training and torch.is_grad_enabled() else CallKind.EVALUATE
         labels_BT = arguments.get("labels") if labels_BT is None else labels_BT
         arguments = {**self._recorded_outputs(), **arguments}
-        return Run(self.parts, self.boundaries, kind, caches, labels_BT)(inputs, start, stop, arguments)
+        return Run(self.parts, self.boundaries, kind, caches, labels_BT, self.generators)(inputs, start, stop, arguments)
 
     def _recorded_outputs(self) -> dict[str, bool]:
         """Return the per-layer outputs that the model's configuration asks for.

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import Cache
 
 from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, pass_directly, tensors_of
 from splitlearn.model.split_model import SplitModel
+from splitlearn.randomness import NamedGenerators
 
 # Arguments of a causal LM's forward that only its head uses; all others go to every part.
 _HEAD_ARGUMENTS = ("labels", "logits_to_keep", "num_items_in_batch", "shift_labels", "skips_head")
@@ -42,6 +44,7 @@ class Run:
         kind: purpose of the call.
         caches: the key-value cache of each part; None fills none.
         labels_BT: labels of shape (B, T) that the holder of the top must be sent; None if nobody computes a loss.
+        generators: what each part draws from in training, under its name; None leaves it torch's default generators.
     """
 
     parts: Sequence[SplitModel]
@@ -49,6 +52,7 @@ class Run:
     kind: CallKind
     caches: Sequence[Cache] | None = None
     labels_BT: torch.Tensor | None = None
+    generators: NamedGenerators | None = None
 
     def __call__(
         self, inputs: torch.Tensor | Parcel | Handover, start: int, stop: int, arguments: Mapping[str, Any]
@@ -82,13 +86,22 @@ class Run:
                 own = {"past_key_values": self.caches[index], "use_cache": True}
             if part.spec.has_head:
                 below = at.layer_outputs if knows_below else None
-                output = part(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
+                with self._drawing(part):
+                    output = part(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
                 return Finished(output.output if knows_below else output, at.loss_term)
             # Any mapping, even an empty one, makes the part return its recorded outputs too.
-            output = part(at.parcel.hidden_BTD, below={}, **at.parcel.context, **own, **settings)
+            with self._drawing(part):
+                output = part(at.parcel.hidden_BTD, below={}, **at.parcel.context, **own, **settings)
             outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
             at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
         return at
+
+    def _drawing(self, part: SplitModel) -> AbstractContextManager[None]:
+        """Have a part draw from its own generator; a trial draws from none that a run goes on with."""
+        # Swapping generators takes some 15 microseconds, which generating would show.
+        if self.generators is None or part.is_elsewhere or not part.training or self.kind is CallKind.TRIAL:
+            return nullcontext()
+        return self.generators.drawing(part.spec.name, part.device)
 
     def _reach(self, index: int, at: Handover) -> Handover:
         """Carry data over the boundary below a part, to that part."""

@@ -62,7 +62,10 @@ class SplitModel(nn.Module):
 
     Attributes:
         receipt: what loading it cost; None if it was not loaded from a checkpoint by itself.
+        is_elsewhere: whether another party holds it.
     """
+
+    is_elsewhere = False
 
     def __init__(self, blueprint: Blueprint, spec: PartSpec, model: PreTrainedModel, passage: Passage) -> None:
         super().__init__()

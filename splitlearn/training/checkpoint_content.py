@@ -16,8 +16,10 @@ from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.model import SplitModel, fill_parameters, named_parameters, stored_names, trained_parameters
 
 LAYOUT_KEY = "layout_version"
-# Version 1 did not say so; it had the module's own names, and optimizer state by number.
-LAYOUT_VERSION = 2
+# Version 1 did not say so; it had the module's own names, and optimizer state by number. Version 2 had no generators.
+LAYOUT_VERSION = 3
+# The state of `NamedGenerators`.
+GENERATORS_KEY = "generators"
 
 
 def check_layout(content: Mapping[str, Any], where: str = "the checkpoint") -> None:
@@ -37,8 +39,8 @@ def check_layout(content: Mapping[str, Any], where: str = "the checkpoint") -> N
     version = content.get(LAYOUT_KEY, 1)
     if version != LAYOUT_VERSION:
         raise CheckpointError(
-            f"{where} has layout {version}, which a release of splitlearn with other names in checkpoints wrote, and this one "
-            f"reads layout {LAYOUT_VERSION}; train again, or export it with the release that wrote it"
+            f"{where} has layout {version}, which another release of splitlearn wrote, and this one reads "
+            f"layout {LAYOUT_VERSION}; train again, or export it with the release that wrote it"
         )
 
 

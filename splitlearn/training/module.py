@@ -20,6 +20,7 @@ from splitlearn.cut import PART_NAMES, Placement, refuse_both
 from splitlearn.loading import ModelRequest, OpenedModel
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel
+from splitlearn.randomness import NamedGenerators
 from splitlearn.training import checkpoint_content
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
 from splitlearn.training.frozen_parts import FrozenParts
@@ -73,6 +74,7 @@ class SplitCausalLM(LightningModule):
         placement: who holds which part on which device.
         trained: which tensors of each part are trained, by the part's name. A part that is to have adapters is frozen if it
             turns out, as parts are loaded, that none of its modules gets one.
+        generators: what parts and boundaries draw random numbers from, seeded as torch was when the module was made.
 
     Raises:
         ValueError: a setting is unknown or out of range.
@@ -109,6 +111,8 @@ class SplitCausalLM(LightningModule):
         self.settings = TrainingSettings.from_plain(optimizer, peft, activation_cache, gradient_checkpointing, compile_layers)
         self.optimization, self.adapters = self.settings.optimization, self.settings.adapters
         self.trained = self.settings.trained
+        # Lightning's seed_everything sets this seed, too.
+        self.generators = NamedGenerators(torch.initial_seed())
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
         # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
@@ -229,10 +233,11 @@ class SplitCausalLM(LightningModule):
             shows_bars=sys.stderr.isatty(),
         )
         self._opened = None
-        self._prepared = prepare_parts(list(loaded.parts.values()), self.settings)
+        self._prepared = prepare_parts(list(loaded.parts.values()), self.settings, self.generators)
         self.trained = {**self.trained, **self._prepared.trained}
         parts = {part.spec.name: part for part in self._prepared.parts} | cast(dict[str, SplitModel], self._elsewhere)
-        composed = ComposedCausalLM(*(parts[name] for name in PART_NAMES), routes=find_routes(self.placement)).train()
+        routes = find_routes(self.placement)
+        composed = ComposedCausalLM(*(parts[name] for name in PART_NAMES), routes=routes, generators=self.generators).train()
         frozen_parts = FrozenParts(self.settings.cache, self.trained, composed, hparams.quantization)
         owners = {name: part.owner for name, part in self._elsewhere.items()}
         self._step = StepOwner(self._prepared.parts, self._prepared.ties, owners)
@@ -343,6 +348,7 @@ class SplitCausalLM(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put trained tensors under the unsplit model's names; what was not trained is in the base checkpoint."""
         checkpoint[checkpoint_content.LAYOUT_KEY] = checkpoint_content.LAYOUT_VERSION
+        checkpoint[checkpoint_content.GENERATORS_KEY] = self.generators.state()
         self._step.add_state(checkpoint)
         checkpoint["base"], checkpoint["trained"] = self.base, {name: what.value for name, what in self.trained.items()}
 
@@ -369,4 +375,5 @@ class SplitCausalLM(LightningModule):
         self.load_parts()
         check_checkpoint(checkpoint, self.hparams, self.base, self._step.trained_names())
         self._step.take_state(checkpoint)
+        self.generators.load_state(checkpoint[checkpoint_content.GENERATORS_KEY])
         checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts_here, checkpoint["state_dict"])

@@ -15,7 +15,8 @@ import torch
 
 from splitlearn.cut import PartSpec
 from splitlearn.model import Blueprint, SplitModel, trained_parameters
-from splitlearn.training.checkpoint_content import load_trained_tensors, speak_names, trained_tensors
+from splitlearn.randomness import NamedGenerators
+from splitlearn.training.checkpoint_content import GENERATORS_KEY, load_trained_tensors, speak_names, trained_tensors
 from splitlearn.training.optimization import Optimization
 
 # By the name of the parameter group, then by the unsplit model's name of the tensor.
@@ -58,7 +59,7 @@ class PartOwner(Protocol):
         """Take a step."""
 
     def state(self) -> dict[str, Any]:
-        """Return trained tensors and optimizer state under the unsplit model's names."""
+        """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
@@ -74,12 +75,14 @@ class PartElsewhere(Protocol):
         blueprint: the unsplit model's structure.
         device: where it takes and returns tensors.
         owner: who takes its steps.
+        is_elsewhere: True. It draws its random numbers itself, from a generator that has the part's name.
     """
 
     spec: PartSpec
     blueprint: Blueprint
     device: torch.device
     owner: PartOwner
+    is_elsewhere: bool
 
     def __call__(self, inputs: torch.Tensor, **arguments: Any) -> Any:
         """Run the part; see `SplitModel.forward`."""
@@ -91,10 +94,14 @@ class LocalOwner:
     Args:
         parts: the parts, with what is trained marked.
         optimization: learning rates and decay; rates come with each order afterwards.
+        generators: what the parts draw from, which is kept with their state; of the seed that the data's owner has.
     """
 
-    def __init__(self, parts: Sequence[SplitModel], optimization: Optimization) -> None:
+    def __init__(
+        self, parts: Sequence[SplitModel], optimization: Optimization, generators: NamedGenerators | None = None
+    ) -> None:
         self._parts = parts
+        self._generators = generators
         self._optimizer: torch.optim.Optimizer | None = None
         self._names = {parameter: name for name, parameter in trained_parameters(parts).items()}
         if self._names:
@@ -151,11 +158,15 @@ class LocalOwner:
         self._num_steps += 1
 
     def state(self) -> dict[str, Any]:
-        """Return trained tensors and optimizer state under the unsplit model's names; they share memory with the parts."""
+        """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers.
+
+        Tensors share memory with the parts.
+        """
         return {
             "num_steps": self._num_steps,
             "state_dict": trained_tensors(self._parts),
             "optimizer": {"state": {}, "param_groups": []} if self._optimizer is None else self._optimizer.state_dict(),
+            GENERATORS_KEY: None if self._generators is None else self._generators.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -167,6 +178,8 @@ class LocalOwner:
         load_trained_tensors(self._parts, state["state_dict"])
         if self._optimizer is not None:
             self._optimizer.load_state_dict(state["optimizer"])
+        if self._generators is not None:
+            self._generators.load_state(state[GENERATORS_KEY])
         self._num_steps = state["num_steps"]
 
     @property

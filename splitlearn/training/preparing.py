@@ -11,6 +11,7 @@ from splitlearn.adapters import add_adapters, check_layers_run, unsplit_config
 from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.model import SplitModel, Tie, find_ties, is_quantized, keep_trainable, part_digest
 from splitlearn.naming import naming_group
+from splitlearn.randomness import NamedGenerators
 from splitlearn.training.compilation import checkpoint_layers, compile_layers
 from splitlearn.training.settings import TrainingSettings
 from splitlearn.training.trainable import mark_trainable
@@ -34,7 +35,9 @@ class PreparedParts:
     ties: tuple[Tie, ...] = ()
 
 
-def prepare_parts(parts: Sequence[SplitModel], settings: TrainingSettings) -> PreparedParts:
+def prepare_parts(
+    parts: Sequence[SplitModel], settings: TrainingSettings, generators: NamedGenerators | None = None
+) -> PreparedParts:
     """Give parts their adapters, mark what is trained, and set how their layers run. The parts themselves are changed.
 
     Weights keep the dtype in which they were loaded.
@@ -42,6 +45,8 @@ def prepare_parts(parts: Sequence[SplitModel], settings: TrainingSettings) -> Pr
     Args:
         parts: some or all parts of one model, in the order in which data passes them.
         settings: how all parts of the model are trained.
+        generators: what adapters draw their initial values from, each part's under its name; None takes torch's default
+            generators.
 
     Returns:
         The same parts, with what is known of them now.
@@ -52,7 +57,7 @@ def prepare_parts(parts: Sequence[SplitModel], settings: TrainingSettings) -> Pr
     planned = settings.trained
     # Some adapters change the weights beside them, so the digests come first.
     base = {part.spec.name: part_digest(part) for part in parts if not planned[part.spec.name].trains_all_weights}
-    added = _add_adapters(parts, settings)
+    added = _add_adapters(parts, settings, generators)
     trained = {part.spec.name: settings.settle(part.spec.name, bool(added.get(part.spec.name))) for part in parts}
     for part in parts:
         mark_trainable(part, trained[part.spec.name], added.get(part.spec.name, ()))
@@ -65,9 +70,11 @@ def prepare_parts(parts: Sequence[SplitModel], settings: TrainingSettings) -> Pr
     return PreparedParts(tuple(parts), trained, base, ties)
 
 
-def _add_adapters(parts: Sequence[SplitModel], settings: TrainingSettings) -> dict[str, list[nn.Parameter]]:
+def _add_adapters(
+    parts: Sequence[SplitModel], settings: TrainingSettings, generators: NamedGenerators | None
+) -> dict[str, list[nn.Parameter]]:
     with naming_group("peft"):
-        added = add_adapters(parts, settings.adapters)
+        added = add_adapters(parts, settings.adapters, generators)
         if added:
             # Adapters that could not be saved in the end are refused here.
             unsplit_config(parts, settings.adapters)

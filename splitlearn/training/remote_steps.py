@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from splitlearn.cut import PART_NAMES
+from splitlearn.training.checkpoint_content import GENERATORS_KEY
 from splitlearn.training.part_owner import PartOwner, StepOrder
 
 
@@ -75,8 +76,10 @@ class RemoteSteps:
 
     def add_state(self, checkpoint: dict[str, Any]) -> None:
         """Put the state of the parts elsewhere into a checkpoint, as if they were here."""
-        for owner in self._owners.values():
+        for part, owner in self._owners.items():
             state = owner.state()
+            drawn = state[GENERATORS_KEY] or {"states": {}}
+            checkpoint[GENERATORS_KEY]["states"] |= {name: value for name, value in drawn["states"].items() if name == part}
             checkpoint["state_dict"] |= state["state_dict"]
             own = {group["name"]: group["params"] for group in state["optimizer"]["param_groups"]}
             for optimizer in checkpoint.get("optimizer_states", ()):
@@ -86,7 +89,10 @@ class RemoteSteps:
 
     def take_state(self, checkpoint: dict[str, Any]) -> None:
         """Give the parts elsewhere their share of a checkpoint, and leave the rest in it."""
-        for owner in self._owners.values():
+        generators = checkpoint[GENERATORS_KEY]
+        for part, owner in self._owners.items():
+            # Boundaries draw in this process; only the part itself draws elsewhere.
+            drawn = {part: generators["states"].pop(part)} if part in generators["states"] else {}
             names = owner.trained_names()
             groups = {group["name"] for group in owner.group_settings()}
             (optimizer,) = checkpoint["optimizer_states"]
@@ -95,7 +101,12 @@ class RemoteSteps:
             tensors = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in names}
             num_steps = checkpoint["global_step"]
             owner.load_state(
-                {"num_steps": num_steps, "state_dict": tensors, "optimizer": {**optimizer, "state": state, "param_groups": own}}
+                {
+                    "num_steps": num_steps,
+                    "state_dict": tensors,
+                    "optimizer": {**optimizer, "state": state, "param_groups": own},
+                    GENERATORS_KEY: {**generators, "states": drawn},
+                }
             )
             for group in optimizer["param_groups"]:
                 if group["name"] in groups:

@@ -11,6 +11,7 @@ import torch
 
 from splitlearn.boundary import CODECS, U_SHAPED, Boundary, BoundaryObserver, CallKind, Parcel, Route
 from splitlearn.boundary.routes import Direction
+from splitlearn.randomness import NamedGenerators
 
 CPU = torch.device("cpu")
 SHAPE_BTD = (2, 3, 8)
@@ -209,3 +210,32 @@ def test_a_graph_is_freed_with_its_last_user() -> None:
         assert sent() is None
     finally:
         gc.enable()
+
+
+def test_noise_is_drawn_apart_for_each_cut_and_direction() -> None:
+    class Noise(BoundaryObserver):
+        def __init__(self, boundary: Boundary) -> None:
+            self.boundary, self.drawn = boundary, torch.empty(0)
+
+        def on_send(self, cut: int, kind: CallKind, parcel: Parcel) -> None:
+            self.drawn = torch.randn(4, generator=self.boundary.generator("activation", parcel.hidden_BTD.device))
+
+    drawn: list[list[float]] = []
+    for seed in (0, 0, 1):
+        generators = NamedGenerators(seed)
+        boundaries = [Boundary(route, generators=generators) for route in U_SHAPED]
+        # Whether the other direction or torch itself draws in between does not matter.
+        torch.randn(len(drawn), generator=boundaries[0].generator("gradient", CPU))
+        torch.rand(len(drawn))
+        for boundary in boundaries:
+            boundary.observers.append(noise := Noise(boundary))
+            cross(boundary, parcel_of()[1])
+            drawn.append(noise.drawn.tolist())
+    assert drawn[:2] == drawn[2:4]
+    assert len({tuple(one) for one in drawn}) == 4
+    torch.manual_seed(0)
+    plain = torch.randn(4, generator=Boundary(U_SHAPED[0]).generator("activation", CPU))
+    torch.manual_seed(0)
+    assert torch.equal(plain, torch.randn(4)), "without a seed of its own a model draws from torch's generator"
+    with pytest.raises(ValueError, match="payload is 'mask'; what is sent at a cut is 'activation' or 'gradient'"):
+        boundary.generator("mask", CPU)

@@ -10,16 +10,25 @@ from torch import nn
 
 from splitlearn.boundary import tensors_of
 from splitlearn.model import PartOutput, SplitModel
+from splitlearn.randomness import NamedGenerators
 from splitlearn.training.part_owner import LocalOwner
 
 
 class StandIn(nn.Module):
     """Runs a part as a server would: on tensors without a graph, keeping its own graph until the gradient comes."""
 
-    def __init__(self, part: SplitModel, owner: LocalOwner) -> None:
+    is_elsewhere = True
+
+    def __init__(self, part: SplitModel, owner: LocalOwner, generators: NamedGenerators) -> None:
         super().__init__()
+
         # In a closure, so that no parameter is found by walking over modules.
-        self._run = lambda *args, **kwargs: part.train(self.training)(*args, **kwargs)
+        def run(*args: Any, **kwargs: Any) -> PartOutput:
+            with generators.drawing(part.spec.name):
+                output: PartOutput = part.train(self.training)(*args, **kwargs)
+                return output
+
+        self._run = run
         self.spec, self.blueprint, self.device, self.owner = part.spec, part.blueprint, part.device, owner
         self._is_trained = any(parameter.requires_grad for parameter in part.parameters())
 

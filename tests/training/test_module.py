@@ -38,9 +38,13 @@ def batches(rows_each: list[int]) -> list[dict[str, torch.Tensor]]:
 
 
 class SeedEachBatch(Callback):
-    """Gives every batch the dropout that the unsplit model's has, whatever else draws random numbers between."""
+    """Gives every batch the dropout that the unsplit model's has, whatever else draws random numbers between.
+
+    The parts draw from torch's default generator, as the unsplit model does, and not each from its own.
+    """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.composed.generators = None
         torch.manual_seed(batch_idx)
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from splitlearn.loading import ModelRequest
-from splitlearn.model import fill_parameters, trained_parameters
+from splitlearn.randomness import NamedGenerators
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.load_parts import load_for_training
 from splitlearn.training.part_owner import LocalOwner, PartElsewhere
@@ -39,8 +39,15 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class LossLog(Callback):
-    def __init__(self) -> None:
+    """Keeps the losses; may draw random numbers between the steps, as data or another callback might."""
+
+    def __init__(self, draws: bool) -> None:
         self.losses: list[float] = []
+        self._draws = draws
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._draws:
+            torch.rand(batch_idx + 1)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(float(outputs["loss"]))
@@ -56,32 +63,29 @@ def loader(num_batches: int) -> DataLoader[Any]:
     return DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
 
 
-def stand_in(module: SplitCausalLM, checkpoint: Path, initial: dict[str, torch.Tensor]) -> StandIn:
+def stand_in(module: SplitCausalLM, checkpoint: Path) -> StandIn:
+    # All that it knows of the other party's random numbers is their seed.
+    generators = NamedGenerators(module.generators.seed)
     opened = ModelRequest(str(checkpoint), 2, 4).open(["trunk"])
     loaded = load_for_training(opened, module.trained, module.placement)
-    prepared = prepare_parts(list(loaded.parts.values()), module.settings)
-    # Adapters begin as they do in one process.
-    fill_parameters(prepared.parts, initial)
-    return StandIn(prepared.parts[0], LocalOwner(prepared.parts, module.optimization))
+    prepared = prepare_parts(list(loaded.parts.values()), module.settings, generators)
+    return StandIn(prepared.parts[0], LocalOwner(prepared.parts, module.optimization, generators), generators)
 
 
 def make_module(checkpoint: Path, settings: dict[str, Any], remote: bool) -> SplitCausalLM:
     torch.manual_seed(0)
     module = SplitCausalLM(str(checkpoint), 2, 4, **settings)
+    if remote:
+        module.connect({"trunk": cast(PartElsewhere, stand_in(module, checkpoint))})
+        # The other party draws nothing of this.
+        torch.rand(5)
     module.load_parts()
-    if not remote:
-        return module
-    initial = {name: parameter.detach().clone() for name, parameter in trained_parameters(module.parts).items()}
-    module = SplitCausalLM(str(checkpoint), 2, 4, **settings)
-    module.connect({"trunk": cast(PartElsewhere, stand_in(module, checkpoint, initial))})
-    module.load_parts()
-    fill_parameters(module.parts_here, initial)
     return module
 
 
 def fit(checkpoint: Path, case: dict[str, Any], *, remote: bool, stop: int = STEPS, **fit: Any) -> tuple[Trainer, list[float]]:
     module = make_module(checkpoint, case.get("settings", {}), remote)
-    log, settings = LossLog(), case.get("trainer", {})
+    log, settings = LossLog(remote), case.get("trainer", {})
     trainer = Trainer(
         accelerator="cpu",
         max_steps=stop,
@@ -130,18 +134,32 @@ def test_twenty_steps_are_those_of_one_process(name: str, tiny_checkpoint: Calla
     assert whole["param_groups"] == divided["param_groups"]
     for key, state in whole["state"].items():
         assert all(torch.equal(value, divided["state"][key][entry]) for entry, value in state.items())
+    assert expected["generators"]["states"].keys() == found["generators"]["states"].keys() == {"bottom", "trunk", "top"}
+    for part, states in expected["generators"]["states"].items():
+        assert torch.equal(states["cpu"], found["generators"]["states"][part]["cpu"]), part
 
 
+@pytest.mark.parametrize("name", ["clipping", "dropout"])
 @pytest.mark.parametrize("from_remote", [True, False])
 def test_a_run_goes_on_under_the_other_placement(
-    from_remote: bool, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+    from_remote: bool, name: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    checkpoint, case = tiny_checkpoint("llama"), CASES["clipping"]
+    case = CASES[name]
+    checkpoint = make_checkpoint(case, tiny_checkpoint, tmp_path)
     first, _ = fit(checkpoint, case, remote=from_remote, stop=7)
     content_of(first, tmp_path / "first.ckpt")
+    torch.manual_seed(5)
     resumed = [fit(checkpoint, case, remote=remote, ckpt_path=tmp_path / "first.ckpt") for remote in (True, False)]
     assert [trainer.global_step for trainer, _ in resumed] == [STEPS, STEPS]
     assert resumed[0][1] == resumed[1][1]
+    # As many random numbers have been drawn as in a run that was not interrupted.
+    whole, _ = fit(checkpoint, case, remote=False)
+    expected = content_of(whole, tmp_path / "whole.ckpt")["generators"]["states"]
+    for trainer, _ in resumed:
+        found = content_of(trainer, tmp_path / "end.ckpt")["generators"]["states"]
+        assert {part: states["cpu"].tolist() for part, states in found.items()} == {
+            part: states["cpu"].tolist() for part, states in expected.items()
+        }
 
 
 def test_clipping_by_value_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:

@@ -1,0 +1,104 @@
+"""Random numbers by name, so that nothing draws from the numbers of another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_CPU = torch.device("cpu")
+
+
+class NamedGenerators:
+    """Random number generators by name: one for each part, and one for each direction at a cut.
+
+    A generator's seed is made of ``seed`` and its name alone. Whoever holds a part therefore draws the same numbers for it, in
+    one process or in another, whatever is drawn for other parts. Each device has generators of its own.
+
+    Args:
+        seed: the seed of the run.
+
+    Attributes:
+        seed: the same.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        # By name, then by kind of device: a name belongs to one place, but a resumed run may have another GPU.
+        self._generators: dict[str, dict[str, torch.Generator]] = {}
+
+    def generator(self, name: str, device: torch.device = _CPU) -> torch.Generator:
+        """Return the generator of a name, to pass to torch's functions that draw random numbers.
+
+        Args:
+            name: for example ``"cut_1/activation"``.
+            device: where the random numbers are wanted.
+        """
+        of_name = self._generators.setdefault(name, {})
+        generator = of_name.get(device.type)
+        if generator is None:
+            generator = of_name[device.type] = torch.Generator(device).manual_seed(_seed_of(self.seed, name))
+        elif device.index is not None and generator.device != device:
+            moved = torch.Generator(device)
+            moved.set_state(generator.get_state())
+            generator = of_name[device.type] = moved
+        return generator
+
+    @contextmanager
+    def drawing(self, name: str, device: torch.device = _CPU) -> Iterator[None]:
+        """Have everything that draws from torch's default generators draw from those of a name.
+
+        Dropout takes no generator, so the default generator of the CPU, and that of a GPU if ``device`` is one, gets the state
+        of the name's own while this lasts, and has its own state back afterwards.
+
+        Args:
+            name: for example ``"trunk"``.
+            device: where the random numbers are drawn.
+        """
+        pairs = [(default, self.generator(name, default.device), default.get_state()) for default in default_generators(device)]
+        for default, own, _ in pairs:
+            default.set_state(own.get_state())
+        try:
+            yield
+        finally:
+            for default, own, before in pairs:
+                own.set_state(default.get_state())
+                default.set_state(before)
+
+    def state(self) -> dict[str, Any]:
+        """Return ``seed``, and ``states`` by name and kind of device, as plain values and tensors."""
+        states = {
+            name: {device: generator.get_state() for device, generator in of_name.items()}
+            for name, of_name in self._generators.items()
+        }
+        return {"seed": self.seed, "states": states}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned; a name that is not in it begins as the seed says.
+
+        States of devices that are not here are passed over.
+        """
+        self.seed = state["seed"]
+        self._generators = {}
+        for name, of_name in state["states"].items():
+            for device, own in of_name.items():
+                if device == "cpu" or torch.cuda.is_available():
+                    self.generator(name, torch.device(device)).set_state(own)
+
+
+def default_generators(device: torch.device) -> list[torch.Generator]:
+    """Return the default generators that a module on a device may draw from: some draw on the CPU wherever they live."""
+    found: list[torch.Generator] = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        index = torch.cuda.current_device() if device.index is None else device.index
+        found.append(torch.cuda.default_generators[index])
+    return found
+
+
+def _seed_of(seed: int, name: str) -> int:
+    # Python's own hash of a string differs from process to process.
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
