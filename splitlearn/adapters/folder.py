@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from splitlearn.adapters.layers import adapter_tensors, load_adapter_tensors
 from splitlearn.adapters.settings import AdapterSettings
@@ -16,6 +16,7 @@ from splitlearn.adapters.unsplit_config import unsplit_config
 from splitlearn.checkpoint import write_tensor_file
 from splitlearn.files import whole_folder, write_json
 from splitlearn.model import SplitModel
+from splitlearn.runs import Stamp
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -23,7 +24,9 @@ CONFIG_FILE = "adapter_config.json"
 _PREFIX = "base_model.model."
 
 
-def save_adapters(parts: Sequence[SplitModel], settings: AdapterSettings, folder: Path) -> list[Path]:
+def save_adapters(
+    parts: Sequence[SplitModel], settings: AdapterSettings, folder: Path, stamp: Stamp | None = None
+) -> list[Path]:
     """Write the adapters of the parts, so that ``PeftModel.from_pretrained(unsplit_model, folder)`` reads them.
 
     ``adapter_config.json`` and ``adapter_model.safetensors`` are PEFT's; ``bottom.safetensors`` and so on hold the tensors of
@@ -33,6 +36,7 @@ def save_adapters(parts: Sequence[SplitModel], settings: AdapterSettings, folder
         parts: the parts of the model.
         settings: which adapters they have.
         folder: where to write; made if need be.
+        stamp: which run and step the adapters are of, for the headers of the files; None leaves it out.
 
     Returns:
         The paths written.
@@ -42,12 +46,13 @@ def save_adapters(parts: Sequence[SplitModel], settings: AdapterSettings, folder
         OSError: the folder cannot be written or the disk is full.
     """
     config = unsplit_config(parts, settings)
+    notes = {name: str(value) for name, value in stamp.to_dict().items()} if stamp else None
     by_part = {part.spec.name: _renamed(part) for part in parts}
     files = {f"{name}.safetensors": tensors for name, tensors in by_part.items() if tensors}
     files[ADAPTER_FILE] = {name: each for tensors in by_part.values() for name, each in tensors.items()}
     with whole_folder(folder, exist_ok=True) as temporary:
         for file, tensors in files.items():
-            write_tensor_file(tensors, temporary / file)
+            write_tensor_file(tensors, temporary / file, notes)
         config.save_pretrained(str(temporary))
     return [folder / name for name in (*files, CONFIG_FILE)]
 
@@ -66,6 +71,23 @@ def load_adapters(parts: Sequence[SplitModel], folder: Path) -> None:
         tensors = {name.removeprefix(_PREFIX): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     for part in parts:
         load_adapter_tensors(part, tensors)
+
+
+def read_stamp(folder: Path) -> Stamp | None:
+    """Return which run and step the adapter in a folder is of; None if its file does not say, as those of older releases.
+
+    Raises:
+        FileNotFoundError: the folder holds no adapter.
+        ValueError: the file is damaged.
+    """
+    path = folder / ADAPTER_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {ADAPTER_FILE}; is it a PEFT adapter?")
+    try:
+        with safe_open(str(path), framework="pt") as opened:
+            return Stamp.from_plain(opened.metadata())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
 
 
 def copy_adapter(folder: Path, out: Path, stands_alone: bool) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.naming import naming_group
+from splitlearn.runs import RUNNING, RunSummary
 from splitlearn.training import SplitCausalLM, check_layout
 from splitlearn.training.callbacks import LAST, check_data_order
 
@@ -128,13 +129,16 @@ def find_best(trainer: Trainer) -> dict[str, Any] | None:
     return None
 
 
-def refuse_finished(checkpoint: Mapping[str, Any], path: str, cfg: DictConfig) -> None:
+def refuse_finished(checkpoint: Mapping[str, Any], path: str, cfg: DictConfig, summary: RunSummary | None) -> None:
     """Refuse to go on from a checkpoint after which nothing is left to be done.
+
+    A run that took its last step, but was stopped before it had saved its parts, has these left.
 
     Args:
         checkpoint: its content.
         path: its file.
         cfg: the run's configuration.
+        summary: the run's record; None if there is none.
 
     Raises:
         FinishedRunError: the run has all its steps or epochs, or has stopped early.
@@ -142,11 +146,14 @@ def refuse_finished(checkpoint: Mapping[str, Any], path: str, cfg: DictConfig) -
     step, epochs = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     max_steps, max_epochs = cfg.trainer.get("max_steps", -1), cfg.trainer.get("max_epochs")
     reason = None
+    has_parts_left = summary is not None and summary.status in (RUNNING, "interrupted", "failed")
     if isinstance(max_steps, int) and 0 <= max_steps <= step:
         reason = f"it has taken {step} steps of trainer.max_steps={max_steps}"
     elif isinstance(max_epochs, int) and 0 <= max_epochs <= epochs:
         reason = f"it has trained for {epochs} epochs of trainer.max_epochs={max_epochs}"
-    elif (stopping := (cfg.get("callbacks") or {}).get("early_stopping")) is not None:
+    if reason is not None and has_parts_left:
+        return
+    if reason is None and (stopping := (cfg.get("callbacks") or {}).get("early_stopping")) is not None:
         states = [state for name, state in checkpoint.get("callbacks", {}).items() if name.startswith("EarlyStopping")]
         if any(state["wait_count"] >= max(stopping.patience, 1) for state in states):
             reason = "it has stopped early"

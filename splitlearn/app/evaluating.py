@@ -16,8 +16,8 @@ from splitlearn.app.placing import resolve_placement
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PartTraining, Placement
 from splitlearn.data import BlockDataModule
-from splitlearn.export import RunRecord
-from splitlearn.model import SplitModel, trained_parameters
+from splitlearn.export import RunRecord, load_saved_part, saved_adapters
+from splitlearn.model import trained_parameters
 from splitlearn.settings import TARGETS, check
 from splitlearn.silence import without_lightning_advice
 from splitlearn.training import (
@@ -125,13 +125,11 @@ def _fill(module: SplitCausalLM, record: RunRecord) -> None:
     for part in module.parts:
         what = record.trained[part.spec.name]
         if what is PartTraining.ADAPTERS:
-            load_adapters([part], record.folder / "adapters")
+            load_adapters([part], saved_adapters(record))
         elif what.trains_weights:
-            path = record.saved_part(part.spec.name)
-            if path is None:
-                raise FileNotFoundError(f"{record.folder} has no parts/{part.spec.name}.pt; take ckpt=last or ckpt=best")
+            saved = load_saved_part(record, part.spec.name)
             with torch.no_grad():
-                part.model.load_state_dict(SplitModel.load(path).model.state_dict())
+                part.model.load_state_dict(saved.model.state_dict())
 
 
 def _make_trainer(run: DictConfig, counts: _Counts, placement: Placement) -> Trainer:

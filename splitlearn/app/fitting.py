@@ -50,6 +50,12 @@ def fit(
     return held_out | _costs(trainer, module, figures)
 
 
+def step_of_end(trainer: Trainer, loads_best: bool) -> int:
+    """Return the optimizer step of what the module holds after `fit`."""
+    best = find_best(trainer) if loads_best else None
+    return trainer.global_step if best is None else int(best["step"])
+
+
 def _costs(trainer: Trainer, module: SplitCausalLM, figures: RunFigures) -> dict[str, Any]:
     """Return what the training took: seconds, steps, tokens, and memory at its peaks."""
     throughput = find_callback(trainer, TokenThroughput)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from splitlearn.app.configuration import make, plain
 from splitlearn.cut import Placement
 from splitlearn.loading import OpenedModel
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, WholeFileCheckpointIO, root_device_arguments
-from splitlearn.training.callbacks import BestCheckpoint, RunFigures, Traffic
+from splitlearn.training.callbacks import BestCheckpoint
 
 
 def make_module(cfg: DictConfig, opened: OpenedModel, placement: Placement) -> SplitCausalLM:
@@ -41,13 +42,13 @@ def make_module(cfg: DictConfig, opened: OpenedModel, placement: Placement) -> S
     )
 
 
-def make_trainer(cfg: DictConfig, run_folder: Path, figures: RunFigures, placement: Placement) -> Trainer:
+def make_trainer(cfg: DictConfig, run_folder: Path, own_callbacks: Sequence[Callback], placement: Placement) -> Trainer:
     """Make the trainer of a configuration, with its callbacks and loggers.
 
     Args:
         cfg: the run's configuration.
         run_folder: where it writes.
-        figures: the callback that keeps the run's figures.
+        own_callbacks: callbacks that no setting names.
         placement: who holds which part.
 
     Raises:
@@ -56,7 +57,7 @@ def make_trainer(cfg: DictConfig, run_folder: Path, figures: RunFigures, placeme
     devices = placement.devices
     trainer_settings = dict(cfg.trainer)
     precision = SplitPrecision(trainer_settings.pop("precision"), devices)
-    callbacks: list[Callback] = [figures, Traffic(), *(_make_callback(settings, cfg) for settings in _chosen(cfg, "callbacks"))]
+    callbacks: list[Callback] = [*own_callbacks, *(_make_callback(settings, cfg) for settings in _chosen(cfg, "callbacks"))]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     return make(

@@ -9,7 +9,7 @@ from splitlearn.app.checkpoints import find_checkpoint, read_checkpoint
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.data import base_tokenizer_digest
 from splitlearn.embedded import resolve_model
-from splitlearn.export import RunRecord, load_base_part
+from splitlearn.export import RunRecord, check_saved_state, load_base_part
 from splitlearn.loading import ModelRequest, OpenedModel, quantization_config, quantized_names
 from splitlearn.model import part_digest
 from splitlearn.training import compare_bases, parse_dtype
@@ -27,10 +27,12 @@ def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, OpenedMod
 
     Raises:
         FileNotFoundError: the folder is no run's, or what is wanted of it is not there.
-        CheckpointError: the base checkpoint is another by now, or a file is damaged.
+        CheckpointError: the base checkpoint is another by now, a file is damaged, or the folder holds files of two states.
+        ValueError: the checkpoint is of another run.
     """
     path = find_checkpoint(ckpt, Path(folder).expanduser(), "ckpt")
     record = RunRecord.read(folder, None if path is None else read_checkpoint(path))
+    check_saved_state(record)
     opened = request_of_base(record).open()
     # All parts of the base are loaded now, to compare them.
     opened.settle_ties()

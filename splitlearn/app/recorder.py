@@ -19,7 +19,7 @@ from splitlearn.cut import CutError
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import write_text
 from splitlearn.redaction import without_queries
-from splitlearn.runs import CONFIG_FILE, SUMMARY_FILE, RunSummary, print_summary, write_summary
+from splitlearn.runs import CONFIG_FILE, RUNNING, RunSummary, new_run_id, print_summary, write_summary
 from splitlearn.training import SplitCausalLM, part_memory
 from splitlearn.training.callbacks import LAST, DivergedError, Traffic, find_callback
 
@@ -34,6 +34,7 @@ class Recorder:
         folder: its folder.
 
     Attributes:
+        run_id: of this start of the run.
         has_begun: whether all that could be refused has been checked, so that the folder is this run's.
     """
 
@@ -43,7 +44,8 @@ class Recorder:
         self.has_begun = False
         points = {f"split_{point}": plain(cfg.split.get(point)) for point in ("point_1", "point_2")}
         model, tags = cfg.model.name_or_path, plain(cfg.tags)
-        self._summary = RunSummary(model=model, folder=str(folder.resolve()), tags=tags, **points)
+        self.run_id = new_run_id()
+        self._summary = RunSummary(run_id=self.run_id, model=model, folder=str(folder.resolve()), tags=tags, **points)
         self._is_taken = holds_run(folder) or foreign_file(folder) is not None
         self._trainer: Trainer | None = None
 
@@ -52,17 +54,17 @@ class Recorder:
         self._summary = replace(self._summary, **values)
 
     def begin(self, cfg: DictConfig, trainer: Trainer, replaces: bool) -> None:
-        """Make the folder this run's.
+        """Make the folder this run's; its record says so first, so that no file of an earlier run is taken for this one's.
 
         Args:
             cfg: the configuration to write there.
             trainer: the run's trainer.
             replaces: whether what an earlier run left is removed first.
         """
-        if replaces:
-            remove(own_files(self.folder))
+        record = write_summary(self.folder, replace(self._summary, status=RUNNING))
         self.has_begun, self._trainer = True, trainer
-        (self.folder / SUMMARY_FILE).unlink(missing_ok=True)
+        if replaces:
+            remove([path for path in own_files(self.folder) if path != record])
         save_hydra_files(self.folder, cfg)
         write_text(self.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,14 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE
 from splitlearn.files import write_text
-from splitlearn.runs import CONFIG_FILE, SUMMARY_FILE, read_run_config, read_summary
+from splitlearn.runs import (
+    CONFIG_FILE,
+    SUMMARY_FILE,
+    checkpoint_starts,
+    read_run_config,
+    read_summary,
+    refuse_other_run,
+)
 
 _HYDRA = ".hydra"
 _ASIDE = "metrics_until_resume_"
@@ -67,6 +74,28 @@ def refuse_second_run(folder: Path, ckpt_path: str | None, overwrite: bool, star
         raise CheckpointError(
             f"{folder} holds a run already; go on with ckpt_path=last, replace it with overwrite=true, or name another folder"
         )
+
+
+def earlier_starts(folder: Path, ckpt_path: str | None, checkpoint: Mapping[str, Any] | None, overwrite: bool) -> list[str]:
+    """Return the ids of the starts of a run before the one that begins now, the first one first.
+
+    Args:
+        folder: the run's folder.
+        ckpt_path: the checkpoint that the run goes on from; None for none.
+        checkpoint: its content.
+        overwrite: whether what the folder holds is to be removed.
+
+    Raises:
+        ValueError: the checkpoint lies in the folder, but is of another run than its record: one that was being replaced.
+    """
+    if ckpt_path is None or checkpoint is None:
+        return []
+    starts = checkpoint_starts(checkpoint)
+    summary = None if overwrite or folder.resolve() not in Path(ckpt_path).resolve().parents else read_summary(folder)
+    if summary is None:
+        return starts
+    refuse_other_run(folder, summary, checkpoint)
+    return list(dict.fromkeys([*summary.starts, *starts]))
 
 
 def _is_empty_handed(folder: Path) -> bool:

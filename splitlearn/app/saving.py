@@ -11,6 +11,7 @@ from splitlearn.adapters import save_adapters
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE, BlockDataModule
 from splitlearn.loading import save_parts
 from splitlearn.model import SplitModel
+from splitlearn.runs import Stamp
 from splitlearn.training import SplitCausalLM
 
 
@@ -30,13 +31,14 @@ def save_prompt_format(datamodule: LightningDataModule, run_folder: Path) -> Non
         datamodule.save_prompt_format(run_folder)
 
 
-def save_trained(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> dict[str, str]:
+def save_trained(cfg: DictConfig, module: SplitCausalLM, run_folder: Path, stamp: Stamp) -> dict[str, str]:
     """Save adapters, and parts if that is wanted: beside adapters those that were trained themselves.
 
     Args:
         cfg: the run's configuration.
         module: the trained module.
         run_folder: where to save.
+        stamp: which run and step they are of.
 
     Returns:
         The folders, by kind: ``"adapters"`` and ``"parts"``.
@@ -47,13 +49,13 @@ def save_trained(cfg: DictConfig, module: SplitCausalLM, run_folder: Path) -> di
     folders = {}
     wanted: list[SplitModel] = list(module.parts)
     if module.adapters.method is not None:
-        save_adapters(module.parts, module.adapters, run_folder / "adapters")
+        save_adapters(module.parts, module.adapters, run_folder / "adapters", stamp)
         folders["adapters"] = str((run_folder / "adapters").resolve())
         wanted = [part for part in module.parts if module.trained[part.spec.name].trains_weights]
     if cfg.model.quantization is not None:
         # What was quantized is in the base checkpoint, with more digits.
         wanted = [part for part in wanted if module.trained[part.spec.name].trains_all_weights]
     if cfg.save_parts and wanted:
-        save_parts(wanted, run_folder / "parts")
+        save_parts(wanted, run_folder / "parts", stamp)
         folders["parts"] = str((run_folder / "parts").resolve())
     return folders

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from splitlearn.app.checking import check_settings
 from splitlearn.app.checkpoints import check_fit_of, find_checkpoint, read_checkpoint, refuse_finished
 from splitlearn.app.configuration import make, naming_settings
-from splitlearn.app.fitting import fit
+from splitlearn.app.fitting import fit, step_of_end
 from splitlearn.app.held_out import measure_before
 from splitlearn.app.making import make_module, make_trainer
 from splitlearn.app.models import open_model
@@ -22,15 +22,15 @@ from splitlearn.app.process import leaving_no_trace
 from splitlearn.app.rates import rate_of_adapters
 from splitlearn.app.recorder import Recorder
 from splitlearn.app.run_checks import check_data, check_memory, check_watched
-from splitlearn.app.run_folder import keeping_metrics, refuse_second_run
+from splitlearn.app.run_folder import earlier_starts, keeping_metrics, refuse_second_run
 from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
 from splitlearn.data import BlockDataModule
-from splitlearn.runs import hold_run_folder, open_run_folder
+from splitlearn.runs import Stamp, hold_run_folder, open_run_folder, read_summary
 from splitlearn.settings import check
 from splitlearn.silence import without_lightning_advice
 from splitlearn.training import SplitCausalLM
-from splitlearn.training.callbacks import RunFigures
+from splitlearn.training.callbacks import RunFigures, RunIdentity, Traffic
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     """Cut, load, train, evaluate and save one model.
 
     Cut, devices, data and settings are checked before any weights are read. Whatever happens, ``summary.json`` in the run's
-    folder says so: its ``status`` is ``completed``, ``refused`` (no cut of this model), ``failed``, ``interrupted`` or
-    ``diverged``, all but the first with a ``reason``. A folder that holds another run is left as it is.
+    folder says so: its ``status`` is ``running`` from the run's first file on, and then ``completed``, ``refused`` (no cut of
+    this model), ``failed``, ``interrupted`` or ``diverged``, the last four with a ``reason``. A folder that holds another run
+    is left as it is.
 
     Args:
         cfg: a configuration like ``conf/train.yaml``.
@@ -94,6 +95,8 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     ckpt_path = find_checkpoint(cfg.ckpt_path, run_folder)
     refuse_second_run(run_folder, ckpt_path, cfg.overwrite, starts_if_empty=cfg.ckpt_path == "auto")
     checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
+    starts = earlier_starts(run_folder, ckpt_path, checkpoint, cfg.overwrite)
+    recorder.note(earlier_starts=starts)
     seed_everything(cfg.seed, workers=True, verbose=False)
     settle_settings(cfg)
     placement = resolve_placement(cfg)
@@ -103,14 +106,14 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     recorder.note(placement=describe_placement(placement))
     check_settings(cfg, opened.config)
     if checkpoint is not None and run_folder.resolve() in Path(str(ckpt_path)).resolve().parents:
-        refuse_finished(checkpoint, str(ckpt_path), cfg)
+        refuse_finished(checkpoint, str(ckpt_path), cfg, read_summary(run_folder))
     module = make_module(cfg, opened, placement)
     check_memory(opened, module)
     if cfg.verbose and module.adapters.method is not None:
         print(f"learning rate of adapters: {rate_of_adapters(module):g}")
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=opened.source.name, tokenizer_revision=commit)
     figures = RunFigures()
-    trainer = make_trainer(cfg, run_folder, figures, placement)
+    trainer = make_trainer(cfg, run_folder, [figures, Traffic(), RunIdentity(recorder.run_id, starts)], placement)
     # Bad data are found here, before weights are read.
     datamodule.setup("fit")
     check_data(datamodule, opened, cfg.verbose)
@@ -124,6 +127,8 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         recorder.begin(cfg, trainer, replaces=ckpt_path is None or cfg.overwrite)
         save_prompt_format(datamodule, run_folder)
         metrics = fit(trainer, module, datamodule, figures, ckpt_path, cfg.load_best_model_at_end)
-    saved = save_trained(cfg, module, run_folder)
+    stamp = Stamp(recorder.run_id, step_of_end(trainer, cfg.load_best_model_at_end))
+    recorder.note(step=stamp.step)
+    saved = save_trained(cfg, module, run_folder, stamp)
     recorder.complete(cfg, metrics, module, datamodule, trainer, saved)
     return TrainResult(metrics, module, datamodule, trainer, run_folder)

@@ -3,10 +3,14 @@
 from splitlearn.export.folder import export_run
 from splitlearn.export.restore import load_base_part, restore
 from splitlearn.export.run_record import RunRecord
+from splitlearn.export.saved_state import check_saved_state, load_saved_part, saved_adapters
 
 __all__ = [
     "RunRecord",
+    "check_saved_state",
     "export_run",
     "load_base_part",
+    "load_saved_part",
     "restore",
+    "saved_adapters",
 ]

@@ -15,6 +15,7 @@ from splitlearn.data import PromptFormat, read_tokenizer, with_learned_ends
 from splitlearn.export.card import model_card
 from splitlearn.export.restore import restore_part
 from splitlearn.export.run_record import RunRecord
+from splitlearn.export.saved_state import saved_adapters
 from splitlearn.export.tensors import Tensors, part_tensors
 from splitlearn.files import whole_folder, write_json, write_text
 from splitlearn.loading import OpenedModel
@@ -78,7 +79,7 @@ def export_run(
 def _adapters_of(record: RunRecord, opened: OpenedModel, folder: Path) -> Path:
     """Return the folder of a run's adapters; those of a checkpoint are written first."""
     if record.checkpoint is None:
-        return record.folder / "adapters"
+        return saved_adapters(record)
     parts = [restore_part(opened, part, record) for part in opened.plan.parts]
     save_adapters(parts, record.adapters, folder / _FROM_CHECKPOINT)
     return folder / _FROM_CHECKPOINT

@@ -8,6 +8,7 @@ from splitlearn.adapters import add_adapters, load_adapters
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES, PartSpec, PartTraining
 from splitlearn.export.run_record import RunRecord
+from splitlearn.export.saved_state import load_saved_part, saved_adapters
 from splitlearn.loading import OpenedModel
 from splitlearn.model import ComposedCausalLM, SplitModel, fill_parameters, stored_names, tie_parts
 
@@ -22,20 +23,17 @@ def restore_part(opened: OpenedModel, part: PartSpec, record: RunRecord | None) 
 
     Raises:
         FileNotFoundError: the run did not save the part.
-        CheckpointError: a file is damaged.
+        CheckpointError: a file is damaged, or of another state of the run.
     """
     trained = PartTraining.FROZEN if record is None else record.trained[part.name]
     if record is not None and record.checkpoint is not None:
         return _restore_from_checkpoint(opened, part, record)
     if record is not None and trained.trains_weights:
-        path = record.saved_part(part.name)
-        if path is None:
-            raise FileNotFoundError(f"{record.folder} has no parts/{part.name}.pt; train with save_parts=true to use it later")
-        return SplitModel.load(path)
+        return load_saved_part(record, part.name)
     loaded = load_base_part(opened, part)
     if record is not None and trained is PartTraining.ADAPTERS:
         add_adapters([loaded], record.adapters)
-        load_adapters([loaded], record.folder / "adapters")
+        load_adapters([loaded], saved_adapters(record))
     return loaded
 
 

@@ -13,7 +13,7 @@ from splitlearn.adapters import AdapterSettings
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PartTraining
 from splitlearn.naming import naming_group
-from splitlearn.runs import SUMMARY_FILE, RunSummary, read_run_config, read_summary
+from splitlearn.runs import RUNNING, SUMMARY_FILE, RunSummary, find_holder, read_run_config, read_summary, refuse_other_run
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class RunRecord:
 
         Raises:
             FileNotFoundError: the folder is no run's, or the run did not complete and no checkpoint is given.
-            ValueError: a file of the run is damaged.
+            ValueError: a file of the run is damaged, or the checkpoint is of another run.
         """
         path = Path(folder).expanduser()
-        config, summary = read_run_config(path), read_summary(path) or RunSummary()
-        if checkpoint is None and not summary.is_completed:
-            has_any = next((path / "checkpoints").glob("*.ckpt"), None) is not None
-            remedy = "take what it had reached with ckpt=last or ckpt=best" if has_any else "it has left no checkpoint"
-            raise FileNotFoundError(f"the run in {path} is {summary.status or 'unfinished'}, not completed; {remedy}")
-        return cls(path, config, summary, checkpoint)
+        config, summary = read_run_config(path), read_summary(path)
+        if checkpoint is None:
+            _refuse_unfinished(path, summary)
+        elif summary is not None:
+            refuse_other_run(path, summary, checkpoint)
+        return cls(path, config, summary or RunSummary(), checkpoint)
 
     @property
     def adapters(self) -> AdapterSettings:
@@ -133,3 +133,20 @@ class RunRecord:
         path = self.folder / "parts" / f"{name}.pt"
         # Files of an earlier run in the same folder may lie there.
         return path if self.summary.saved_parts and path.is_file() else None
+
+
+def _refuse_unfinished(folder: Path, summary: RunSummary | None) -> None:
+    """Refuse the end of a run that has not ended well.
+
+    Raises:
+        FileNotFoundError: it has not.
+    """
+    if summary is not None and summary.is_completed:
+        return
+    status = None if summary is None else summary.status
+    has_any = next((folder / "checkpoints").glob("*.ckpt"), None) is not None
+    remedy = "take what it had reached with ckpt=last or ckpt=best" if has_any else "it has left no checkpoint"
+    if status == RUNNING:
+        holder = find_holder(folder)
+        status = "killed before its end" if holder is None else f"still running ({holder})"
+    raise FileNotFoundError(f"the run in {folder} is {status or 'unfinished'}, not completed; {remedy}")

@@ -13,6 +13,7 @@ from splitlearn.files import whole_folder
 from splitlearn.loading.request import LoadedParts, ModelRequest
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel, tie_parts
+from splitlearn.runs import Stamp
 
 
 class ModelFactory:
@@ -209,19 +210,32 @@ class ModelFactory:
         Raises:
             FileNotFoundError: a part is not there.
             CheckpointError: a file is damaged or not a part.
-            ValueError: the parts are of different models, commits, cuts or dtypes; the message shows the difference.
+            ValueError: the parts are of different models, commits, cuts, dtypes or states of a run; the message shows the
+                difference.
         """
         devices = resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count())
         parts = [SplitModel.load(Path(folder) / f"{name}.pt") for name in PART_NAMES]
         composed = ComposedCausalLM(*parts)
+        unmarked = [part.spec.name for part in parts if part.stamp is None]
+        if 0 < len(unmarked) < len(parts):
+            raise ValueError(
+                f"{folder} holds parts of two saves: {unmarked[0]} names no run, as those of older releases, and another does; "
+                "save all parts again"
+            )
         for part in parts:
             tie_parts(parts[: parts.index(part) + 1], devices)
             part.to(devices[part.spec.name])
         return composed
 
 
-def save_parts(parts: Sequence[SplitModel], folder: str | Path) -> list[Path]:
+def save_parts(parts: Sequence[SplitModel], folder: str | Path, stamp: Stamp | None = None) -> list[Path]:
     """Save the parts as ``bottom.pt``, ``trunk.pt`` and ``top.pt`` in a folder.
+
+    Args:
+        parts: the parts.
+        folder: where to write; made if need be.
+        stamp: which run and step the parts are of. Given, a part of an earlier save in the same folder is never put together
+            with one of this, should the process end between two files.
 
     Returns:
         The paths written.
@@ -232,5 +246,5 @@ def save_parts(parts: Sequence[SplitModel], folder: str | Path) -> list[Path]:
     names = [f"{part.spec.name}.pt" for part in parts]
     with whole_folder(Path(folder), exist_ok=True) as temporary:
         for part, name in zip(parts, names, strict=True):
-            part.save(temporary / name)
+            part.save(temporary / name, stamp)
     return [Path(folder) / name for name in names]

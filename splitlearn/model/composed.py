@@ -44,7 +44,8 @@ class ComposedCausalLM(nn.Module):
         boundaries: the boundaries at cut 1 and cut 2; all data that go from part to part pass them.
 
     Raises:
-        ValueError: the parts are not bottom, trunk and top of one cut, or are of different models, commits or dtypes.
+        ValueError: the parts are not bottom, trunk and top of one cut, are of different models, commits or dtypes, or were
+            saved by different runs or at different steps.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ComposedCausalLM(nn.Module):
             differences += compare_ties(bottom.blueprint, part.blueprint) if part is top else []
             if differences:
                 raise ValueError(f"bottom and {part.spec.name} are not of one model: {'; '.join(differences)}")
+        _refuse_two_states([bottom, trunk, top])
         self.bottom = bottom
         self.trunk = trunk
         self.top = top
@@ -209,3 +211,15 @@ class ComposedCausalLM(nn.Module):
         generator.generation_config = copy.deepcopy(blueprint.generation_config or generator.generation_config)
         refuse_what_parts_cannot(generator, args, kwargs)
         return generator.generate(inputs, *args, **kwargs)
+
+
+def _refuse_two_states(parts: Sequence[SplitModel]) -> None:
+    """Refuse parts that runs saved in different states; parts that no run saved may stand beside them."""
+    # A part elsewhere has none.
+    stamps = {part.spec.name: stamp for part in parts if (stamp := getattr(part, "stamp", None)) is not None}
+    if len(set(stamps.values())) > 1:
+        states = ", ".join(f"{name} is of {stamp}" for name, stamp in stamps.items())
+        raise ValueError(
+            f"the parts were saved in different states and are no model together: {states}; load parts that one run "
+            "has saved in the end (set a part's stamp to None if they are meant to be joined)"
+        )

@@ -33,6 +33,7 @@ from splitlearn.model.recorded_outputs import (
 )
 from splitlearn.model.surgery import cut_out
 from splitlearn.model.tensors import put_tensor, share_parameters
+from splitlearn.runs import Stamp
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ class SplitModel(nn.Module):
     Attributes:
         receipt: what loading it cost; None if it was not loaded from a checkpoint by itself.
         is_elsewhere: whether another party holds it.
+        stamp: of a part that `load` has read from a run's folder, which run and step it is of; None otherwise.
     """
 
     is_elsewhere = False
@@ -70,6 +72,7 @@ class SplitModel(nn.Module):
     def __init__(self, blueprint: Blueprint, spec: PartSpec, model: PreTrainedModel, passage: Passage) -> None:
         super().__init__()
         self.receipt: PartReceipt | None = None
+        self.stamp: Stamp | None = None
         self.blueprint = blueprint
         self.spec = spec
         self.model = model
@@ -233,11 +236,12 @@ class SplitModel(nn.Module):
         tensors = dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
         return {self.blueprint.global_name(name, self.spec): tensor.detach() for name, tensor in tensors.items()}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, stamp: Stamp | None = None) -> None:
         """Write the part as one file that `load` reads without the original checkpoint.
 
         Args:
-            path: the file to write.
+            path: the file; its folder is made if need be.
+            stamp: which run and step the part is of; parts of two stamps are never put together. None leaves it out.
 
         Raises:
             ValueError: the part has adapters, which are saved by themselves.
@@ -248,7 +252,8 @@ class SplitModel(nn.Module):
             raise ValueError(
                 f"{self.spec.name} holds {min(unknown)}, which is no tensor of its model; save adapters by themselves"
             )
-        write_part_file(Path(path), describe_part(self.blueprint, self.spec), self.named_tensors())
+        description = describe_part(self.blueprint, self.spec) | {"run": stamp.to_dict() if stamp else {}}
+        write_part_file(Path(path), description, self.named_tensors())
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> SplitModel:
@@ -267,7 +272,10 @@ class SplitModel(nn.Module):
         """
         description, tensors = read_part_file(Path(path))
         blueprint, spec = read_description(description, tensors, path)
-        return cls.from_tensors(blueprint, spec, tensors, str(path)).to(device)
+        loaded = cls.from_tensors(blueprint, spec, tensors, str(path)).to(device)
+        # Files of older releases have none.
+        loaded.stamp = Stamp.from_plain(description.get("run"))
+        return loaded
 
     @classmethod
     def from_tensors(cls, blueprint: Blueprint, part: PartSpec, tensors: Mapping[str, torch.Tensor], source: str) -> SplitModel:

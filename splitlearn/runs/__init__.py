@@ -2,21 +2,30 @@
 
 from splitlearn.runs.config import CONFIG_FILE, read_run_config
 from splitlearn.runs.folder import open_run_folder
+from splitlearn.runs.lineage import checkpoint_run, checkpoint_starts, mark_checkpoint, refuse_other_run
 from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, find_holder, hold_run_folder
-from splitlearn.runs.summary import SUMMARY_FILE, RunSummary, read_summary, write_summary
+from splitlearn.runs.stamp import Stamp, new_run_id
+from splitlearn.runs.summary import RUNNING, SUMMARY_FILE, RunSummary, read_summary, write_summary
 from splitlearn.runs.table import print_summary
 
 __all__ = [
     "CONFIG_FILE",
     "HOLDER_FILE",
     "LOCK_FILE",
+    "RUNNING",
     "SUMMARY_FILE",
     "RunSummary",
+    "Stamp",
+    "checkpoint_run",
+    "checkpoint_starts",
     "find_holder",
     "hold_run_folder",
+    "mark_checkpoint",
+    "new_run_id",
     "open_run_folder",
     "print_summary",
     "read_run_config",
     "read_summary",
+    "refuse_other_run",
     "write_summary",
 ]

@@ -1,4 +1,4 @@
-"""The record of a run: ``summary.json``, written when the run ends, however it ends."""
+"""The record of a run: ``summary.json``, written as the run begins to write its folder, and again when it ends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from splitlearn.files import write_json
+from splitlearn.runs.stamp import Stamp
 
 SUMMARY_FILE = "summary.json"
+RUNNING = "running"
 # Raised when a key changes its meaning or goes; a new key does not raise it.
 VERSION = 1
 
@@ -23,7 +25,11 @@ class RunSummary:
 
     Attributes:
         version: of the record's keys; None in records of releases that did not number them.
-        status: ``"completed"``, ``"refused"`` (no cut of this model), ``"failed"``, ``"interrupted"`` or ``"diverged"``.
+        run_id: of this start of the run; None in records of releases that gave none.
+        earlier_starts: the ids of the run's starts before this one, the first one first.
+        step: the optimizer step of the saved parts and adapters.
+        status: ``"running"`` from the run's first file until its last; then ``"completed"``, ``"refused"`` (no cut of this
+            model), ``"failed"``, ``"interrupted"`` or ``"diverged"``. A run that was killed stays ``"running"``.
         reason: why the run did not complete.
         model: the base model, as it was named.
         commit: the commit of the hub's repository that the model came from.
@@ -50,6 +56,9 @@ class RunSummary:
     """
 
     version: int | None = VERSION
+    run_id: str | None = None
+    earlier_starts: list[Any] | None = None
+    step: int | None = None
     status: str | None = None
     reason: str | None = None
     model: str | None = None
@@ -80,6 +89,23 @@ class RunSummary:
         """Whether the run did all that it was to do."""
         return self.status == "completed"
 
+    @property
+    def stamp(self) -> Stamp | None:
+        """The mark that the saved parts and adapters carry; None in records of releases that gave none."""
+        return None if self.run_id is None or self.step is None else Stamp(self.run_id, self.step)
+
+    @property
+    def starts(self) -> list[Any]:
+        """The ids of all starts of the run, the first one first; empty in records of releases that gave none."""
+        return [] if self.run_id is None else [*(self.earlier_starts or ()), self.run_id]
+
+    def owns(self, run_id: str | None) -> bool:
+        """Whether a checkpoint that carries ``run_id`` is of this run, from whichever of its starts.
+
+        A checkpoint without an id, of an older release, is taken for one: it is a whole state by itself.
+        """
+        return run_id is None or run_id in self.starts
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSummary:
         """Make a record from plain values. Keys that are missing are None; unknown ones are kept in ``others``.
@@ -103,7 +129,7 @@ class RunSummary:
 
 
 def read_summary(folder: Path) -> RunSummary | None:
-    """Read the record of a run; None if the run has written none, because it still runs or was killed.
+    """Read the record of a run; None if the folder holds none.
 
     Raises:
         ValueError: the file is damaged, or a newer release wrote it.

@@ -14,6 +14,7 @@ import torch
 from splitlearn.checkpoint import CheckpointError, read_part_file, write_part_file
 from splitlearn.loading import ModelFactory, save_parts
 from splitlearn.model import ComposedCausalLM, SplitModel
+from splitlearn.runs import Stamp
 from tests.architectures.catalogue import tiny_model
 from tests.tiny_models import CONFIGS, token_ids
 
@@ -60,6 +61,21 @@ def test_saved_parts_are_complete_for_every_architecture(
     loaded = [SplitModel.load(path) for path in save_parts(parts, tmp_path)]
     with torch.no_grad():
         assert torch.equal(ComposedCausalLM(*parts)(token_ids()).logits, ComposedCausalLM(*loaded)(token_ids()).logits)
+
+
+def test_parts_of_two_states_of_a_run_are_not_joined(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    parts = ModelFactory.create_split_models(None, tiny_checkpoint("llama"), 2, 4, low_memory=True)
+    save_parts(parts, tmp_path, Stamp("a", 1))
+    assert {part.stamp for part in ModelFactory.load_saved_parts(tmp_path).parts} == {Stamp("a", 1)}
+    save_parts(parts[:1], tmp_path, Stamp("a", 2))
+    with pytest.raises(ValueError, match="bottom is of run a at step 2, trunk is of run a at step 1, top is"):
+        ModelFactory.load_saved_parts(tmp_path)
+    save_parts(parts[:1], tmp_path)
+    with pytest.raises(ValueError, match="holds parts of two saves: bottom names no run"):
+        ModelFactory.load_saved_parts(tmp_path)
+    bottom, trunk, top = (SplitModel.load(tmp_path / f"{name}.pt") for name in ("bottom", "trunk", "top"))
+    assert bottom.stamp is None
+    ComposedCausalLM(bottom, trunk, top)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "mamba2"])

@@ -10,6 +10,7 @@ from splitlearn.training.callbacks.last_checkpoint import LAST, LastCheckpoint
 from splitlearn.training.callbacks.memory_report import MemoryReport
 from splitlearn.training.callbacks.progress import LineProgress, make_progress
 from splitlearn.training.callbacks.run_figures import RunFigures, saved_figures
+from splitlearn.training.callbacks.run_identity import RunIdentity
 from splitlearn.training.callbacks.token_throughput import TokenThroughput, count_tokens
 from splitlearn.training.callbacks.traffic import Traffic
 
@@ -26,6 +27,7 @@ __all__ = [
     "LineProgress",
     "MemoryReport",
     "RunFigures",
+    "RunIdentity",
     "TokenThroughput",
     "Traffic",
     "check_data_order",
