@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
-from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint import CheckpointError, read_torch_file
 from splitlearn.naming import naming_group
 from splitlearn.runs import RUNNING, RunSummary
-from splitlearn.training import SplitCausalLM, check_layout
+from splitlearn.training import SplitCausalLM, check_layout, check_progress, check_schema
 from splitlearn.training.callbacks import LAST, check_data_order
 
 
@@ -84,14 +81,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content = _read(path)
     check_layout(content, str(path))
+    check_schema(content, str(path))
     return content
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged, or no checkpoint of a run") from error
+    content = read_torch_file(Path(path), "checkpoint of a run", "go on from another one")
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
         raise CheckpointError(f"{path} is no checkpoint of a run; those are in the folder checkpoints of a run's own")
     return content
@@ -105,15 +100,28 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def check_fit_of(checkpoint: dict[str, Any], module: SplitCausalLM, datamodule: LightningDataModule) -> None:
+def check_fit_of(
+    checkpoint: dict[str, Any], path: str, module: SplitCausalLM, datamodule: LightningDataModule, trainer: Trainer
+) -> None:
     """Load the parts, and refuse a checkpoint that the run cannot go on from, before anything of an earlier run is touched.
+
+    Args:
+        checkpoint: its content.
+        path: its file.
+        module: the run's module.
+        datamodule: the run's data.
+        trainer: the run's trainer.
 
     Raises:
         CheckpointError: it is of another cut, model or choice of what is trained.
         ValueError: it was written in the middle of an epoch of other data.
     """
-    # A copy, since the module gives the tensors other names for Lightning.
-    module.on_load_checkpoint(dict(checkpoint))
+    check_progress(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict(), path)
+    try:
+        # A copy, since the module gives the tensors other names for Lightning.
+        module.on_load_checkpoint(dict(checkpoint))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be gone on from: {error}") from error
     with naming_group("data"):
         check_data_order(checkpoint, datamodule)
 

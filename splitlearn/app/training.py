@@ -121,7 +121,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     recorder.note(rows=datamodule.counts if isinstance(datamodule, BlockDataModule) else None)
     with keeping_metrics(run_folder, lambda: recorder.has_begun), without_lightning_advice(), module.tracker:
         if checkpoint is not None:
-            check_fit_of(checkpoint, module, datamodule)
+            check_fit_of(checkpoint, str(ckpt_path), module, datamodule, trainer)
         measure_before(figures, trainer, module, datamodule, checkpoint)
         # All validation is done; from here on the run owns this folder.
         recorder.begin(cfg, trainer, replaces=ckpt_path is None or cfg.overwrite)

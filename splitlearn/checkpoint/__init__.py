@@ -13,6 +13,7 @@ from splitlearn.checkpoint.shard_loader import ShardLoader
 from splitlearn.checkpoint.source import CheckpointSource
 from splitlearn.checkpoint.tensor_file import write_tensor_file
 from splitlearn.checkpoint.torch_file import write_torch_file
+from splitlearn.checkpoint.torch_reading import check_plain, read_torch_file, verify_torch_file
 
 __all__ = [
     "CONFIG_FILE",
@@ -26,6 +27,7 @@ __all__ = [
     "Shard",
     "ShardLoader",
     "TensorRead",
+    "check_plain",
     "is_on_network",
     "name_some",
     "parse_config",
@@ -34,6 +36,8 @@ __all__ = [
     "read_config_file",
     "read_part_file",
     "read_tensors",
+    "read_torch_file",
+    "verify_torch_file",
     "write_part_file",
     "write_tensor_file",
     "write_torch_file",

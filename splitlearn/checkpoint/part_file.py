@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import torch
 
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.torch_file import write_torch_file
+from splitlearn.checkpoint.torch_reading import check_plain, read_torch_file
 
 FORMAT = "splitlearn-part-1"
+REMEDY = "save the part again"
 
 
 def write_part_file(path: Path, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -39,12 +40,12 @@ def read_part_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         FileNotFoundError: there is no such file.
         CheckpointError: the file is damaged, or not a part that this library wrote.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"the part file {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or not a part file ({type(error).__name__}); save the part again") from error
+    content = read_torch_file(path, "part file", REMEDY)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a torch file but not a part that splitlearn saved")
-    return content["description"], content["tensors"]
+    description, tensors = content.get("description"), content.get("tensors")
+    if not isinstance(description, dict) or not isinstance(tensors, dict):
+        raise CheckpointError(f"{path} does not say which part it is, or holds no tensors; {REMEDY}")
+    return description, check_plain(tensors, str(path))

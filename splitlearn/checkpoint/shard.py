@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.header import DTYPES, TensorHeader, read_header
+from splitlearn.checkpoint.torch_reading import check_plain, read_torch_file
 
 
 class Shard(ABC):
@@ -106,22 +104,12 @@ class _SafetensorsShard(Shard):
 class _TorchShard(Shard):
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            content = self._load(path)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is damaged or holds more than tensors ({type(error).__name__}); use a safetensors checkpoint"
-            ) from error
-        if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        content = read_torch_file(path, "file of nothing but tensors", "use a safetensors checkpoint")
+        if not isinstance(content, dict):
             raise CheckpointError(f"{path} holds no table of tensors; is it a checkpoint's weights?")
-        self._tensors: dict[str, torch.Tensor] = content
+        self._tensors = check_plain(content, str(path))
         self.names = frozenset(content)
         self.in_order = tuple(content)
-
-    @staticmethod
-    def _load(path: Path) -> Any:
-        # Files from before torch 1.6 are no zip archives and cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
     def _tensor(self, name: str) -> torch.Tensor:
         self._check(name)

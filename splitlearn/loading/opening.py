@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from splitlearn.checkpoint import CheckpointSource
+from splitlearn.checkpoint import CONFIG_FILE, CheckpointError, CheckpointSource
 from splitlearn.cut import PartSpec
 from splitlearn.loading.configuration import read_generation_config
 from splitlearn.loading.matching import Match, match_tensors
 from splitlearn.loading.part_loader import PartLoader
 from splitlearn.loading.unexpected import describe_left_out
-from splitlearn.model import Blueprint, Origin, UnsupportedModelError, become_equal, draw_blueprint, untie
+from splitlearn.model import Blueprint, Origin, UnsupportedModelError, become_equal, count_layers, draw_blueprint, untie
 
 
 class OpenedCheckpoint:
@@ -71,6 +71,7 @@ class OpenedCheckpoint:
             FileNotFoundError: there is no checkpoint.
         """
         if dtype not in self._blueprints:
+            self._check_number_of_layers()
             drawn = draw_blueprint(self.config, dtype, **self._description)
             if self._matches is None:
                 self._match(drawn)
@@ -86,6 +87,15 @@ class OpenedCheckpoint:
     def _make_loader(self, dtype: torch.dtype, parts: Sequence[PartSpec] | None, quantization: Any) -> PartLoader:
         matches = self._matches or []
         return PartLoader(self._blueprints[dtype], self.source, matches, self._left_out, parts, quantization)
+
+    def _check_number_of_layers(self) -> None:
+        """Refuse a configuration with more layers than the checkpoint has tensors, before a model of so many is drawn."""
+        num_layers, num_tensors = count_layers(self.config), len(self.source.weight_map)
+        if num_layers > num_tensors:
+            raise CheckpointError(
+                f"{CONFIG_FILE} of {self.source.name} says that there are {num_layers} layers, but the checkpoint holds only "
+                f"{num_tensors} tensors"
+            )
 
     def _without_ties(self, blueprint: Blueprint) -> Blueprint:
         """Return a blueprint whose tied parameters are parameters of their own."""

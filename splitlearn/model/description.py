@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
-from splitlearn.checkpoint import CheckpointError
+from splitlearn.checkpoint import CheckpointError, parse_config
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
+from splitlearn.redaction import reason_of
 
 
 def describe_part(blueprint: Blueprint, spec: PartSpec) -> dict[str, Any]:
@@ -58,15 +58,22 @@ def read_description(
     """
     try:
         # JSON has no infinities: transformers writes them as objects.
-        config = AutoConfig.for_model(**PreTrainedConfig._decode_special_floats(json.loads(description["config"])))
+        config = AutoConfig.for_model(
+            **PreTrainedConfig._decode_special_floats(parse_config(description["config"], f"the configuration in {path}"))
+        )
         config._attn_implementation = description["attn_implementation"]
         generation = description.get("generation_config")
-        generation_config = GenerationConfig(**json.loads(generation)) if generation else None
+        generation_config = (
+            GenerationConfig(**parse_config(generation, f"the generation settings in {path}")) if generation else None
+        )
         origin = Origin(**description["origin"]) if description.get("origin") else None
         unsettled = frozenset(description.get("unsettled_ties", ()))
         spec = PartSpec(*(description[name] for name in ("name", "start", "end", "num_layers")))
-    except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
-        raise CheckpointError(f"{path} does not say which part it is ({error}); save the part again") from error
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # A configuration's class computes with what it is given, and raises what it likes.
+        raise CheckpointError(f"{path} does not say which part it is ({reason_of(error)}); save the part again") from error
     dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
     drawn = draw_blueprint(config, dtype, generation_config, origin)
     return replace(drawn, unsettled_ties=unsettled & drawn.ties.keys()), spec

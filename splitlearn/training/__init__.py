@@ -3,6 +3,7 @@
 from splitlearn.training.checkpoint_content import check_layout, load_trained_tensors
 from splitlearn.training.checkpoint_fit import compare_bases
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
+from splitlearn.training.checkpoint_schema import check_progress, check_schema
 from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
 from splitlearn.training.part_memory import PartMemory, part_memory
@@ -24,6 +25,8 @@ __all__ = [
     "TrainingSettings",
     "WholeFileCheckpointIO",
     "check_layout",
+    "check_progress",
+    "check_schema",
     "compare_bases",
     "count_supervised",
     "load_trained_tensors",

@@ -72,6 +72,10 @@ def under_own_names(
         tensors: trained tensors by the unsplit model's names.
     """
     names = {parameter: name for parameter, name in stored_names(parts).items() if name in tensors}
+    for parameter, name in names.items():
+        if parameter.shape != tensors[name].shape:
+            shapes = tuple(tensors[name].shape), tuple(parameter.shape)
+            raise CheckpointError(f"the tensor {name} has shape {shapes[0]}, but the model needs {shapes[1]}")
     own = module.named_parameters(remove_duplicate=False)
     return {path: tensors[names[parameter]] for path, parameter in own if parameter in names}
 

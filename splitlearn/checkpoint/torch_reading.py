@@ -1,0 +1,100 @@
+"""Reading torch files so that damage is one sentence with the file's path.
+
+A torch file is a zip archive, and each of its entries has a checksum (CRC-32), which torch computes while it writes. torch does
+not compare them when it reads; `verify_torch_file` does.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.redaction import reason_of
+
+_CHUNK_BYTES = 4 * 2**20
+
+
+def read_torch_file(path: Path, what: str, remedy: str) -> Any:
+    """Read a torch file of plain values and tensors, which are mapped from the file where that can be done.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages, such as ``"checkpoint of a run"``.
+        remedy: what to do about a damaged one, for messages.
+
+    Raises:
+        CheckpointError: it is empty, cut short, something else, or would run code when read.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is a folder and no {what}; {remedy}")
+    try:
+        # Files from before torch 1.6 are no zip archives and cannot be mapped.
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            _refuse_compressed(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    except Exception as error:
+        # Damaged archives and pickles make torch raise almost anything.
+        raise CheckpointError(f"{path} is damaged, or no {what} ({type(error).__name__}); {remedy}") from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse archives with compressed entries, which a small file can make fill the memory; torch writes none."""
+    with zipfile.ZipFile(path) as archive:
+        if any(
+            entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size for entry in archive.infolist()
+        ):
+            raise zipfile.BadZipFile("it is compressed")
+
+
+def verify_torch_file(path: Path, remedy: str) -> None:
+    """Read a torch file to its end and compare the checksums that it carries.
+
+    Raises:
+        CheckpointError: it is damaged.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as content:
+                    while content.read(_CHUNK_BYTES):
+                        pass
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged ({reason_of(error)}); {remedy}") from error
+
+
+def check_plain(tensors: Mapping[Any, Any], where: str) -> dict[str, torch.Tensor]:
+    """Return tensors by name if each is an ordinary one: numbers in memory, one for each place of its shape.
+
+    Raises:
+        CheckpointError: a value is no tensor, or one that is sparse, quantized, or without numbers; the message names it.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(f"{where} holds {str(name)[:200]!r}, which is no tensor with a name")
+        kind = next(_oddities(tensor), None)
+        if kind is not None:
+            raise CheckpointError(f"the tensor {name} in {where} is {kind}, and only plain tensors can be used; save it as one")
+    return dict(tensors)
+
+
+def _oddities(tensor: torch.Tensor) -> Iterator[str]:
+    if tensor.layout != torch.strided:
+        yield f"sparse ({str(tensor.layout).removeprefix('torch.')})"
+    if tensor.is_quantized:
+        yield f"quantized ({str(tensor.dtype).removeprefix('torch.')})"
+    if tensor.is_meta:
+        yield "on the meta device, without numbers"
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        yield f"a {type(tensor).__name__}"

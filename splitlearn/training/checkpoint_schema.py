@@ -1,0 +1,92 @@
+"""Whether a run's checkpoint holds what is read of it, each of its kind, before anything is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from splitlearn.checkpoint import CheckpointError, check_plain
+from splitlearn.cut import PART_NAMES, PartTraining
+
+# Written by Lightning and by the module in every checkpoint of a run.
+_KINDS: dict[str, type] = {
+    "epoch": int,
+    "global_step": int,
+    "state_dict": dict,
+    "hyper_parameters": dict,
+    "trained": dict,
+    "base": dict,
+    "callbacks": dict,
+    "loops": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
+_NAMES = {int: "whole number", dict: "table", list: "list", bool: "truth value", str: "text"}
+
+
+def check_schema(content: Mapping[str, Any], where: str) -> None:
+    """Refuse a checkpoint that lacks something that every run writes, or has it in another form.
+
+    Args:
+        content: its content.
+        where: its file, for messages.
+
+    Raises:
+        CheckpointError: it does; the message names what.
+    """
+    for name, kind in _KINDS.items():
+        _check_kind(content.get(name), kind, name, where)
+    tensors = check_plain(content["state_dict"], where)
+    for name in ("split_point_1", "split_point_2"):
+        _check_kind(content["hyper_parameters"].get(name), int, f"hyper_parameters.{name}", where)
+    known = {member.value for member in PartTraining}
+    if set(content["trained"]) != set(PART_NAMES) or not all(what in known for what in content["trained"].values()):
+        raise CheckpointError(f"{where} is damaged: trained does not say for each part what was trained")
+    for name, state in content["callbacks"].items():
+        _check_kind(state, dict, f"callbacks.{name}", where)
+    for number, state in enumerate(content["optimizer_states"]):
+        _check_optimizer(state, tensors, f"optimizer_states.{number}", where)
+    current: Any = content["loops"]
+    for name in ("fit_loop", "epoch_progress", "current"):
+        current = current.get(name)
+        _check_kind(current, dict, f"loops.{name}", where)
+    _check_kind(current.get("processed"), int, "loops.fit_loop.epoch_progress.current.processed", where)
+
+
+def check_progress(saved: Any, written: Any, where: str, path: str = "loops.fit_loop") -> None:
+    """Refuse progress that lacks something that Lightning writes: it would begin anew there, and nobody would know.
+
+    Args:
+        saved: the progress in a checkpoint.
+        written: the same of a trainer that has done nothing yet.
+        where: the checkpoint's file, for messages.
+        path: where in the checkpoint ``saved`` stands.
+
+    Raises:
+        CheckpointError: something is missing or has another form; the message names it.
+    """
+    _check_kind(saved, type(written), path, where)
+    for name, value in written.items() if isinstance(written, dict) else ():
+        check_progress(saved.get(name), value, where, f"{path}.{name}")
+
+
+def _check_optimizer(state: Any, tensors: Mapping[str, Any], path: str, where: str) -> None:
+    _check_kind(state, dict, path, where)
+    _check_kind(state.get("param_groups"), list, f"{path}.param_groups", where)
+    _check_kind(state.get("state"), dict, f"{path}.state", where)
+    for number, group in enumerate(state["param_groups"]):
+        _check_kind(group, dict, f"{path}.param_groups.{number}", where)
+        _check_kind(group.get("params"), list, f"{path}.param_groups.{number}.params", where)
+    for name, values in state["state"].items():
+        _check_kind(values, dict, f"{path}.state.{name}", where)
+        for kind, value in values.items():
+            # A step is one number; averages have their parameter's shape.
+            shape = getattr(value, "shape", ())
+            if len(shape) and name in tensors and kind.startswith("exp_avg") and shape != tensors[name].shape:
+                raise CheckpointError(f"{where} is damaged: {kind} of {name} has the shape {tuple(shape)}")
+
+
+def _check_kind(value: Any, kind: type, path: str, where: str) -> None:
+    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+        found = "is missing" if value is None else f"is no {_NAMES.get(kind, kind.__name__)}"
+        raise CheckpointError(f"{where} is damaged: {path} {found}; go on from another checkpoint")
