@@ -10,7 +10,7 @@ from typing import Any
 # The largest of published files, indexes of models with hundreds of experts in each layer, have some 20 MB.
 MAX_BYTES = 64 * 2**20
 # Objects, lists and their entries. A safetensors header has about 7 for each tensor.
-MAX_ENTRIES = 10**7
+MAX_ENTRIES = 4 * 10**6
 # Recursive functions of Python that get the values end at some 1000.
 MAX_DEPTH = 64
 # A half of a character that is written as two escapes.

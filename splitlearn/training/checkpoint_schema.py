@@ -87,6 +87,7 @@ def _check_optimizer(state: Any, tensors: Mapping[str, Any], path: str, where: s
 
 
 def _check_kind(value: Any, kind: type, path: str, where: str) -> None:
-    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not isinstance(value, kind) or (kind is int and not is_number):
         found = "is missing" if value is None else f"is no {_NAMES.get(kind, kind.__name__)}"
         raise CheckpointError(f"{where} is damaged: {path} {found}; go on from another checkpoint")

@@ -1,0 +1,161 @@
+"""Small files that would take memory or time without end: deep or full JSON, numbers of layers, shapes, compressed archives."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splitlearn.checkpoint import CheckpointError, CheckpointSource, read_part_file
+from splitlearn.checkpoint.header import read_header
+from splitlearn.checkpoint.main_file import INDEX_FILE, check_inside
+from splitlearn.json_text import JsonError, parse_json, read_json_object
+from splitlearn.loading import ModelRequest, read_config
+from splitlearn.model import UnsupportedModelError
+
+
+@pytest.fixture
+def folder(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    """Return a checkpoint of which one file at a time is replaced."""
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for path in tiny_checkpoint("llama").iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 200_000, "nested too deeply"),
+        ('{"a":' * 200_000, "nested too deeply"),
+        ("[" * 80 + "]" * 80, "nested too deeply"),
+        ("[" + "[]," * 4_000_000 + "[]]", "holds more than"),
+        (" " * 1_000_001, "longer than the 1,000,000 bytes"),
+        ("9" * 5000, "not JSON"),
+        ('{"a": "\\ud800"}', "not JSON .it holds half a character, .ud800"),
+        ("", "not JSON"),
+        ("{broken", "not JSON"),
+        ("[1]", "holds a list where an object"),
+        ("null", "holds null where an object"),
+    ],
+)
+def test_json_is_bounded(tmp_path: Path, text: str, problem: str) -> None:
+    """Fault: JSON that is deep, full, long, or none. Promise: one sentence with the file's path, before anything is built."""
+    path = tmp_path / "some.json"
+    path.write_text(text)
+    with pytest.raises(JsonError, match=rf"some\.json.*{problem}"):
+        read_json_object(path, 1_000_000 if text.startswith(" ") else 64 * 2**20)
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """Fault: JSON that is no UTF-8. Promise: one sentence with the file's path."""
+    (tmp_path / "some.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(JsonError, match=r"some\.json is not JSON"):
+        read_json_object(tmp_path / "some.json")
+    assert parse_json(b'{"a": "\\ud83d\\ude42"}', "here") == {"a": "🙂"}, "two halves are a character"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers in .*config.json is 1000000000"),
+        ({"num_hidden_layers": 1e9}, "num_hidden_layers in .*config.json is 1000000000"),
+        ({"num_attention_heads": 10**12}, "num_attention_heads in .*config.json is"),
+        ({"num_labels": 10**9}, "num_labels in .*config.json is"),
+        ({"text_config": {"num_hidden_layers": 10**9}}, r"text_config\.num_hidden_layers in"),
+        ({"hidden_size": 10**30}, "hidden_size in .*config.json is a number of 20 digits or more"),
+        ({"num_hidden_layers": "many"}, "config.json of .* cannot be used"),
+        ({"num_hidden_layers": None}, "config.json of .* cannot be used|number of layers|layers"),
+        ({"num_attention_heads": 0}, "config.json of .* cannot be used|cannot build"),
+        ({"layer_types": 3}, "config.json of .* cannot be used|cannot build"),
+        ({"rope_parameters": [1]}, "config.json of .* cannot be used|cannot build"),
+        ({"quantization_config": "much"}, "config.json of .* cannot be used"),
+    ],
+)
+def test_configurations_that_no_model_has(folder: Path, changes: dict[str, Any], problem: str) -> None:
+    """Fault: numbers without measure, text or null in `config.json`. Promise: one sentence that names what, at once."""
+    edit(folder / "config.json", **changes)
+    with pytest.raises((CheckpointError, UnsupportedModelError, ValueError), match=problem) as raised:
+        ModelRequest(folder, 2, 4).open().check()
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "null", "3", '"text"', "[]", ""])
+def test_configurations_that_are_none(folder: Path, text: str) -> None:
+    """Fault: `config.json` is deep, empty or no object. Promise: CheckpointError with its path."""
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read_config(folder)
+
+
+def test_more_layers_than_tensors(folder: Path) -> None:
+    """Fault: a configuration of thousands of layers with a small checkpoint. Promise: refused before a layer is drawn."""
+    edit(folder / "config.json", num_hidden_layers=9_999)
+    with pytest.raises(CheckpointError, match="9999 layers, but the checkpoint holds only"):
+        ModelRequest(folder, 2, 4).open().check()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a\0b.safetensors", "\ud800.safetensors", "x" * 300, "../x.safetensors", "/x.safetensors", "a\nb"]
+)
+def test_names_that_no_file_has(folder: Path, name: str) -> None:
+    """Fault: an index with names that no file can have, or outside its folder. Promise: CheckpointError, nothing is opened."""
+    with pytest.raises(CheckpointError):
+        check_inside(name, "model")
+    weight_map = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
+    edit(folder / INDEX_FILE, weight_map=dict.fromkeys(weight_map, name))
+    with pytest.raises(CheckpointError):
+        ModelRequest(folder, 2, 4).open().check()
+
+
+@pytest.mark.parametrize("metadata", [None, 3, [], "text"])
+def test_an_index_with_other_metadata(folder: Path, metadata: Any) -> None:
+    """Fault: an index whose metadata are none. Promise: they are passed over."""
+    edit(folder / INDEX_FILE, metadata=metadata)
+    assert CheckpointSource(folder).index["metadata"] == {}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 0]},
+        {"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]},
+        {"dtype": "F4", "shape": [2**40, 2**40], "data_offsets": [0, 0]},
+        {"dtype": "F32", "shape": [1] * 1000, "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [10**200], "data_offsets": [0, 0]},
+        {"dtype": "F32", "shape": None, "data_offsets": [0, 0]},
+        {"dtype": 3, "shape": [], "data_offsets": [0, 0]},
+        {"dtype": "F32", "shape": [], "data_offsets": [0]},
+        {"dtype": "F32", "shape": [], "data_offsets": [0, True]},
+        [],
+        None,
+    ],
+)
+def test_headers_with_impossible_tensors(tmp_path: Path, entry: Any) -> None:
+    """Fault: a safetensors header with a shape that overflows, or none. Promise: CheckpointError with the file's path."""
+    text = json.dumps({"weight": entry}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is damaged"):
+        read_header(tmp_path / "a.safetensors")
+
+
+def test_compressed_archives(tmp_path: Path) -> None:
+    """Fault: a torch file with compressed entries, which fill the memory. Promise: refused before one is read."""
+    torch.save({"format": "splitlearn-part-1", "description": {}, "tensors": {}}, tmp_path / "plain.pt")
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in plain.infolist():
+            archive.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    read_part_file(tmp_path / "plain.pt")
+    with pytest.raises(CheckpointError, match=r"packed\.pt is damaged"):
+        read_part_file(packed)
