@@ -16,7 +16,14 @@ import torch
 from splitlearn.cut import PartSpec
 from splitlearn.model import Blueprint, SplitModel, trained_parameters
 from splitlearn.randomness import NamedGenerators
-from splitlearn.training.checkpoint_content import GENERATORS_KEY, load_trained_tensors, speak_names, trained_tensors
+from splitlearn.training.checkpoint_content import (
+    GENERATORS_KEY,
+    gradients,
+    load_gradients,
+    load_trained_tensors,
+    speak_names,
+    trained_tensors,
+)
 from splitlearn.training.optimization import Optimization
 
 # By the name of the parameter group, then by the unsplit model's name of the tensor.
@@ -57,6 +64,12 @@ class PartOwner(Protocol):
 
     def apply(self, order: StepOrder) -> None:
         """Take a step."""
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the gradients of a step that is under way, under the unsplit model's names."""
+
+    def load_gradients(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Go on with a step from what `gradients` returned; gradients of other parts are passed over."""
 
     def state(self) -> dict[str, Any]:
         """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers."""
@@ -156,6 +169,15 @@ class LocalOwner:
         if self._optimizer is not None:
             self._optimizer.step()
         self._num_steps += 1
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the gradients of a step that is under way, by name; they share memory with the parts."""
+        return gradients(self._parts)
+
+    def load_gradients(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Go on with a step from what `gradients` returned; gradients of other parts are passed over."""
+        load_gradients(self._parts, gradients)
+        self._is_scaled = False
 
     def state(self) -> dict[str, Any]:
         """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers.

@@ -74,6 +74,15 @@ class RemoteSteps:
         """Return the names of the tensors that are trained elsewhere."""
         return {name for owner in self._owners.values() for name in owner.trained_names()}
 
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the gradients that the parts elsewhere have of a step that is under way, by name."""
+        return {name: gradient for owner in self._owners.values() for name, gradient in owner.gradients().items()}
+
+    def load_gradients(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Have the parts elsewhere go on with a step whose gradients a checkpoint holds."""
+        for owner in self._owners.values():
+            owner.load_gradients(gradients)
+
     def add_state(self, checkpoint: dict[str, Any]) -> None:
         """Put the state of the parts elsewhere into a checkpoint, as if they were here."""
         for part, owner in self._owners.items():
@@ -89,8 +98,8 @@ class RemoteSteps:
 
     def take_state(self, checkpoint: dict[str, Any]) -> None:
         """Give the parts elsewhere their share of a checkpoint, and leave the rest in it."""
-        generators = checkpoint[GENERATORS_KEY]
         for part, owner in self._owners.items():
+            generators = checkpoint[GENERATORS_KEY]
             # Boundaries draw in this process; only the part itself draws elsewhere.
             drawn = {part: generators["states"].pop(part)} if part in generators["states"] else {}
             names = owner.trained_names()

@@ -60,6 +60,7 @@ class StepOwner:
         if self._unfinished is not None:
             self._window.reset(self._unfinished["counts"])
             load_gradients(self._parts, self._unfinished["gradients"])
+            self._remote.load_gradients(self._unfinished["gradients"])
             self._unfinished = None
 
     def count(self, num_tokens: int) -> int:
@@ -129,7 +130,8 @@ class StepOwner:
         checkpoint["state_dict"] = trained_tensors(self._parts)
         self._remote.add_state(checkpoint)
         if self.is_under_way:
-            checkpoint[_UNFINISHED] = {"counts": self._window.counts(), "gradients": gradients(self._parts)}
+            under_way = gradients(self._parts) | self._remote.gradients()
+            checkpoint[_UNFINISHED] = {"counts": self._window.counts(), "gradients": under_way}
 
     def take_state(self, checkpoint: dict[str, Any]) -> None:
         """Give parts elsewhere their share of a checkpoint, and note its unfinished step for `begin`.

@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +24,9 @@ from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy
 from splitlearn.training.callbacks import ExactResume, LastCheckpoint
 from splitlearn.training.callbacks.exact_resume import read_generators, set_generators
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
+from splitlearn.training.part_owner import PartElsewhere
 from tests.training.test_module import CPU, OPTIMIZER
+from tests.training.test_remote_steps import stand_in
 
 ROWS, BATCH = 22, 4
 BATCHES = 6
@@ -69,11 +71,14 @@ def run(
     more: Sequence[Callback] = (),
     max_steps: int = -1,
     logger: Any = False,
+    trunk_elsewhere: bool = False,
     **settings: Any,
 ) -> tuple[SplitCausalLM, Losses]:
     torch.manual_seed(11)
     np.random.seed(11)
     module = SplitCausalLM(str(model), 2, 4, **{"optimizer": OPTIMIZER, **settings})
+    if trunk_elsewhere:
+        module.connect({"trunk": cast(PartElsewhere, stand_in(module, model))})
     losses = Losses(signal_at, number)
     callbacks: list[Callback] = [
         LastCheckpoint(folder, every_n_train_steps=every_n_steps),
@@ -235,24 +240,42 @@ def test_a_checkpoint_of_other_frozen_weights_or_adapters_is_refused(
         run(copied, tmp_path, ckpt_path=path, peft=lora)
 
 
+class AfterBatch(Callback):
+    """Writes a checkpoint after one batch of the first epoch."""
+
+    def __init__(self, number: int, path: Path) -> None:
+        self._number, self._path = number, path
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 0 and batch_idx == self._number:
+            trainer.save_checkpoint(self._path)
+
+
 @pytest.mark.parametrize("signal_at", [2, BATCHES - 1])
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_checkpoint_in_the_middle_of_a_step_holds_its_gradients(
     step: int, signal_at: int, tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    class AfterBatch(Callback):
-        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            if trainer.current_epoch == 0 and batch_idx == 2 * step:
-                trainer.save_checkpoint(tmp_path / "middle.ckpt")
-
     model = tiny_checkpoint("llama")
-    whole = run(model, tmp_path / "whole", accumulate=2, more=[AfterBatch()])
+    whole = run(model, tmp_path / "whole", accumulate=2, more=[AfterBatch(2 * step, tmp_path / "middle.ckpt")])
     stored = torch.load(tmp_path / "middle.ckpt", weights_only=True)
     assert all(stored["unfinished_step"]["counts"]) and stored["unfinished_step"]["gradients"]
     module, resumed = run(model, tmp_path / "again", accumulate=2, ckpt_path=tmp_path / "middle.ckpt")
     assert resumed.losses == {key: value for key, value in whole[1].losses.items() if key > (0, 2 * step)}
     expected = dict(whole[0].named_parameters())
     assert all(torch.equal(each, expected[name]) for name, each in module.named_parameters())
+
+
+@pytest.mark.parametrize("is_elsewhere_first", [True, False])
+def test_a_step_under_way_goes_on_with_a_part_elsewhere(
+    is_elsewhere_first: bool, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    model, path = tiny_checkpoint("llama"), tmp_path / "middle.ckpt"
+    first = run(model, tmp_path / "1", accumulate=2, trunk_elsewhere=is_elsewhere_first, more=[AfterBatch(2, path)])
+    stored = torch.load(path, weights_only=True)["unfinished_step"]["gradients"]
+    assert {int(name.split(".")[2]) for name in stored if ".layers." in name} == set(range(6)), "the trunk's are there, too"
+    _, resumed = run(model, tmp_path / "2", accumulate=2, trunk_elsewhere=True, ckpt_path=path)
+    assert resumed.losses == {key: value for key, value in first[1].losses.items() if key > (0, 2)}
 
 
 @pytest.mark.parametrize("max_steps", [4, BATCHES, BATCHES + 2])
