@@ -7,7 +7,6 @@ from collections.abc import Container, Mapping, Sequence
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import LoadReceipt
 from splitlearn.cut import PartSpec
@@ -16,7 +15,6 @@ from splitlearn.loading.receipts import ReadLog, write_receipt
 from splitlearn.loading.unexpected import describe_left_out
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import SplitModel, tie_parts
-from splitlearn.silence import silent_transformers
 
 # Loading a part may take only a few milliseconds.
 _PART_SAMPLE_INTERVAL_S = 0.005
@@ -135,10 +133,10 @@ def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: Mapping[str, str
     """
     # Of two dtypes the narrower is what is stored: the parts that are float32 are cast from it.
     loader = min(loaders.values(), key=lambda loader: loader.blueprint.dtype.itemsize)
-    with silent_transformers():
-        whole = AutoModelForCausalLM.from_pretrained(
-            loader.source.name, dtype=loader.blueprint.dtype, trust_remote_code=False, revision=loader.source.commit or "main"
-        )
+    for spec, own in loaders.items():
+        # Names and shapes are checked, as they are for parts that are loaded one by one.
+        own.open(own.reading(spec))
+    whole = loader.load_whole()
     narrator.end("whole model loaded")
     narrator.mention_left_out(loader.left_out)
     tensors = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers(remove_duplicate=False))

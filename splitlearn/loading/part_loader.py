@@ -233,6 +233,26 @@ class PartLoader:
         change_as_owners_do(self.blueprint, reading.part, model, self.blueprint.ties | self.copied)
         return SplitModel(self.blueprint, reading.part, model, passage)
 
+    def load_whole(self) -> PreTrainedModel:
+        """Load the unsplit model by transformers' own loader, each tensor from the file that the index names for it.
+
+        Given the checkpoint's folder, transformers would take a tensor that two files hold from whichever it opens last.
+
+        Raises:
+            FileNotFoundError: a shard is missing.
+            CheckpointError: a shard is damaged, or transformers' loader could not fill the model.
+        """
+        places = {match.source: self.source.weight_map[match.source] for match in self.matches}
+        shards = self.source.open_shards(set(places.values()), frozenset(places))
+        sources = {name: name for name in places}
+        # Parameters of their own that begin as a copy of the other end of what was a tie.
+        sources |= {absent: self._source_of[present] for absent, present in self.copied.items()}
+        tensors = {name: LazyTensor(shards[places[source]], source, lambda *_: None) for name, source in sources.items()}
+        # Of a model with towers the text model is made by a part of the configuration.
+        config = self.blueprint.meta_model.config
+        whole: PreTrainedModel = self._convert(self.blueprint.model_class, config, tensors, "the model", None)
+        return whole
+
     def _wants_as_stored(
         self, model: PreTrainedModel, targets: dict[str, str], found: Mapping[str, torch.Tensor | LazyTensor]
     ) -> bool:
@@ -248,20 +268,26 @@ class PartLoader:
         self, model: PreTrainedModel, tensors: Mapping[str, Any], part: PartSpec, quantization: Any
     ) -> None:
         """Fill a part by transformers' own loader, which knows every architecture's conversions and exceptions."""
+        own_quantization = None if quantization is None else self._quantization_of(model, part, quantization)
+        self._convert(_class_that_makes(model), self.blueprint.config, tensors, part.name, own_quantization)
+
+    def _convert(self, model_class: Any, config: Any, tensors: Mapping[str, Any], what: str, quantization: Any) -> Any:
+        """Have transformers' loader make and fill a model; ``what`` is the model's name in messages."""
         try:
             with silent_transformers():
-                _, info = _class_that_makes(model).from_pretrained(
+                model, info = model_class.from_pretrained(
                     None,
-                    config=self.blueprint.config,
+                    config=config,
                     state_dict=tensors,
                     dtype=self.blueprint.dtype,
-                    attn_implementation=self.blueprint.config._attn_implementation,
+                    attn_implementation=config._attn_implementation,
                     output_loading_info=True,
-                    quantization_config=None if quantization is None else self._quantization_of(model, part, quantization),
+                    quantization_config=quantization,
                 )
         except RuntimeError as error:
-            raise CheckpointError(f"{self.source.name}: {part.name} cannot be filled: {error}") from error
-        self._check(info, part)
+            raise CheckpointError(f"{self.source.name}: {what} cannot be filled: {error}") from error
+        self._check(info, what)
+        return model
 
     def _quantization_of(self, model: PreTrainedModel, part: PartSpec, quantization: Any) -> Any:
         """Return how a part's weights are quantized: those that would be in the unsplit model.
@@ -300,12 +326,13 @@ class PartLoader:
                         found[source] = parameter.detach()
         return found
 
-    def _check(self, info: dict[str, Any], part: PartSpec) -> None:
+    def _check(self, info: dict[str, Any], what: str) -> None:
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             names = [str(each) for each in info.get(kind, ())]
             if names:
-                what = kind.split("_")[0]
-                raise CheckpointError(f"{self.source.name}: {part.name} was loaded with {what} tensors: {name_some(names)}")
+                raise CheckpointError(
+                    f"{self.source.name}: {what} was loaded with {kind.split('_')[0]} tensors: {name_some(names)}"
+                )
 
 
 def _class_that_makes(model: PreTrainedModel) -> Any:

@@ -22,6 +22,7 @@ from splitlearn.cut import PART_NAMES, CutError, DeviceMapError
 from splitlearn.loading import ModelFactory, ModelRequest, save_parts
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel, UnsupportedModelError
+from splitlearn.runs import Stamp
 from tests.tiny_models import token_ids
 
 
@@ -285,10 +286,10 @@ def test_parts_are_saved_together_or_not_at_all(folder: Path, tmp_path: Path, mo
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
     save = SplitModel.save
 
-    def fails_at_the_top(part: SplitModel, path: Path) -> None:
+    def fails_at_the_top(part: SplitModel, path: Path, stamp: Stamp | None = None) -> None:
         if part.spec.name == "top":
             raise KeyboardInterrupt
-        save(part, path)
+        save(part, path, stamp)
 
     with torch.no_grad():
         for part in parts:
@@ -309,3 +310,19 @@ def test_a_read_only_checkpoint_loads(folder: Path) -> None:
         create(folder)
     finally:
         folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("low_memory", [True, False])
+def test_of_a_tensor_in_two_shards_the_index_says_which_counts(
+    low_memory: bool, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint("llama", tie_word_embeddings=False), tmp_path / "model")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    first, *_, last = sorted(set(index.values()))
+    for own, other in ((first, last), (last, first)):
+        name = next(name for name, file in index.items() if file == own)
+        expected, others = load_file(folder / own)[name], load_file(folder / other)
+        save_file({**others, name: torch.full_like(expected, 7.0)}, folder / other, {"format": "pt"})
+        parts = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=low_memory)
+        tensors = {name: tensor for part in parts for name, tensor in part.named_tensors().items()}
+        assert torch.equal(tensors[name], expected)
