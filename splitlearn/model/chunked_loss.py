@@ -33,8 +33,8 @@ def has_linear_head(top: SplitModel, smashed_BTD: torch.Tensor) -> bool:
         return False
     with torch.no_grad():
         # An empty `below` lets the top run alone although it may be asked for router logits of all layers.
-        logits_BTV = top(smashed_BTD, below={}).output.logits
-        hidden_BTD = top(smashed_BTD, below={}, skips_head=True).output[0]
+        logits_BTV = top(smashed_BTD, below={}).logits
+        hidden_BTD = top(smashed_BTD, below={}, skips_head=True)[0]
         return hidden_BTD.dtype == head.weight.dtype and torch.equal(logits_BTV, head(hidden_BTD))
 
 

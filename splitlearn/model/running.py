@@ -87,11 +87,10 @@ class Run:
             if part.spec.has_head:
                 below = at.layer_outputs if knows_below else None
                 with self._drawing(part):
-                    output = part(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
-                return Finished(output.output if knows_below else output, at.loss_term)
-            # Any mapping, even an empty one, makes the part return its recorded outputs too.
+                    output = part.run(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
+                return Finished(output.output, at.loss_term)
             with self._drawing(part):
-                output = part(at.parcel.hidden_BTD, below={}, **at.parcel.context, **own, **settings)
+                output = part.run(at.parcel.hidden_BTD, **at.parcel.context, **own, **settings)
             outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
             at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
         return at

@@ -114,6 +114,26 @@ class SplitModel(nn.Module):
         """Return an empty key-value cache for this part's own layers, to pass as ``past_key_values``."""
         return cache_of_part(make_cache(self.blueprint.meta_model.config), self.spec, num_cached_tokens=0)
 
+    def run(self, inputs: torch.Tensor, below: Mapping[str, LayerOutputs] | None = None, **arguments: Any) -> PartOutput:
+        """Run the part among the others of its model, as `ComposedCausalLM.run` does.
+
+        The part's own hooks see what `forward` takes and returns.
+
+        Args:
+            inputs: as for `forward`.
+            below: as for `forward`.
+            **arguments: as for `forward`.
+
+        Returns:
+            What `forward` returns, with the recorded outputs of a bottom or trunk.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        recorded: dict[str, tuple[Any, ...]] = {}
+        output = self(inputs, below=below, recorded=recorded, **arguments)
+        return PartOutput(output, recorded)
+
     def forward(
         self,
         inputs: torch.Tensor,
@@ -123,6 +143,7 @@ class SplitModel(nn.Module):
         use_cache: bool | None = None,
         skips_head: bool = False,
         below: Mapping[str, LayerOutputs] | None = None,
+        recorded: dict[str, tuple[Any, ...]] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Run the part.
@@ -136,8 +157,8 @@ class SplitModel(nn.Module):
             use_cache: whether to fill the cache; None fills it where one is given.
             skips_head: have a top return its base model's output, which is the head's input.
             below: recorded outputs of each part below, by the part's name; a top returns all of them, and computes the router
-                loss of a mixture of experts over them. If it is given, a `PartOutput` is returned; `ComposedCausalLM.run` does
-                that.
+                loss of a mixture of experts over them.
+            recorded: filled with the recorded outputs of a bottom or trunk; `run` does that.
             **kwargs: further arguments of the transformers model, for example ``labels`` for a top.
 
         Returns:
@@ -155,7 +176,7 @@ class SplitModel(nn.Module):
             refuse_without_parts_below(self.spec, config, kwargs)
         self._check_inputs(inputs, past_key_values, use_cache)
         if self.spec.name == "trunk" and self.spec.start == self.spec.end:
-            return inputs if below is None else PartOutput(inputs)
+            return inputs
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments[self._cache_name] = past_key_values
         # Looked up once: `device` walks the part's tensors.
@@ -169,7 +190,9 @@ class SplitModel(nn.Module):
         output = self._run(to_device(inputs, device), arguments, below or {}, skips_head)
         if fills_cache and isinstance(past_key_values, PartCache):
             past_key_values.num_cached_tokens += inputs.shape[1]
-        return output.output if below is None else output
+        if recorded is not None:
+            recorded.update(output.layer_outputs)
+        return output.output
 
     @property
     def _cache_name(self) -> str:

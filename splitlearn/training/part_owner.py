@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from splitlearn.cut import PartSpec
-from splitlearn.model import Blueprint, SplitModel, trained_parameters
+from splitlearn.model import Blueprint, PartOutput, SplitModel, trained_parameters
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training.checkpoint_content import (
     GENERATORS_KEY,
@@ -97,8 +97,8 @@ class PartElsewhere(Protocol):
     owner: PartOwner
     is_elsewhere: bool
 
-    def __call__(self, inputs: torch.Tensor, **arguments: Any) -> Any:
-        """Run the part; see `SplitModel.forward`."""
+    def run(self, inputs: torch.Tensor, **arguments: Any) -> PartOutput:
+        """Run the part; see `SplitModel.run`."""
 
 
 class LocalOwner:

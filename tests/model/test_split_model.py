@@ -161,3 +161,26 @@ def test_parts_of_different_cuts_do_not_compose(tiny_checkpoint: Callable[..., P
         ComposedCausalLM(bottom, trunk, top)
     with pytest.raises(ValueError, match="not bottom, trunk and top of one cut"):
         ComposedCausalLM(trunk, bottom, top)
+
+
+def test_hooks_of_a_part_see_what_it_documents(tiny_checkpoint: Callable[..., Path]) -> None:
+    """Also if the model is run as a whole, and what they put in its place is passed on."""
+    parts = ModelFactory.create_split_models(None, tiny_checkpoint("mixtral"), 2, 4, low_memory=True)
+    model = ComposedCausalLM(*parts)
+    seen: dict[str, Any] = {}
+
+    def note(part: Any, inputs: Any, output: Any) -> None:
+        seen[part.spec.name] = output
+
+    for part in parts:
+        part.register_forward_hook(note)
+    with torch.no_grad():
+        whole = model(token_ids(), output_hidden_states=True)
+        handles = [part.register_forward_hook(lambda part, inputs, output: output * 0) for part in parts[:2]]
+        stilled = model(token_ids()).logits
+        for handle in handles:
+            handle.remove()
+        expected = parts[2](torch.zeros_like(seen["trunk"])).logits
+    assert seen["bottom"].shape == seen["trunk"].shape == whole.hidden_states[0].shape
+    assert seen["top"].logits.shape == whole.logits.shape
+    assert torch.equal(stilled, expected)

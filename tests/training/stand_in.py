@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,19 +24,18 @@ class StandIn(nn.Module):
         # In a closure, so that no parameter is found by walking over modules.
         def run(*args: Any, **kwargs: Any) -> PartOutput:
             with generators.drawing(part.spec.name):
-                output: PartOutput = part.train(self.training)(*args, **kwargs)
-                return output
+                return part.train(self.training).run(*args, **kwargs)
 
         self._run = run
         self.spec, self.blueprint, self.device, self.owner = part.spec, part.blueprint, part.device, owner
         self._is_trained = any(parameter.requires_grad for parameter in part.parameters())
 
-    def forward(self, inputs: torch.Tensor, below: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
+    def run(self, inputs: torch.Tensor, **arguments: Any) -> PartOutput:
         """Run the part, with one autograd step that stands for all of its graph."""
         found: list[PartOutput] = []
 
         def run(hidden_BTD: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            output = self._run(hidden_BTD, below={}, **arguments)
+            output = self._run(hidden_BTD, **arguments)
             found.append(output)
             return tuple(_differentiable(output))
 
@@ -49,8 +47,7 @@ class StandIn(nn.Module):
         layer_outputs = {
             name: tuple(replaced.get(id(value), value) for value in values) for name, values in output.layer_outputs.items()
         }
-        result = PartOutput(replaced[id(output.output)], layer_outputs)
-        return result.output if below is None else result
+        return PartOutput(replaced[id(output.output)], layer_outputs)
 
 
 def _differentiable(output: PartOutput) -> list[torch.Tensor]:

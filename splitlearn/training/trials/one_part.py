@@ -28,6 +28,6 @@ def run_one_part(part: SplitModel, inputs: torch.Tensor, **arguments: Any) -> to
         # A router loss over one part's layers would mean nothing.
         arguments["output_router_logits"] = False
     # With nothing said of the parts below, a top would refuse to return what the configuration asks of all layers.
-    output = part(inputs, use_cache=False, below={}, **arguments).output
+    output = part(inputs, use_cache=False, below={}, **arguments)
     result: torch.Tensor = output.logits if part.spec.has_head else output
     return result
