@@ -13,6 +13,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -25,7 +26,7 @@ def leaving_no_trace(task: Callable[_Arguments, _Result]) -> Callable[_Arguments
 
     What it made is freed once its result is dropped. An error does not keep it: local variables leave its traceback, and the
     traceback itself goes where the message says all, unless ``HYDRA_FULL_ERROR=1`` asks for everything. Ctrl-C ends the
-    function with KeyboardInterrupt, where Lightning would exit the process.
+    function with KeyboardInterrupt, where Lightning would exit the process, and SIGTERM with an exit status of 143.
     """
 
     @wraps(task)
@@ -38,9 +39,11 @@ def leaving_no_trace(task: Callable[_Arguments, _Result]) -> Callable[_Arguments
                     stack.enter_context(keep())
                 return task(*args, **kwargs)
         except BaseException as error:
-            # Lightning turns Ctrl-C into sys.exit(1).
+            # Lightning turns Ctrl-C into sys.exit(1), and SIGTERM into an exit with 0.
             if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
+            if isinstance(error, SIGTERMException):
+                raise SystemExit(128 + signal.SIGTERM) from None
             if os.environ.get("HYDRA_FULL_ERROR") != "1":
                 _let_go(error)
             raise
@@ -51,7 +54,7 @@ def leaving_no_trace(task: Callable[_Arguments, _Result]) -> Callable[_Arguments
 @contextmanager
 def _signal_handlers() -> Iterator[None]:
     """Put signal handlers back: a Ctrl-C before training begins makes Lightning ignore any other for good."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import MissingMandatoryValue
 
-from splitlearn.cli.signals import raise_errors
+from splitlearn.cli.signals import raise_errors, telling_signals
 from splitlearn.cut import CutError
 from splitlearn.redaction import redact, without_queries
 
@@ -33,7 +33,8 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def run(cfg: Any) -> Any:
         raise_errors()
         try:
-            return task(cfg)
+            with telling_signals():
+                return task(cfg)
         except KeyboardInterrupt:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise

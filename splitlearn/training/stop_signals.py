@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish that training stop after the step under way."""
+"""SIGTERM, Ctrl-C and SIGHUP as a wish that training stop after the step under way."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from splitlearn.terminal import leave_terminal
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignals:
-    """Notes the first SIGTERM or SIGINT while it waits; a second one is answered as if nobody had waited.
+    """Notes the first signal while it waits, and restores the handlers that were there before, so a second one ends the run.
 
     Lightning puts a handler of its own in front of SIGTERM's whenever it runs anything, and takes it away again. So the
     handlers to give back are noted before it does.
@@ -43,7 +45,9 @@ class StopSignals:
         self.received, self._announce, self._process = None, announce, os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                signal.signal(number, self._receive)
+                # `nohup` has SIGHUP ignored.
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._receive)
 
     def give_back(self) -> None:
         """Stop waiting: signals belong again to whom they did when `note_handlers` was called."""
@@ -60,6 +64,8 @@ class StopSignals:
             return
         self.received = number
         self.give_back()
+        if number == signal.SIGHUP:
+            leave_terminal()
         if self._announce is not None:
             # The signal may have come while the stream was being written to.
             with contextlib.suppress(RuntimeError, OSError, ValueError):
@@ -68,6 +74,6 @@ class StopSignals:
 
 def _answer_in_worker(number: int) -> None:
     """Answer in a process that prepares batches: a terminal sends Ctrl-C there too, but the step under way needs its batch."""
-    if number != signal.SIGINT:
+    if number == signal.SIGTERM:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -11,7 +11,7 @@ import pytest
 
 from splitlearn.cli.run_folder import OpenRunFolder
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 IMPORTING = "from splitlearn.cli import signals; signals.end_at_once(); {then}print('importing', flush=True); time.sleep(9)"
 
 
@@ -26,12 +26,12 @@ def ended(code: str, number: int) -> tuple[int, str]:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_while_importing_a_command_ends_at_once_without_traceback(number: int) -> None:
-    assert ended(IMPORTING.format(then=""), number) == (128 + number, "interrupted\n")
+    assert ended(IMPORTING.format(then=""), number) == (128 + number, f"interrupted by {signal.Signals(number).name}\n")
 
 
 def test_later_sigterm_lets_a_command_clean_up() -> None:
     code = f"import atexit, sys; atexit.register(lambda: print('cleaned', file=sys.stderr)); {IMPORTING}"
-    assert ended(code.format(then="signals.raise_errors(); "), signal.SIGTERM) == (143, "interrupted\ncleaned\n")
+    assert ended(code.format(then="signals.raise_errors(); "), signal.SIGTERM) == (143, "interrupted by SIGTERM\ncleaned\n")
 
 
 def test_a_folder_in_which_a_file_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

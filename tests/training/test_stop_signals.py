@@ -22,7 +22,7 @@ def _handlers_stay() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_noted_and_told_and_the_second_is_whose_it_was(
-    number: int, capsys: pytest.CaptureFixture[str]
+    number: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     came: list[int] = []
     signal.signal(number, lambda number, frame: came.append(number))
@@ -33,7 +33,7 @@ def test_the_first_signal_is_noted_and_told_and_the_second_is_whose_it_was(
     signals.wait(lambda: "stopping after this step")
     os.kill(os.getpid(), number)
     assert signals.received == number and came == []
-    assert capsys.readouterr().err == "\nstopping after this step\n"
+    assert capfd.readouterr().err == "\nstopping after this step\n"
     os.kill(os.getpid(), number)
     assert came == [number]
 
@@ -57,6 +57,7 @@ def test_a_process_that_prepares_batches_ends_by_sigterm_and_not_by_ctrl_c() -> 
     child = os.fork()
     if child == 0:
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

@@ -15,16 +15,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from splitlearn.naming import named
 from splitlearn.training.callbacks.evaluation import will_validate
-from splitlearn.training.callbacks.last_checkpoint import LAST
+from splitlearn.training.callbacks.find_callback import find_callback
+from splitlearn.training.callbacks.last_checkpoint import LAST, LastCheckpoint
 from splitlearn.training.stop_signals import StopSignals
 
 
 class ExactResume(Callback):
     """Keeps the state of all random number generators in checkpoints, and writes one when a signal asks the run to stop.
 
-    A resumed run draws the random numbers that the interrupted one would have drawn. On SIGTERM or SIGINT (Ctrl-C) the step
-    under way is finished, ``last.ckpt`` written, and the process ends with 128 plus the signal's number; a line on stderr says
-    so at once. A second signal is answered as if nobody had waited for the first.
+    A resumed run draws the random numbers that the interrupted one would have drawn. On SIGTERM, SIGINT (Ctrl-C) or SIGHUP the
+    step under way is finished, ``last.ckpt`` written, and the process ends with 128 plus the signal's number; a line on stderr
+    says so at once. For a second signal the handlers that were there before are restored, so it does not wait for the step.
     """
 
     def __init__(self) -> None:
@@ -139,8 +140,16 @@ class ExactResume(Callback):
         return Path(getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir) / LAST
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give signals back to whom they belonged."""
+        """Give signals back to whom they belonged, and end the run if one came while the last state was written.
+
+        Raises:
+            SystemExit: a signal came.
+        """
         self._signals.give_back()
+        if self._signals.received is not None:
+            if find_callback(trainer, LastCheckpoint) is None:
+                trainer.save_checkpoint(self._last_checkpoint(trainer))
+            raise SystemExit(128 + self._signals.received)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give signals back; training does not come to its end after an error."""
