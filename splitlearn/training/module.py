@@ -5,7 +5,6 @@ Shapes: B rows, T tokens, V vocabulary size.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -15,26 +14,21 @@ import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
 
-from splitlearn.boundary import find_routes
 from splitlearn.cut import PART_NAMES, Placement, refuse_both
 from splitlearn.loading import ModelRequest, OpenedModel
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training import checkpoint_content
+from splitlearn.training.assembling import TrainableModel, load_trainable
 from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
-from splitlearn.training.frozen_parts import FrozenParts
-from splitlearn.training.load_parts import load_for_training
-from splitlearn.training.loss import Losses, SplitLoss
+from splitlearn.training.loss import Losses
 from splitlearn.training.part_owner import PartElsewhere
-from splitlearn.training.preparing import PreparedParts, prepare_parts
-from splitlearn.training.settings import TrainingSettings, parse_dtype
+from splitlearn.training.settings import TrainingSettings, parse_dtype, plain_request
 from splitlearn.training.step_figures import is_logged, learning_rates, perplexity
-from splitlearn.training.step_owner import StepOwner
 from splitlearn.training.token_window import count_supervised
 
 Batch = dict[str, torch.Tensor]
-_NOT_LOADED = "the parts are not loaded yet: call load_parts(), or let the Trainer do it"
 
 
 class SplitCausalLM(LightningModule):
@@ -129,10 +123,8 @@ class SplitCausalLM(LightningModule):
             untie=untie,
         )
         self._opened: OpenedModel | None = None
-        self._prepared = PreparedParts()
         self._elsewhere: dict[str, PartElsewhere] = {}
-        self._step = StepOwner(())
-        self._loss: SplitLoss | None = None
+        self._trainable: TrainableModel | None = None
 
     @classmethod
     def from_opened(cls, opened: OpenedModel, **settings: Any) -> SplitCausalLM:
@@ -145,19 +137,7 @@ class SplitCausalLM(LightningModule):
         Raises:
             ValueError: a setting is unknown or out of range.
         """
-        request = opened.request
-        module = cls(
-            str(request.name_or_path),
-            opened.plan.split_point_1,
-            opened.plan.split_point_2,
-            model_type=request.model_type,
-            revision=request.revision,
-            dtype=None if request.dtype is None else str(request.dtype).removeprefix("torch."),
-            quantization=request.quantization,
-            unexpected_tensors=request.unexpected_tensors,
-            untie=request.untie,
-            **settings,
-        )
+        module = cls(**plain_request(opened), **settings)
         module._opened = opened
         return module
 
@@ -177,9 +157,13 @@ class SplitCausalLM(LightningModule):
         Raises:
             RuntimeError: the parts have not been loaded.
         """
-        if self.model is None:
-            raise RuntimeError(_NOT_LOADED)
-        return self.model
+        return self._loaded.composed
+
+    @property
+    def _loaded(self) -> TrainableModel:
+        if self._trainable is None:
+            raise RuntimeError("the parts are not loaded yet: call load_parts(), or let the Trainer do it")
+        return self._trainable
 
     @property
     def parts(self) -> tuple[SplitModel, SplitModel, SplitModel]:
@@ -189,7 +173,7 @@ class SplitCausalLM(LightningModule):
     @property
     def parts_here(self) -> tuple[SplitModel, ...]:
         """The parts that this process holds; all three, unless `connect` was called."""
-        return self._prepared.parts
+        return self._loaded.prepared.parts
 
     def connect(self, parts: Mapping[str, PartElsewhere]) -> None:
         """Use parts that other parties hold in the place of parts of this process.
@@ -222,27 +206,20 @@ class SplitCausalLM(LightningModule):
         if self.model is not None:
             return
         hparams = cast(AttributeDict, self.hparams)
-        loaded = load_for_training(
+        self._trainable = load_trainable(
             self._opened or self._request.open([name for name in PART_NAMES if name not in self._elsewhere]),
-            self.trained,
+            self.settings,
             self.placement,
+            self.generators,
+            self._elsewhere,
+            max_logits_mib=hparams.max_logits_mib,
             low_memory=hparams.low_memory,
             verbose=hparams.verbose,
             tracker=self.tracker,
-            # In a log file a bar is hundreds of lines.
-            shows_bars=sys.stderr.isatty(),
         )
         self._opened = None
-        self._prepared = prepare_parts(list(loaded.parts.values()), self.settings, self.generators)
-        self.trained = {**self.trained, **self._prepared.trained}
-        parts = {part.spec.name: part for part in self._prepared.parts} | cast(dict[str, SplitModel], self._elsewhere)
-        routes = find_routes(self.placement)
-        composed = ComposedCausalLM(*(parts[name] for name in PART_NAMES), routes=routes, generators=self.generators).train()
-        frozen_parts = FrozenParts(self.settings.cache, self.trained, composed, hparams.quantization)
-        owners = {name: part.owner for name, part in self._elsewhere.items()}
-        self._step = StepOwner(self._prepared.parts, self._prepared.ties, owners)
-        self._loss = SplitLoss(composed, frozen_parts, hparams.max_logits_mib)
-        self.model = composed
+        self.trained = dict(self._trainable.trained)
+        self.model = self._trainable.composed
 
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""
@@ -257,14 +234,12 @@ class SplitCausalLM(LightningModule):
             return self.composed.generate(inputs, *args, **kwargs)
 
     def _losses_of(self, batch: Batch, divisor: int, name: str) -> Losses:
-        if self._loss is None:
-            raise RuntimeError(_NOT_LOADED)
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
-        return self._loss(batch, divisor, name, data)
+        return self._loaded.loss(batch, divisor, name, data)
 
     def on_train_start(self) -> None:
         """Begin a step, or go on with the one in which a checkpoint was written."""
-        self._step.begin()
+        self._loaded.step.begin()
 
     def on_train_epoch_start(self) -> None:
         """Tell data that are streamed which epoch it is; Lightning tells only samplers."""
@@ -274,12 +249,12 @@ class SplitCausalLM(LightningModule):
 
     def flops_of(self, batch: Batch) -> int | None:
         """Return the floating-point operations of the last training step, which was on ``batch``; None if not known."""
-        return None if self._loss is None else self._loss.flops_of(batch["input_ids"])
+        return self._loaded.loss.flops_of(batch["input_ids"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])
-        divisor = self._step.count(num_tokens)
+        divisor = self._loaded.step.count(num_tokens)
         losses = self._losses_of(batch, divisor, "train")
         loss = losses.text
         mean = loss.detach() * (divisor / max(num_tokens, 1))
@@ -310,7 +285,7 @@ class SplitCausalLM(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Gather the gradients of ties over two devices, then scale all gradients to the mean over the step's tokens."""
-        self._step.scale_gradients(optimizer)
+        self._loaded.step.scale_gradients(optimizer)
         self.log_dict(learning_rates(optimizer))
 
     def configure_gradient_clipping(
@@ -320,23 +295,23 @@ class SplitCausalLM(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as Lightning does, and log the norm of the gradients before that."""
-        norm = self._step.clip(optimizer, gradient_clip_val, gradient_clip_algorithm, measures=is_logged(self.trainer))
+        norm = self._loaded.step.clip(optimizer, gradient_clip_val, gradient_clip_algorithm, measures=is_logged(self.trainer))
         if norm is not None:
             self.log("gradient_norm", norm.to(self.device))
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Step here and elsewhere, then copy tied tensors to where they are borrowed, so that both ends stay equal."""
         super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
-        self._step.finish(optimizer, self.trainer.global_step)
+        self._loaded.step.finish(optimizer, self.trainer.global_step)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Forget all gradients, here and elsewhere."""
         super().optimizer_zero_grad(epoch, batch_idx, optimizer)
-        self._step.zero_gradients()
+        self._loaded.step.zero_gradients()
 
     def configure_optimizers(self) -> Any:
         """Return one AdamW over the trained parts and its schedule, stepped after every optimizer step."""
-        optimizer = self._step.make_optimizer(self.optimization)
+        optimizer = self._loaded.step.make_optimizer(self.optimization)
         schedule = self.optimization.make_schedule(optimizer, self._num_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -349,13 +324,13 @@ class SplitCausalLM(LightningModule):
         """Put trained tensors under the unsplit model's names; what was not trained is in the base checkpoint."""
         checkpoint[checkpoint_content.LAYOUT_KEY] = checkpoint_content.LAYOUT_VERSION
         checkpoint[checkpoint_content.GENERATORS_KEY] = self.generators.state()
-        self._step.add_state(checkpoint)
+        self._loaded.step.add_state(checkpoint)
         checkpoint["base"], checkpoint["trained"] = self.base, {name: what.value for name, what in self.trained.items()}
 
     @cached_property
     def base(self) -> dict[str, Any]:
         """Which model the parts are of, as plain values; it is kept in checkpoints and in the summary."""
-        return describe_base(self.parts, self.adapters, self.hparams["quantization"], self._prepared.base_weights)
+        return describe_base(self.parts, self.adapters, self.hparams["quantization"], self._loaded.prepared.base_weights)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load tensors under the module's own names; frozen ones, which a checkpoint leaves out, do not count as missing."""
@@ -373,7 +348,7 @@ class SplitCausalLM(LightningModule):
         """
         checkpoint_content.check_layout(checkpoint)
         self.load_parts()
-        check_checkpoint(checkpoint, self.hparams, self.base, self._step.trained_names())
-        self._step.take_state(checkpoint)
+        check_checkpoint(checkpoint, self.hparams, self.base, self._loaded.step.trained_names())
+        self._loaded.step.take_state(checkpoint)
         self.generators.load_state(checkpoint[checkpoint_content.GENERATORS_KEY])
         checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts_here, checkpoint["state_dict"])

@@ -11,6 +11,7 @@ import torch
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings
 from splitlearn.cut import PART_NAMES, PartTraining
+from splitlearn.loading import OpenedModel
 from splitlearn.naming import named, naming_group
 from splitlearn.training.compilation import compile_settings
 from splitlearn.training.optimization import Optimization
@@ -75,6 +76,26 @@ class TrainingSettings:
             has_adapters: whether it has adapters; settings may ask for some that fit none of its modules.
         """
         return PartTraining.settle(self.optimization.of(name).train, has_adapters, self.adapters.method is not None)
+
+
+def plain_request(opened: OpenedModel) -> dict[str, Any]:
+    """Return, as plain values, the arguments of `SplitCausalLM` that say which model it is and in which form.
+
+    Args:
+        opened: the model, cut.
+    """
+    request, plan = opened.request, opened.plan
+    return {
+        "model_name_or_path": str(request.name_or_path),
+        "split_point_1": plan.split_point_1,
+        "split_point_2": plan.split_point_2,
+        "model_type": request.model_type,
+        "revision": request.revision,
+        "dtype": None if request.dtype is None else str(request.dtype).removeprefix("torch."),
+        "quantization": request.quantization,
+        "unexpected_tensors": request.unexpected_tensors,
+        "untie": request.untie,
+    }
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:

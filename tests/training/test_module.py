@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import Placement
+from splitlearn.loading import ModelRequest
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, count_supervised
 from tests.architectures.catalogue import tiny_model
 from tests.loading.test_untie import unsplit_untied
@@ -406,3 +407,14 @@ def test_the_router_loss_of_a_mixture_of_experts_is_that_of_the_unsplit_model(ar
     assert losses.router is not None
     assert float(expected.aux_loss) > 0
     assert float(losses.text + losses.router) == float(expected.loss)
+
+
+def test_a_module_of_an_opened_model_asks_for_that_model(tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = str(tiny_checkpoint("llama", tie_word_embeddings=True))
+    request = ModelRequest(folder, 2, 4, "llama", dtype=torch.bfloat16, unexpected_tensors="refuse", untie=True)
+    opened = request.open()
+    module = SplitCausalLM.from_opened(opened, verbose=False)
+    assert module._request == request
+    assert module.hparams["dtype"] == "bfloat16" and module.hparams["untie"]
+    cut = opened.revise(split_point_1=1)
+    assert SplitCausalLM.from_opened(cut)._request.split_point_1 == 1

@@ -95,7 +95,7 @@ def test_counting_operations_is_no_training_time(tmp_path: Path, monkeypatch: py
     counted = SplitCausalLM.flops_of
 
     def slow(module: SplitCausalLM, batch: Any) -> int | None:
-        if module.trainer.global_step == 0 and not module._step.is_under_way:
+        if module.trainer.global_step == 0 and not module._loaded.step.is_under_way:
             time.sleep(3)
         return counted(module, batch)
 
