@@ -6,7 +6,7 @@ from splitlearn.cut.devices import DeviceMapError, resolve_device_map
 from splitlearn.cut.names import ParamMapper
 from splitlearn.cut.part_training import PartTraining
 from splitlearn.cut.placement import CUTS, Party, Placement, PlacementError, refuse_both
-from splitlearn.cut.plan import PART_NAMES, CutError, PartSpec, SplitPlan
+from splitlearn.cut.plan import PART_NAMES, CutError, PartSpec, SplitPlan, check_part_names
 
 __all__ = [
     "CUTS",
@@ -20,6 +20,7 @@ __all__ = [
     "Placement",
     "PlacementError",
     "SplitPlan",
+    "check_part_names",
     "refuse_both",
     "resolve_device_map",
 ]

@@ -8,6 +8,7 @@ embeddings and layers ``[0, split_point_1)``, trunk layers ``[split_point_1, spl
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 PART_NAMES = ("bottom", "trunk", "top")
@@ -15,6 +16,24 @@ PART_NAMES = ("bottom", "trunk", "top")
 
 class CutError(ValueError):
     """Two split points that do not cut this model: the message names the value and the values that would do."""
+
+
+def check_part_names(names: Collection[str], setting: str) -> list[str]:
+    """Return names of parts as a list.
+
+    Args:
+        names: the names.
+        setting: name of the setting in messages. ``parts`` may not be empty.
+
+    Raises:
+        ValueError: ``names`` is one string, or contains a name that no part has.
+    """
+    if isinstance(names, str):
+        raise ValueError(f"{setting} is {names!r}; give a list such as ['trunk']")
+    unknown = [name for name in names if name not in PART_NAMES]
+    if unknown or (setting == "parts" and not names):
+        raise ValueError(f"{setting} is {list(names)}; name one or more of {', '.join(PART_NAMES)}")
+    return list(names)
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,7 @@ class PartSpec:
         return self.name == "top"
 
     def describe(self) -> str:
-        """Say in words what the part holds, for example ``"layers 0-7 + embedding"``."""
+        """Return the part's contents in words, for example ``"layers 0-7 + embedding"``."""
         if self.start == self.end:
             layers = "no layers"
         elif self.end - self.start == 1:
@@ -99,6 +118,9 @@ class SplitPlan:
             num_layers: decoder layers of the unsplit model.
             fraction_1: share of the layers below the trunk, 0 to 1.
             fraction_2: share of the layers below the top, 0 to 1.
+
+        Returns:
+            The cut.
 
         Raises:
             CutError: a fraction is not a number from 0 to 1, or they are reversed.

@@ -3,9 +3,10 @@
 from splitlearn.loading.configuration import read_config
 from splitlearn.loading.dtypes import dtype_in_full, loaded_dtype
 from splitlearn.loading.factory import ModelFactory, save_parts
+from splitlearn.loading.loaded_parts import LoadedParts
 from splitlearn.loading.part_loader import PartLoader
 from splitlearn.loading.quantization import quantization_config, quantized_names
-from splitlearn.loading.request import LoadedParts, ModelRequest, OpenedModel
+from splitlearn.loading.request import ModelRequest, OpenedModel
 from splitlearn.loading.unexpected import describe_left_out
 
 __all__ = [

@@ -21,7 +21,10 @@ def read_config(model_name_or_path: str | Path, model_type: str | None = None, r
     Args:
         model_name_or_path: a local folder or a hub id.
         model_type: the architecture that the caller expects, as transformers names it; None accepts any.
-        revision: of a hub's repository the branch, tag or commit; None is its main branch.
+        revision: branch, tag or commit of a hub's repository; None is its main branch.
+
+    Returns:
+        The configuration of the unsplit model.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -37,10 +40,13 @@ def read_config_of(source: CheckpointSource, model_type: str | None = None) -> P
         source: the checkpoint.
         model_type: the architecture that the caller expects, as transformers names it; None accepts any.
 
+    Returns:
+        The configuration of the unsplit model.
+
     Raises:
-        FileNotFoundError: there is no configuration to be had.
+        FileNotFoundError: there is no configuration, or the hub is out of reach.
         CheckpointError: there is a PEFT adapter beside the weights or in their place, the weights are quantized, or the
-            configuration's dtype is none.
+            configuration names a dtype that torch does not have.
         UnsupportedModelError: the architecture is unknown, is not ``model_type``, or has no causal LM.
     """
     source.refuse_adapter()
@@ -71,27 +77,30 @@ def read_config_of(source: CheckpointSource, model_type: str | None = None) -> P
 def read_generation_config(source: CheckpointSource) -> GenerationConfig | None:
     """Read how a checkpoint's authors generate with it, as transformers does: from a file of its own, or from ``config.json``.
 
+    Args:
+        source: the checkpoint.
+
     Returns:
         The settings, or None if the hub is out of reach.
 
     Raises:
-        CheckpointError: what they say is not readable.
+        CheckpointError: the settings cannot be parsed.
     """
     # Checkpoints from before generation_config.json have their settings in config.json; the configuration's class drops them.
-    for file, how in (("generation_config.json", {}), ("config.json", {"_from_model_config": True})):
+    for file, options in (("generation_config.json", {}), ("config.json", {"_from_model_config": True})):
         try:
             path = source.fetch(file)
         except FileNotFoundError:
             continue
-        return _parse_generation_config(path, how)
+        return _parse_generation_config(path, options)
     return None
 
 
-def _parse_generation_config(path: Path, how: Mapping[str, Any]) -> GenerationConfig:
-    # What is no JSON, or too much of it, is refused before transformers reads it.
+def _parse_generation_config(path: Path, options: Mapping[str, Any]) -> GenerationConfig:
+    # Refuse a file that is no JSON or too large before transformers reads it.
     read_config_file(path)
     try:
-        return GenerationConfig.from_pretrained(path.parent, config_file_name=path.name, **how)
+        return GenerationConfig.from_pretrained(path.parent, config_file_name=path.name, **options)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be used ({reason_of(error)}); mend or delete it") from error
 
@@ -104,10 +113,10 @@ def refuse_quantized(config: PreTrainedConfig, checkpoint: str) -> None:
         checkpoint: what to call the checkpoint in the message.
 
     Raises:
-        CheckpointError: it is.
+        CheckpointError: the configuration, or that of its text model, has a quantization.
     """
-    for each in (config, config.get_text_config(decoder=True)):
-        settings = getattr(each, "quantization_config", None)
+    for own_config in (config, config.get_text_config(decoder=True)):
+        settings = getattr(own_config, "quantization_config", None)
         if settings:
             values = settings if isinstance(settings, dict) else getattr(settings, "to_dict", dict)()
             method = values.get("quant_method") or ("bitsandbytes" if any("bit" in name for name in values) else "not named")

@@ -10,7 +10,8 @@ import torch
 
 from splitlearn.cut import PART_NAMES, Placement, resolve_device_map
 from splitlearn.files import whole_folder
-from splitlearn.loading.request import LoadedParts, ModelRequest
+from splitlearn.loading.loaded_parts import LoadedParts
+from splitlearn.loading.request import ModelRequest
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel, tie_parts
 from splitlearn.runs import Stamp
@@ -49,8 +50,7 @@ class ModelFactory:
         files and shapes.
 
         Args:
-            model_type: the architecture as transformers names it (``"gpt2"``, ``"qwen2"``, ``"llama"``, ...); None takes what
-                the checkpoint is.
+            model_type: the architecture as transformers names it (``"gpt2"``, ``"qwen2"``, ``"llama"``, ...); None accepts any.
             model_name_or_path: a local folder or a hub id.
             split_point_1: first layer of the trunk.
             split_point_2: first layer of the top.
@@ -58,22 +58,22 @@ class ModelFactory:
             device_map: None, one device, a mapping from part to device, or ``"auto"``; see `resolve_device_map`.
             low_memory: load part by part, each from just the shards and tensors it needs. Otherwise the whole model is loaded
                 first and then divided.
-            verbose: print for each part what it holds, progress bars and the change in memory.
+            verbose: print for each part its contents, progress bars and the change in memory.
             storage_path: where to save the parts.
             auto_save: save the parts as ``bottom.pt``, ``trunk.pt`` and ``top.pt`` in ``storage_path``.
-            dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
+            dtype: dtype of floating-point weights; None takes the configuration's, or else that of the stored weights.
             tracker: records a snapshot after each part; None uses one of its own.
-            trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
-            revision: of a hub's repository the branch, tag or commit; None is its main branch.
+            trained: parts whose weights will be written: they are read into private memory rather than mapped.
+            revision: branch, tag or commit of a hub's repository; None is its main branch.
             quantization: how the linear layers of parts that are not ``trained`` are quantized while they are loaded; see
                 `quantization_config`. None leaves them as they are.
-            unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they
-                speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
-            in_float32: parts whose floating-point weights become float32 whatever the others are. Smashed data are cast where
-                they pass from one dtype to the other. A tied head goes with its embedding.
+            unexpected_tensors: treatment of tensors that the model does not have: ``"auto"`` leaves them out unless they are
+                signs of another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
+            in_float32: parts whose floating-point weights become float32 in any case. Smashed data are cast where they pass
+                from one dtype to the other. A tied head goes with its embedding.
             shows_bars: whether ``verbose`` shows progress bars too.
             placement: where each part goes, instead of ``device`` and ``device_map``.
-            untie: make parameters of their own of those that the model ties, such as its head and its embedding.
+            untie: make tied tensors, such as head and embedding, separate parameters.
 
         Returns:
             Bottom, trunk and top, in evaluation mode. A head tied to the embedding is one shared parameter if both are on one
@@ -144,25 +144,24 @@ class ModelFactory:
             split_point_1: first layer of the trunk.
             split_point_2: first layer of the top.
             parts: which to load, for example ``["trunk"]``.
-            model_type: the architecture that the checkpoint must have; None takes what it is.
+            model_type: the architecture that the checkpoint must have; None accepts any.
             device: where a part goes that ``device_map`` does not name.
-            device_map: None, one device, a mapping from part to device, or ``"auto"``. The devices of parts that are not loaded
-                are not looked for.
-            dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
-            trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
+            device_map: None, one device, a mapping from part to device, or ``"auto"``. Devices of parts that are not loaded
+                need not exist.
+            dtype: dtype of floating-point weights; None takes the configuration's, or else that of the stored weights.
+            trained: parts whose weights will be written: they are read into private memory rather than mapped.
             verbose: print progress, memory and the receipt.
             tracker: records a snapshot after each part.
-            revision: of a hub's repository the branch, tag or commit; None is its main branch.
+            revision: branch, tag or commit of a hub's repository; None is its main branch.
             quantization: how the linear layers of parts that are not ``trained`` are quantized while they are loaded; see
                 `quantization_config`. None leaves them as they are.
-            unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they
-                speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
+            unexpected_tensors: treatment of tensors that the model does not have: ``"auto"`` leaves them out unless they are
+                signs of another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
             placement: where each of ``parts`` goes, instead of ``device`` and ``device_map``.
-            untie: make parameters of their own of those that the model ties, such as its head and its embedding.
+            untie: make tied tensors, such as head and embedding, separate parameters.
             low_memory: load part by part, each from just the shards and tensors it needs. Otherwise the whole model is loaded
                 first, other parts too, and then divided, and the receipt is empty.
-            in_float32: parts whose floating-point weights become float32 whatever the others are. A tied head goes with its
-                embedding.
+            in_float32: parts whose floating-point weights become float32 in any case. A tied head goes with its embedding.
             shows_bars: whether ``verbose`` shows progress bars too.
 
         Returns:
@@ -207,6 +206,9 @@ class ModelFactory:
             device: where a part goes that ``device_map`` does not name.
             device_map: None, one device, a mapping from part to device, or ``"auto"``.
 
+        Returns:
+            The composed model, in evaluation mode.
+
         Raises:
             FileNotFoundError: a part is not there.
             CheckpointError: a file is damaged or not a part.
@@ -232,16 +234,17 @@ def save_parts(parts: Sequence[SplitModel], folder: str | Path, stamp: Stamp | N
     """Save the parts as ``bottom.pt``, ``trunk.pt`` and ``top.pt`` in a folder.
 
     Args:
-        parts: the parts.
-        folder: where to write; made if need be.
-        stamp: which run and step the parts are of. Given, a part of an earlier save in the same folder is never put together
-            with one of this, should the process end between two files.
+        parts: parts of one model.
+        folder: the folder; it is made if it does not exist.
+        stamp: the run and step that the parts belong to. With it, parts of two saves in one folder are never put together,
+            should the process end between two files.
 
     Returns:
         The paths written.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full; what was there is left as it was.
+        OSError: the folder cannot be written or the disk is full; older files are left as they were.
+        ValueError: a part has adapters, which are saved by themselves.
     """
     names = [f"{part.spec.name}.pt" for part in parts]
     with whole_folder(Path(folder), exist_ok=True) as temporary:

@@ -1,4 +1,4 @@
-"""The two ways to load all three parts: one after another from their own shards, or the whole model first."""
+"""Two ways to load parts: one after another from their own shards, or the whole model first."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from collections.abc import Container, Mapping, Sequence
 
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
-from splitlearn.checkpoint import LoadReceipt
+from splitlearn.checkpoint import LazyTensor, LoadReceipt
 from splitlearn.cut import PartSpec
+from splitlearn.loading.conversion import convert
 from splitlearn.loading.part_loader import PartLoader, PartReading
 from splitlearn.loading.receipts import ReadLog, write_receipt
 from splitlearn.loading.unexpected import describe_left_out
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import SplitModel, tie_parts
+from splitlearn.model import Blueprint, SplitModel, tie_parts
 
-# Loading a part may take only a few milliseconds.
+# Interval between memory samples; loading a part may take only a few milliseconds.
 _PART_SAMPLE_INTERVAL_S = 0.005
 
 
 class _Bar(tqdm):
-    # Otherwise tqdm starts a thread that outlives the bar.
+    # 0 keeps tqdm from starting a monitor thread that outlives the bar.
     monitor_interval = 0
 
 
 class Narrator:
-    """Tells the user what is being loaded and the tracker what it cost.
+    """Prints the progress of loading and records its memory.
 
     Args:
         verbose: whether to print at all.
@@ -41,33 +43,54 @@ class Narrator:
         tracker.snapshot("before loading")
 
     def begin(self, part: PartSpec) -> None:
-        """Announce a part."""
+        """Announce a part.
+
+        Args:
+            part: the part that is loaded next.
+        """
         if self._verbose:
             print(f"Loading component: {part.name} ({part.describe()})", flush=True)
 
     def bar(self, description: str, total: int) -> tqdm:
-        """Return a progress bar over ``total`` steps, silent unless bars are shown."""
+        """Return a progress bar, silent unless bars are shown.
+
+        Args:
+            description: text beside the bar.
+            total: number of steps.
+        """
         return _Bar(total=total, desc=description, disable=not self._shows_bars)
 
     def show(self, receipt: LoadReceipt) -> None:
-        """Print what loading cost."""
+        """Print a receipt.
+
+        Args:
+            receipt: the cost of loading.
+        """
         if self._verbose:
             receipt.print()
 
     def mention_left_out(self, names: Sequence[str]) -> None:
-        """Print which of the checkpoint's tensors the model does not have; a receipt says it of parts loaded one by one."""
+        """Print which of the checkpoint's tensors were left out; for parts loaded one by one the receipt names them.
+
+        Args:
+            names: names of the tensors.
+        """
         if self._verbose and names:
             print(describe_left_out(names), flush=True)
 
     def end(self, label: str) -> None:
-        """Record the memory under ``label`` and print how it changed."""
+        """Record the memory and print how it changed.
+
+        Args:
+            label: name of the snapshot.
+        """
         self._tracker.snapshot(label)
         if self._verbose:
             self._tracker.report()
 
 
 def _release() -> None:
-    # What loading held is gone once its last reference is: no cycles keep it, so the collector's pause would buy nothing.
+    # Loading leaves no reference cycles, so gc.collect() would free nothing; only CUDA's cache of freed blocks is emptied.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -86,6 +109,9 @@ def load_incrementally(
         narrator: reports progress and memory.
         trained: names of the parts whose weights will be written.
 
+    Returns:
+        The parts, in evaluation mode on their devices, in the order of ``loaders``.
+
     Raises:
         CheckpointError: a file is damaged or a part could not be filled.
         FileNotFoundError: a shard is missing.
@@ -97,7 +123,7 @@ def load_incrementally(
         with MemoryTracker(_PART_SAMPLE_INTERVAL_S) as meter:
             start = meter.snapshot("begin")
             part, reading, log = _load_part(loader, spec, parts, narrator, spec.name in trained)
-            # Ties come before the move, so that a shared head is not carried to the device a second time.
+            # Tie before the move, so that a shared head is not copied to the device a second time.
             tie_parts([*parts, part], devices)
             part = part.to(devices[spec.name])
             _release()
@@ -117,10 +143,32 @@ def _load_part(
     reading, before_bytes = loader.reading(spec), loader.source.downloaded_bytes
     with narrator.bar("Opening shards" if loader.source.is_local else "Downloading shards", len(reading.files)) as bar:
         loader.open(reading, bar.update)
-    ready = loader.already_read(reading, loaded)
+    ready = _already_read(loader.blueprint, reading, loaded)
     with narrator.bar("Loading parameters from shards", len(reading.sources) - len(ready)) as bar:
         log = ReadLog(frozenset(ready), bar, downloaded_bytes=loader.source.downloaded_bytes - before_bytes)
         return loader.load(reading, log, ready, writable), reading, log
+
+
+def _already_read(blueprint: Blueprint, reading: PartReading, loaded: Sequence[SplitModel]) -> dict[str, torch.Tensor]:
+    """Return tensors that need not be read, because other parts on the CPU hold them: the other ends of ties.
+
+    Args:
+        blueprint: the unsplit model's structure.
+        reading: the tensors to be read.
+        loaded: parts of the same model.
+
+    Returns:
+        Tensors by checkpoint name; they share the other parts' memory.
+    """
+    held = {}
+    for borrowed, owned in blueprint.ties.items():
+        source = reading.sources.get(borrowed)
+        for part in loaded:
+            if source is not None and blueprint.belongs_to(owned, part.spec):
+                parameter = part.model.get_parameter(blueprint.local_name(owned, part.spec))
+                if parameter.device.type == "cpu" and parameter.dtype == blueprint.dtype:
+                    held[source] = parameter.detach()
+    return held
 
 
 def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: Mapping[str, str], narrator: Narrator) -> list[SplitModel]:
@@ -130,18 +178,25 @@ def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: Mapping[str, str
         loaders: the parts, each with the opened checkpoint.
         devices: where each part goes.
         narrator: reports progress and memory.
+
+    Returns:
+        The parts, in evaluation mode on their devices, without receipts.
+
+    Raises:
+        CheckpointError: a file is damaged, or the model could not be filled.
+        FileNotFoundError: a shard is missing.
     """
-    # Of two dtypes the narrower is what is stored: the parts that are float32 are cast from it.
+    # If some parts are float32, load in the narrower dtype, which is the stored one, and cast those parts from it.
     loader = min(loaders.values(), key=lambda loader: loader.blueprint.dtype.itemsize)
     for spec, own in loaders.items():
-        # Names and shapes are checked, as they are for parts that are loaded one by one.
+        # Opening checks names and shapes, as for parts that are loaded one by one.
         own.open(own.reading(spec))
-    whole = loader.load_whole()
+    whole = _load_unsplit(loader)
     narrator.end("whole model loaded")
     narrator.mention_left_out(loader.left_out)
     tensors = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers(remove_duplicate=False))
     detached = {name: tensor.detach() for name, tensor in tensors.items()}
-    # What transformers ties, each part that is to hold it for itself gets as a copy.
+    # transformers ties these tensors; parts that hold them untied get a copy.
     detached |= {name: detached[name].clone() for name in loader.blueprint.untied}
     del whole, tensors
     parts: list[SplitModel] = []
@@ -155,6 +210,23 @@ def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: Mapping[str, str
     del detached
     _release()
     return parts
+
+
+def _load_unsplit(loader: PartLoader) -> PreTrainedModel:
+    """Load the unsplit model by transformers' own loader, each tensor from the file that the index names for it.
+
+    Given the checkpoint's folder, transformers would take a tensor that two files hold from the file that it opens last.
+    """
+    file_of = {match.source: loader.source.weight_map[match.source] for match in loader.matches}
+    shards = loader.source.open_shards(set(file_of.values()), frozenset(file_of))
+    sources = {name: name for name in file_of}
+    # An untied parameter that is not stored begins as a copy of the other end.
+    sources |= {absent: loader.stored_names((absent, present))[0] for absent, present in loader.copied.items()}
+    tensors = {name: LazyTensor(shards[file_of[source]], source, lambda *_: None) for name, source in sources.items()}
+    blueprint = loader.blueprint
+    # A text model with towers beside it is built from a part of the configuration.
+    config = blueprint.meta_model.config
+    return convert(blueprint.model_class, config, blueprint.dtype, tensors, None, f"{loader.source.name}: the model")
 
 
 def _cast(tensors: Mapping[str, torch.Tensor], loader: PartLoader, spec: PartSpec) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Which checkpoint tensor feeds which tensor of the model, settled by names and shapes before anything is read.
 
 Checkpoint names and layouts may differ from those of transformers' modules (older names, experts stored one by one).
-transformers' own conversion rules are asked, so whatever it can load, a part can.
+transformers' own conversion rules decide, so a part can be loaded from every checkpoint that transformers can load.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from splitlearn.cut import PartSpec
 from splitlearn.loading.unexpected import check_unexpected_setting, describe_refusal, hint_at_quantization, refused_names
 from splitlearn.model import Blueprint
 
-# What transformers itself leaves out of old checkpoints without a word: buffers that are computed nowadays.
+# Buffers of old checkpoints that transformers leaves out silently, because they are computed nowadays.
 _COMPUTED_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.(attn|attention)\.(masked_)?bias$")
 
 
@@ -53,17 +53,17 @@ def match_tensors(
     Args:
         blueprint: the model.
         names: the checkpoint's tensor names.
-        checkpoint: what to call the checkpoint in messages.
-        unexpected_tensors: what is done with tensors that the model does not have, one of `UNEXPECTED`.
+        checkpoint: the checkpoint's name for messages.
+        unexpected_tensors: treatment of tensors that the model does not have, one of `UNEXPECTED`.
 
     Returns:
-        One match for each tensor that the model takes, and the names that are left out. What transformers itself leaves out
-        without a word is in neither.
+        One match for each tensor that the model takes, and the names that are left out. Buffers that transformers leaves out
+        silently are in neither.
 
     Raises:
         CheckpointError: the model needs tensors that are not there, or the checkpoint holds tensors that the model lacks and
             that speak for another model.
-        ValueError: ``unexpected_tensors`` is none of its words.
+        ValueError: ``unexpected_tensors`` is none of `UNEXPECTED`.
     """
     check_unexpected_setting(unexpected_tensors)
     model = blueprint.meta_model
@@ -91,18 +91,18 @@ def match_tensors(
 def _match(
     name: str, model: PreTrainedModel, expected: dict[str, torch.Tensor], conversions: list[WeightTransform]
 ) -> Match | None:
-    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
-    converters = [each for each in conversions if isinstance(each, WeightConverter)]
+    renamings = [conversion for conversion in conversions if isinstance(conversion, WeightRenaming)]
+    converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
     target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
     if target not in expected:
-        # A checkpoint that already has the new names is taken as it is.
+        # Some checkpoints of an old architecture have the new names already: match without renaming.
         target, pattern = rename_source_key(name, [], [], model.base_model_prefix, expected)
     if target not in expected:
         return None
     if pattern is None:
         return Match(name, (target,), pattern=None)
-    patterns = next(each.target_patterns for each in converters if pattern in each.source_patterns)
-    return Match(name, tuple(target.replace(patterns[0], each) for each in patterns), pattern)
+    patterns = next(converter.target_patterns for converter in converters if pattern in converter.source_patterns)
+    return Match(name, tuple(target.replace(patterns[0], other) for other in patterns), pattern)
 
 
 def _is_ignorable(name: str, model: PreTrainedModel) -> bool:
@@ -133,7 +133,7 @@ def _missing_members(matches: list[Match]) -> list[str]:
             sizes[pattern] = max(sizes[pattern], 1 + max(members))
     missing = []
     for by_pattern in lists.values():
-        # As long as the longest such list of any layer: one that lacks its last member looks whole by itself.
+        # Compare with the longest list in any layer: a list missing its last expert looks complete on its own.
         size = max(sizes[pattern] for pattern in by_pattern)
         for pattern, members in by_pattern.items():
             head, tail = pattern.split("*")[:2]
@@ -148,7 +148,7 @@ def _may_be_missing(name: str, model: PreTrainedModel) -> bool:
 
 
 def sources_for(blueprint: Blueprint, matches: list[Match], part: PartSpec) -> dict[str, str]:
-    """Say which checkpoint tensors a part reads and under which name transformers' loader is to see each.
+    """Return which checkpoint tensors a part reads and under which name transformers' loader sees each.
 
     Args:
         blueprint: the model.
@@ -156,7 +156,7 @@ def sources_for(blueprint: Blueprint, matches: list[Match], part: PartSpec) -> d
         part: the part.
 
     Returns:
-        From the name to present (layers numbered from the part's first) to the name in the checkpoint.
+        From the name that is shown to the loader (layers numbered from the part's first) to the name in the checkpoint.
     """
     chosen = {}
     for match in matches:

@@ -27,8 +27,8 @@ class OpenedCheckpoint:
     Args:
         config: the model's configuration.
         source: the checkpoint's files.
-        unexpected_tensors: what is done with tensors that the model does not have: ``"auto"``, ``"refuse"`` or ``"leave_out"``.
-        untie: make parameters of their own of those that the model ties, such as its head and its embedding.
+        unexpected_tensors: treatment of tensors that the model does not have: ``"auto"``, ``"refuse"`` or ``"leave_out"``.
+        untie: make tied tensors, such as head and embedding, separate parameters.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class OpenedCheckpoint:
     def make_loader(
         self, dtype: torch.dtype, parts: Sequence[PartSpec] | None = None, quantization: Any = None, downloads: bool = False
     ) -> PartLoader:
-        """Return what loads the parts of this checkpoint in one dtype.
+        """Return the loader of this checkpoint's parts in one dtype.
 
         Ties that the checkpoint contradicts are given up, as transformers does.
 
         Args:
-            dtype: what floating-point weights become.
+            dtype: the dtype of floating-point weights.
             parts: the parts to be loaded; None means all.
-            quantization: transformers' configuration of how parts that are not written are quantized; None leaves them alone.
-            downloads: whether tied tensors are downloaded to compare them; otherwise only those that are here are compared.
+            quantization: transformers' quantization config for parts that are not trained; None leaves them as they are.
+            downloads: whether tied tensors are downloaded to compare them; otherwise only local ones are compared.
 
         Raises:
             UnsupportedModelError: the model cannot be cut.
@@ -116,7 +116,7 @@ class OpenedCheckpoint:
     def _compare_ties(self, loader: PartLoader, parts: Sequence[PartSpec] | None, downloads: bool) -> None:
         """Find out which tied tensors the checkpoint stores twice with equal values.
 
-        A tie is looked at if its two ends are both in parts to be loaded: nobody else's shards are read.
+        A tie is compared only if both its ends are in parts to be loaded, so that no other part's shards are read.
         """
         source, blueprint = self.source, loader.blueprint
         for pair in blueprint.ties.items():
@@ -144,7 +144,7 @@ class OpenedCheckpoint:
 
 
 def _is_composite(config: PreTrainedConfig) -> bool:
-    """Whether a configuration describes models beside that of the text, whose tensors are left out as a matter of course."""
+    """Whether a configuration describes models beside the text model; their tensors are left out without a warning."""
     return any(name != "text_config" for name in config.sub_configs)
 
 

@@ -6,17 +6,20 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
 
+from splitlearn.cut import PartSpec
+from splitlearn.model import Blueprint
 from splitlearn.naming import named
 
-# Short names for what is usual. Any other is given as transformers writes it, with quant_method.
+# Short names for common quantizations. Others are given as the settings of transformers' config, with quant_method.
 QUANTIZATIONS: dict[str, dict[str, Any]] = {
     "int8": {"quant_method": "torchao", "quant_type": "Int8WeightOnlyConfig"},
     "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
 }
-# What transformers' configurations call the modules that are left alone.
+# Settings of transformers' configurations that list the modules to leave alone.
 _SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules")
 _PACKAGES = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
 
@@ -29,7 +32,7 @@ def quantization_config(quantization: str | Mapping[str, Any] | None) -> Any:
             ``quant_type`` of torchao is the name of one of its configuration classes.
 
     Raises:
-        ValueError: the name, the method or a setting is not known.
+        ValueError: the name, the method or a setting is unknown.
         ImportError: the package that quantizes is not installed.
     """
     if quantization is None:
@@ -47,13 +50,13 @@ def quantization_config(quantization: str | Mapping[str, Any] | None) -> Any:
 
 
 def quantization_settings(quantization: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a quantization stands for, with a known ``quant_method``. No package is imported for it.
+    """Return the settings that a quantization stands for, with a known ``quant_method``; no quantizing package is imported.
 
     Args:
         quantization: as for `quantization_config`.
 
     Raises:
-        ValueError: the name or the method is not known.
+        ValueError: the name or the method is unknown.
     """
     if isinstance(quantization, str):
         if quantization not in QUANTIZATIONS:
@@ -67,17 +70,17 @@ def quantization_settings(quantization: str | Mapping[str, Any]) -> dict[str, An
 
 
 def _torchao_config(settings: dict[str, Any]) -> Any:
-    # Imported where it is wanted: it need not be installed.
+    # torchao is optional, so import it here.
     import torchao.quantization
     from transformers import TorchAoConfig
 
     name = settings.pop("quant_type", None)
     settings.pop("quant_method")
-    found = getattr(torchao.quantization, str(name), None)
-    if not isinstance(found, type):
+    config_class = getattr(torchao.quantization, str(name), None)
+    if not isinstance(config_class, type):
         raise ValueError(f"{named('quantization.quant_type')} is {name!r}; name a class of torchao.quantization")
     skipped = {key: settings.pop(key) for key in ("modules_to_not_convert",) if key in settings}
-    return TorchAoConfig(found(**settings), **skipped)
+    return TorchAoConfig(config_class(**settings), **skipped)
 
 
 def quantized_names(model: PreTrainedModel, quantization: Any) -> frozenset[str]:
@@ -93,10 +96,24 @@ def quantized_names(model: PreTrainedModel, quantization: Any) -> frozenset[str]
     return frozenset(name for name, _ in skeleton.named_parameters() if quantizer.param_needs_quantization(skeleton, name))
 
 
-def leave_out(quantization: Any, paths: list[str]) -> Any:
-    """Return a copy of transformers' configuration that quantizes all linear layers but those at ``paths``."""
+def quantization_of_part(
+    quantization: Any, model: PreTrainedModel, blueprint: Blueprint, part: PartSpec, quantized: frozenset[str]
+) -> Any:
+    """Return transformers' configuration for one part, which quantizes the weights that it would in the unsplit model.
+
+    By itself transformers leaves out the last module of a model, but a part ends elsewhere.
+
+    Args:
+        quantization: transformers' configuration, from `quantization_config`.
+        model: the part.
+        blueprint: the unsplit model's structure.
+        part: which part it is.
+        quantized: the unsplit model's parameters that are quantized, from `quantized_names`.
+    """
+    linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names = {path: blueprint.global_name(f"{path}.weight", part) for path in linear}
     chosen = copy.deepcopy(quantization)
     for setting in _SKIPPED:
         if hasattr(chosen, setting):
-            setattr(chosen, setting, paths)
+            setattr(chosen, setting, [path for path, name in names.items() if name not in quantized])
     return chosen

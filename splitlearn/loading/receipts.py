@@ -18,10 +18,10 @@ from splitlearn.model import SplitModel
 
 @dataclass
 class ReadLog:
-    """Notes each tensor that is read, from any thread, and moves a progress bar.
+    """Records each tensor that is read, from any thread, and moves a progress bar.
 
     Attributes:
-        shared: checkpoint names of tensors that another part holds already and that are not read again.
+        shared: checkpoint names of tensors that another part holds already, so that they are not read again.
         bar: the bar, one step for each tensor.
         read_bytes: bytes asked of the files, by checkpoint name.
         downloaded_bytes: bytes of weights that came over the network.
@@ -33,12 +33,17 @@ class ReadLog:
     downloaded_bytes: int = 0
 
     def __post_init__(self) -> None:
-        # transformers reads with several threads, and so do we.
+        # Tensors are read by several threads, both transformers' and ours.
         self._lock = threading.Lock()
         self._began_s = time.perf_counter()
 
     def __call__(self, name: str, size_bytes: int) -> None:
-        """Note that the tensor ``name`` of ``size_bytes`` has been read."""
+        """Record that a tensor has been read.
+
+        Args:
+            name: its name in the checkpoint.
+            size_bytes: the bytes that were read.
+        """
         with self._lock:
             self.read_bytes[name] = self.read_bytes.get(name, 0) + size_bytes
             gib = sum(self.read_bytes.values()) / GIB
@@ -61,20 +66,20 @@ def write_receipt(
 
     Args:
         loader: the opened checkpoint.
-        reading: what was to be read.
-        log: what was read.
+        reading: the plan of what the part reads.
+        log: the record of what was read.
         part: the loaded part.
         writable: whether it was loaded to be trained.
-        meter: measured the memory meanwhile.
+        meter: the tracker that sampled memory while the part was loaded.
         start: the memory before.
-        seconds: how long it took.
+        seconds: how long loading took.
     """
     shards = loader.open(reading)
     names = dict.fromkeys(reading.sources.values())
     shard_of = {name: shards[loader.source.weight_map[name]] for name in names}
     needed = {name: shard.num_bytes(name) for name, shard in shard_of.items()}
     dtypes = {name: (shard.dtype(name), loader.dtype_on_load(name, shard.dtype(name))) for name, shard in shard_of.items()}
-    cast_names = {name: f"{_name(stored)} -> {_name(wanted)}" for name, (stored, wanted) in dtypes.items() if stored != wanted}
+    cast_names = {name: f"{_name(stored)} -> {_name(loaded)}" for name, (stored, loaded) in dtypes.items() if stored != loaded}
     files = {str(shard.path) for shard in shards.values()}
     copied = {read.name for read in loader.copies(reading, shards, log.shared, writable)}
     kept = [name for name in log.read_bytes if loader.takes_as_is(name) and name not in copied and name not in cast_names]

@@ -1,4 +1,4 @@
-"""Which model is wanted, said once, and the one place where it is opened."""
+"""A request says which model to open and how to cut it; opening it reads configuration, structure and index once."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from splitlearn.checkpoint import CheckpointSource, LoadReceipt
-from splitlearn.cut import PART_NAMES, CutError, PartSpec, Placement, SplitPlan, refuse_both, resolve_device_map
+from splitlearn.checkpoint import CheckpointSource
+from splitlearn.cut import PART_NAMES, CutError, PartSpec, Placement, SplitPlan, check_part_names
 from splitlearn.loading.configuration import read_config_of
+from splitlearn.loading.devices import devices_of
 from splitlearn.loading.dtypes import loaded_dtype
 from splitlearn.loading.load_model import Narrator, load_incrementally, load_whole
+from splitlearn.loading.loaded_parts import LoadedParts
 from splitlearn.loading.opening import OpenedCheckpoint
 from splitlearn.loading.part_loader import PartLoader
 from splitlearn.loading.quantization import quantization_config, quantization_settings
 from splitlearn.loading.unexpected import check_unexpected_setting
 from splitlearn.memory import MemoryTracker
-from splitlearn.model import Blueprint, SplitModel, ends_elsewhere, plan_cut
+from splitlearn.model import Blueprint, plan_cut
 
-# Changes of these are another model, which has to be opened anew.
+# Attributes of a request that say which checkpoint it is: with other values it has to be opened anew.
 _WHICH_CHECKPOINT = ("name_or_path", "revision", "model_type", "unexpected_tensors", "untie")
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model is wanted, where it is cut, and in which form its weights are wanted.
+    """Which model to open, where to cut it, and in which form to load its weights.
 
     Attributes:
         name_or_path: a local folder or a hub id.
         split_point_1: first layer of the trunk; None leaves the cut open, as `split_point_2` does.
         split_point_2: first layer of the top.
-        model_type: the architecture that the checkpoint must have, as transformers names it; None takes what it is.
-        revision: of a hub's repository the branch, tag or commit; None is its main branch.
-        dtype: what floating-point weights become; None takes the configuration's dtype, or else that of the stored weights.
+        model_type: the architecture that the checkpoint must have, as transformers names it; None accepts any.
+        revision: branch, tag or commit of a hub's repository; None is its main branch.
+        dtype: dtype of floating-point weights; None takes the configuration's, or else that of the stored weights.
         quantization: how the linear layers of parts that are not trained are quantized while they are loaded; see
             `quantization_config`. None leaves them as they are.
-        unexpected_tensors: what is done with tensors that the model does not have: ``"auto"`` leaves them out unless they speak
-            for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
-        in_float32: parts whose floating-point weights become float32 whatever the others are. A tied head goes with its
-            embedding.
-        untie: make parameters of their own of those that the model ties, such as its head and its embedding: the two begin
-            with equal values, and may lie with different parties.
+        unexpected_tensors: treatment of tensors that the model does not have: ``"auto"`` leaves them out unless they are signs
+            of another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
+        in_float32: parts whose floating-point weights become float32 in any case. A tied head goes with its embedding.
+        untie: make tied tensors, such as head and embedding, separate parameters: the two begin with equal values, and may lie
+            with different parties.
 
     Raises:
         ValueError: ``in_float32`` names a part that does not exist, or ``quantization`` or ``unexpected_tensors`` is unknown.
@@ -64,7 +65,7 @@ class ModelRequest:
     untie: bool = False
 
     def __post_init__(self) -> None:
-        check_names(self.in_float32, "in_float32")
+        check_part_names(self.in_float32, "in_float32")
         check_unexpected_setting(self.unexpected_tensors)
         if self.quantization is not None:
             quantization_settings(self.quantization)
@@ -75,12 +76,15 @@ class ModelRequest:
         Args:
             parts: the parts that may be loaded; no other part's shards are opened or downloaded.
 
+        Returns:
+            The opened model, from which parts are loaded.
+
         Raises:
             CutError: the split points do not cut this model.
             ValueError: a part's name is unknown, or the model type is another.
             FileNotFoundError: there is no such model.
         """
-        names = check_names(parts, "parts")
+        names = check_part_names(parts, "parts")
         source = CheckpointSource(self.name_or_path, self.revision)
         config = read_config_of(source, self.model_type)
         opened = OpenedModel(self, OpenedCheckpoint(config, source, self.unexpected_tensors, self.untie), names)
@@ -89,25 +93,8 @@ class ModelRequest:
         return opened
 
 
-@dataclass(frozen=True)
-class LoadedParts:
-    """Parts of one model and what loading them cost.
-
-    Attributes:
-        parts: the loaded parts by name, in the order in which data passes them.
-        receipt: what loading cost; it names tied tensors whose other end is in none of these parts.
-    """
-
-    parts: Mapping[str, SplitModel]
-    receipt: LoadReceipt
-
-    def __getitem__(self, name: str) -> SplitModel:
-        """Return the part of that name."""
-        return self.parts[name]
-
-
 class OpenedModel:
-    """A requested model whose files are known; what has been read of it is kept for everybody who asks.
+    """A requested model whose files are known; all that is read of it is read once and kept.
 
     `ModelRequest.open` makes it.
 
@@ -159,17 +146,17 @@ class OpenedModel:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """What floating-point weights become in parts that are not `ModelRequest.in_float32`."""
+        """The dtype of floating-point weights in parts that are not `ModelRequest.in_float32`."""
         return loaded_dtype(self.config, self.source, self.request.dtype)
 
     @property
     def loader(self) -> PartLoader:
-        """What loads parts in `dtype`.
+        """The loader of parts in `dtype`.
 
         Raises:
             UnsupportedModelError: the model cannot be cut.
             CheckpointError: the checkpoint lacks tensors that the model needs, or has tensors that are refused.
-            ValueError: the quantization or ``unexpected_tensors`` is unknown.
+            ValueError: the quantization is unknown.
             FileNotFoundError: there are no weights.
         """
         return self.loader_in(self.dtype)
@@ -180,7 +167,11 @@ class OpenedModel:
         return self.loader.blueprint
 
     def loader_in(self, dtype: torch.dtype) -> PartLoader:
-        """Return what loads parts in a dtype; raises as `loader` does."""
+        """Return the loader of parts in a dtype; raises as `loader` does.
+
+        Args:
+            dtype: dtype of floating-point weights.
+        """
         if dtype not in self._loaders:
             parts = self.parts if self.is_cut else None
             quantization = quantization_config(self.request.quantization)
@@ -188,7 +179,7 @@ class OpenedModel:
         return self._loaders[dtype]
 
     def loaders(self) -> dict[PartSpec, PartLoader]:
-        """Return for each part what loads it, in float32 where that was asked for; raises as `loader` does."""
+        """Return the loader of each part, in float32 where that was asked for; raises as `loader` does."""
         wide = set(self.request.in_float32)
         if self.blueprint.ties and wide & {"bottom", "top"}:
             # A tensor that two parts share has one dtype.
@@ -200,6 +191,9 @@ class OpenedModel:
 
         Args:
             **changes: attributes of `ModelRequest` with new values, for example both split points.
+
+        Returns:
+            Another opened model that shares all that was read.
 
         Raises:
             CutError: new split points do not cut this model.
@@ -224,7 +218,7 @@ class OpenedModel:
             self._loaders.clear()
 
     def check(self) -> None:
-        """Check all that can be checked without weights: cut, names, and of a local folder the shards' shapes.
+        """Check everything that needs no weights: the cut, the names, and the shapes in a local folder's shards.
 
         Raises:
             CutError: the cut leaves a part that cannot run.
@@ -251,9 +245,9 @@ class OpenedModel:
         """Load the parts.
 
         Args:
-            device: where a part goes that ``device_map`` does not name.
+            device: device of parts that ``device_map`` does not name.
             device_map: None, one device, a mapping from part to device, or ``"auto"``; see `resolve_device_map`.
-            trained: parts whose weights will be written: they are read into memory of their own rather than mapped.
+            trained: parts whose weights will be written: they are read into private memory rather than mapped.
             low_memory: load part by part, each from just the shards and tensors it needs. Otherwise the whole model is loaded
                 first and then divided, and the receipt is empty.
             verbose: print progress, memory and the receipt.
@@ -271,8 +265,8 @@ class OpenedModel:
             FileNotFoundError: a shard is missing.
         """
         narrator = Narrator(verbose, tracker or MemoryTracker(), shows_bars)
-        devices = self._devices(placement, device, device_map)
-        written = check_names(trained, "trained")
+        devices = devices_of(self._names, placement, device, device_map)
+        written = check_part_names(trained, "trained")
         if not low_memory and self.request.quantization is not None:
             raise ValueError("a model is quantized while its parts are loaded one by one: quantization needs low_memory=True")
         self.settle_ties()
@@ -286,47 +280,7 @@ class OpenedModel:
         finally:
             for spec, loader in loaders.items():
                 loader.close(spec)
-        receipt = self._receipt(loaded)
+        result = LoadedParts.of(loaded, self.source, self.plan, self.loader.left_out)
         if low_memory:
-            narrator.show(receipt)
-        return LoadedParts({part.spec.name: part for part in loaded}, receipt)
-
-    def _devices(self, placement: Placement | None, device: str, device_map: str | Mapping[str, str] | None) -> dict[str, str]:
-        """Return the device of each part that may be loaded; those of other parts need not be on this machine."""
-        refuse_both(placement, device, device_map)
-        if placement is None:
-            return resolve_device_map(device, device_map, num_gpus=torch.cuda.device_count(), parts=self._names)
-        elsewhere = [name for name in self._names if name not in placement.devices]
-        if elsewhere:
-            raise ValueError(f"{elsewhere[0]} is to be loaded here, but {placement.holder(elsewhere[0])!r} holds it elsewhere")
-        return {name: placement.devices[name] for name in self._names}
-
-    def _receipt(self, loaded: Sequence[SplitModel]) -> LoadReceipt:
-        return LoadReceipt(
-            model=self.source.name,
-            commit=self.source.commit,
-            split_point_1=self.plan.split_point_1,
-            split_point_2=self.plan.split_point_2,
-            dtype=" / ".join(dict.fromkeys(str(part.blueprint.dtype).removeprefix("torch.") for part in loaded)),
-            parts=tuple(part.receipt for part in loaded if part.receipt is not None),
-            left_out=tuple(self.loader.left_out),
-            tied_elsewhere=ends_elsewhere(loaded),
-        )
-
-
-def check_names(names: Collection[str], setting: str) -> list[str]:
-    """Return names of parts as a list.
-
-    Args:
-        names: the names.
-        setting: what to call them in messages. ``parts`` may not be empty.
-
-    Raises:
-        ValueError: it is one string, or names what is no part.
-    """
-    if isinstance(names, str):
-        raise ValueError(f"{setting} is {names!r}; give a list such as ['trunk']")
-    unknown = [name for name in names if name not in PART_NAMES]
-    if unknown or (setting == "parts" and not names):
-        raise ValueError(f"{setting} is {list(names)}; name one or more of {', '.join(PART_NAMES)}")
-    return list(names)
+            narrator.show(result.receipt)
+        return result

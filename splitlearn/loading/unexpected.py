@@ -1,8 +1,8 @@
-"""Tensors of a checkpoint that its model does not have: which are merely beside the model, and which speak for another.
+"""Tensors of a checkpoint that its model does not have: some merely lie beside the model, others are signs of another model.
 
 A published checkpoint often holds more than its language model: layers that predict several tokens ahead, towers for images or
-sound, an encoder, a pooler, a value head. transformers leaves all of that out, and so do we, but only where nothing that the
-model needs is missing and nothing speaks for another architecture.
+sound, an encoder, a pooler, a value head. transformers leaves all of that out, and so do we, but only where the model lacks
+nothing and no tensor is a sign of another architecture.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from splitlearn.naming import named
 
 # A tensor of the checkpoint, and the model's tensors that it feeds.
 Feeding = tuple[str, tuple[str, ...]]
-# What is done with them: left out unless they speak for another model, never, or always.
+# Left out unless they are signs of another model; never left out; always left out.
 UNEXPECTED = ("auto", "refuse", "leave_out")
 # Buffers within layers that older code stored and newer code computes.
 _STORED_BUFFERS = re.compile(r"rotary\w*\.(inv_freq|(cos|sin)(_cached)?)$|\.(attn|attention|self_attn)\.(causal_)?mask$")
@@ -30,24 +30,30 @@ _QUANTIZED = re.compile(
 def check_unexpected_setting(value: str) -> None:
     """Refuse a setting that is none of `UNEXPECTED`.
 
+    Args:
+        value: the setting.
+
     Raises:
-        ValueError: it is not.
+        ValueError: it is none of them.
     """
     if value not in UNEXPECTED:
         raise ValueError(f"{named('unexpected_tensors')} is {value!r}; use one of {', '.join(UNEXPECTED)}")
 
 
 def refused_names(blueprint: Blueprint, feedings: Sequence[Feeding], unexpected: Iterable[str], setting: str) -> list[str]:
-    """Return which unexpected tensors the checkpoint must not be loaded with.
+    """Return the unexpected tensors for which a checkpoint is refused.
 
     With ``auto`` these are tensors within the model's own layers, tensors beside those of a module that the model has (a bias
-    for its head), further layers that look like all others, and what could be a copy of a tensor that is not stored itself.
+    for its head), further layers that look like all others, and possible copies of a tensor that is not stored itself.
 
     Args:
         blueprint: the model.
-        feedings: what of the checkpoint the model takes.
-        unexpected: the names that it does not take.
+        feedings: the checkpoint's tensors that the model takes, with the tensors that they feed.
+        unexpected: names of the tensors that it does not take.
         setting: one of `UNEXPECTED`.
+
+    Returns:
+        Names from ``unexpected``.
     """
     if setting != "auto":
         return list(unexpected) if setting == "refuse" else []
@@ -56,7 +62,13 @@ def refused_names(blueprint: Blueprint, feedings: Sequence[Feeding], unexpected:
 
 
 def describe_refusal(blueprint: Blueprint, names: Sequence[str], checkpoint: str) -> str:
-    """Return in one sentence why a checkpoint is refused for tensors that its model does not have."""
+    """Return in one sentence why a checkpoint is refused for tensors that its model does not have.
+
+    Args:
+        blueprint: the model.
+        names: the tensors.
+        checkpoint: the checkpoint's name.
+    """
     model = f"a {blueprint.config.model_type} model of {count_layers(blueprint.config)} layers"
     leave_out = f"{named('unexpected_tensors')}=leave_out"
     hint = hint_at_quantization(names) or f"; mend its config.json, or take it without them ({leave_out})"
@@ -64,13 +76,21 @@ def describe_refusal(blueprint: Blueprint, names: Sequence[str], checkpoint: str
 
 
 def hint_at_quantization(names: Iterable[str]) -> str:
-    """Return the end of a sentence about tensors whose names are those of quantized weights; nothing about others."""
+    """Return the end of a sentence about tensors whose names are those of quantized weights; empty for others.
+
+    Args:
+        names: names of the tensors.
+    """
     is_quantized = any(_QUANTIZED.search(name) for name in names)
     return "; these are quantized weights: name the checkpoint that they were made from" if is_quantized else ""
 
 
 def describe_left_out(names: Sequence[str]) -> str:
-    """Return how many tensors are left out, and the first of them."""
+    """Return a phrase with the number of tensors that are left out, and the first of them.
+
+    Args:
+        names: names of the tensors.
+    """
     return f"left out {len(names)} tensor{'s' * (len(names) > 1)} that the model does not have: {name_some(list(names), 3)}"
 
 
@@ -90,7 +110,7 @@ class _Rule:
             if place is None:
                 self._modules.add(_module_of(source))
             else:
-                # How the checkpoint itself calls the list of layers, and what is in one of them.
+                # The checkpoint's own name of the list of layers, and the names within one layer.
                 self._prefixes.add(source[: place.start()])
                 self._in_layers.add(source[place.end() :])
 
@@ -105,7 +125,7 @@ class _Rule:
                 refused += [] if _STORED_BUFFERS.search(name) else [name]
             elif layer is None and (_module_of(name) in self._modules or self._may_be_needed(name)):
                 refused.append(name)
-        # A layer that predicts ahead has projections and norms of its own; one without is a layer that the configuration lacks.
+        # A layer that predicts ahead has extra projections and norms; a further layer without them belongs to a deeper model.
         plain = {layer for layer, rests in further.items() if self._in_layers.issuperset(rests)}
         return refused + [name for name in names if self._layer_of(name)[0] in plain]
 

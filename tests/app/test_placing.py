@@ -85,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, splitlearn.app.T
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         # The placement has been resolved by then; nobody looks for devices again.
-        patch.delattr("splitlearn.loading.request.resolve_device_map")
+        patch.delattr("splitlearn.loading.devices.resolve_device_map")
         choices = ("one_party", "u_shaped")
         return {choice: train(compose(*SHORT, f"placement={choice}"), folder=folder / choice) for choice in choices}
 

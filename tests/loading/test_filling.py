@@ -38,13 +38,13 @@ def test_every_tensor_has_transformers_value_and_dtype(architecture: str, stored
 def test_without_conversions_transformers_loader_is_not_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole("llama", tmp_path, torch.bfloat16)
     calls: list[object] = []
-    original = part_loader.PartLoader._fill_by_conversion
+    original = part_loader.fill_by_conversion
 
     def counted(*args: Any) -> None:
         calls.append(args)
         original(*args)
 
-    monkeypatch.setattr(part_loader.PartLoader, "_fill_by_conversion", counted)
+    monkeypatch.setattr(part_loader, "fill_by_conversion", counted)
     ModelFactory.create_split_models(None, tmp_path, 2, 4, low_memory=True)
     assert not calls
     whole("mixtral", tmp_path / "moe", torch.bfloat16)
