@@ -1,4 +1,4 @@
-"""What crosses a cut: parcels, the boundaries they pass, and the bytes that takes."""
+"""Crossing a cut: parcels, the boundaries that they pass, and the bytes that are sent."""
 
 from splitlearn.boundary.boundary import Boundary, Ticket, pass_directly
 from splitlearn.boundary.calls import CallKind

@@ -1,4 +1,4 @@
-"""One cut, as everything passes it that goes from part to part.
+"""The boundary at one cut, which all data that go from part to part pass.
 
 Shapes: B rows, T tokens, D hidden size.
 """
@@ -26,10 +26,10 @@ class Ticket:
     """A parcel under way, from `Boundary.send` to `Boundary.receive`.
 
     Attributes:
-        kind: what the call is for.
+        kind: purpose of the call.
         context: mask, positions and other tensors for the receiver, by argument name.
-        layer_outputs: for each part below what its layers returned; which of it crosses here, the route says.
-        loss_term: what the observers add to the training loss, a scalar; None for nothing.
+        layer_outputs: recorded outputs of each part below, by the part's name; the route says which of them cross here.
+        loss_term: scalar that the observers add to the training loss; None for nothing.
     """
 
     kind: CallKind
@@ -38,26 +38,26 @@ class Ticket:
     loss_term: torch.Tensor | None
     _crossing: crossing.Ticket
     _wire: torch.Tensor
-    # The tensors by identity, each with its place in the crossing: what is sent twice crosses once.
+    # From a tensor's id to its place in the crossing: a tensor that is named twice crosses once.
     _places: Mapping[int, int]
     _ways: Sequence[Sequence[Direction]]
 
 
 class Boundary:
-    """What stands between two parts at one cut: everything that crosses is sent and received here.
+    """Sends and receives all data that cross one cut.
 
-    With the codec ``"none"`` it is exact: values and gradients come out as they went in, to the bit. Gradients cross on the way
-    back, driven by autograd, and can be differentiated no second time. Nothing crosses inside one party or in a trial.
+    With the codec ``"none"`` it is exact: values and gradients come out as they went in, to the bit. Autograd drives the
+    gradients back over it; they cannot be differentiated a second time. Nothing crosses inside one party or in a trial.
 
     Args:
         route: which way data pass.
-        meter: counts what crosses; None counts by itself.
-        codec: how smashed data and per-layer outputs are written down.
-        gradient_codec: how their gradients are.
-        generators: random numbers by name; None has none but the process's own.
+        meter: counts the bytes that cross; None makes one of its own.
+        codec: encodes smashed data and recorded outputs.
+        gradient_codec: encodes their gradients.
+        generators: random number generators by name; None uses the process's own.
 
     Attributes:
-        observers: see what passes.
+        observers: are shown the parcels and gradients that pass.
     """
 
     def __init__(
@@ -76,27 +76,31 @@ class Boundary:
         self._generators = generators
 
     def passes_directly(self, kind: CallKind) -> bool:
-        """Whether nothing is sent: both sides are one party, or the call is a trial."""
+        """Whether nothing is sent: both sides are one party, or the call is a trial.
+
+        Args:
+            kind: purpose of the call.
+        """
         return not self.route.is_crossed or kind is CallKind.TRIAL
 
     def generator(self, payload: str, device: torch.device) -> torch.Generator:
-        """Return the generator from which an observer draws noise for what is sent here.
+        """Return the generator from which an observer draws noise for the tensors that are sent here.
 
         There is one for activations, which the party below the cut sends, and one for gradients, which the party above sends.
         Each is seeded by its name and kept in the checkpoints of a run, so that the noise is the same in one process as in two.
 
         Args:
             payload: ``"activation"`` or ``"gradient"``.
-            device: where the noise is wanted.
+            device: device of the noise.
 
         Returns:
             The generator ``cut_1/activation`` and so on; the device's default generator if the model has no seed of its own.
 
         Raises:
-            ValueError: nothing of that kind is sent.
+            ValueError: ``payload`` is neither.
         """
         if payload not in PAYLOADS:
-            raise ValueError(f"payload is {payload!r}; what is sent at a cut is {' or '.join(map(repr, PAYLOADS))}")
+            raise ValueError(f"payload is {payload!r}; use {' or '.join(map(repr, PAYLOADS))}")
         if self._generators is None:
             return default_generators(device)[-1]
         return self._generators.generator(f"{self.route.name}/{payload}", device)
@@ -111,10 +115,13 @@ class Boundary:
         """Send a parcel to the part above; several may be sent before the first is received.
 
         Args:
-            parcel: what the part above needs.
-            kind: what the call is for.
-            layer_outputs: for each part below what its layers returned.
+            parcel: smashed data, mask and positions for the part above.
+            kind: purpose of the call.
+            layer_outputs: recorded outputs of each part below, by the part's name.
             labels_BT: the labels of the rows, shape (B, T), which are counted where they must cross.
+
+        Returns:
+            A ticket for `receive`.
         """
         layer_outputs = layer_outputs or {}
         tensors, ways = [parcel.hidden_BTD], [self.route.hops]
@@ -127,7 +134,7 @@ class Boundary:
         loss_term = self._show_sent(parcel, kind)
         known = [labels_BT] if self.route.sends_labels and labels_BT is not None else []
         known += list(tensors_of(parcel.context)) if self.route.sends_context else []
-        # The data's owner sends what only it has straight to whoever needs it.
+        # Mask, positions and labels go straight from the data's owner to the party that needs them.
         for tensor in known:
             self._count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
 
@@ -151,7 +158,7 @@ class Boundary:
             device: where the part above lives.
 
         Returns:
-            The parcel, and for each part below what its layers returned.
+            The parcel, and the recorded outputs of each part below.
         """
 
         def give_back(place: int, gradient: torch.Tensor) -> Columns:
@@ -190,7 +197,12 @@ class Boundary:
 
 
 def pass_directly(parcel: Parcel, device: torch.device) -> Parcel:
-    """Return a parcel with its tensors on the device of the part above, inside one party."""
+    """Return a parcel with its tensors on the device of the part above, inside one party.
+
+    Args:
+        parcel: the parcel.
+        device: where the part above lives.
+    """
     context = {name: to_device(value, device) for name, value in parcel.context.items()}
     return _parcel(to_device(parcel.hidden_BTD, device), context)
 
@@ -205,5 +217,5 @@ def _detached(parcel: Parcel) -> Parcel:
 
 
 def _replaced(outputs: LayerOutputs, arrived: Mapping[int, torch.Tensor]) -> LayerOutputs:
-    """Return per-layer outputs with the tensors that arrived in place of those that were sent."""
+    """Return recorded outputs with the received tensors in place of the sent ones."""
     return {name: tuple(arrived.get(id(value), value) for value in values) for name, values in outputs.items()}

@@ -1,4 +1,4 @@
-"""Why a model is called. Traffic is counted by it."""
+"""Purposes of a call, by which traffic is counted."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from enum import StrEnum
 
 
 class CallKind(StrEnum):
-    """What a call of the parts is for."""
+    """The purpose of a call of the parts."""
 
     TRAIN = "train"
     EVALUATE = "evaluate"
     GENERATE = "generate"
-    # Examines the model itself, with made-up data. No party would be asked, so it is neither counted nor encoded.
+    # Examines the model with made-up data. Parties would not take part in it, so it is neither counted nor encoded.
     TRIAL = "trial"

@@ -1,6 +1,6 @@
-"""How smashed data are written down, to be kept or to cross a cut: as they are, or with fewer bits.
+"""Encodings of smashed data that are kept or cross a cut: unchanged, or with fewer bits.
 
-Shapes: B rows, further dimensions as they come, usually T tokens and D hidden size.
+Shapes: B rows, then any further dimensions, usually T tokens and D hidden size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _INT8_MAX = 127
 
 @dataclass(frozen=True)
 class Codec:
-    """One way of writing smashed data down.
+    """One encoding of smashed data.
 
     Attributes:
         encode: from smashed data (B, ...) to tensors that each have B rows.
@@ -28,7 +28,7 @@ class Codec:
 
 
 def _quantize(hidden: torch.Tensor) -> Columns:
-    # One scale for each token: tokens differ in size by orders of magnitude.
+    # One scale for each token, since hidden states of tokens differ by orders of magnitude. The clamp avoids a division by 0.
     scales = hidden.abs().amax(dim=-1, keepdim=True).float().clamp(min=torch.finfo(torch.float32).tiny) / _INT8_MAX
     return {"values": (hidden.float() / scales).round().to(torch.int8), "scales": scales}
 

@@ -2,7 +2,7 @@
 
 `send` ends the sender's graph and `receive` begins the receiver's. Between them lies a `Ticket`: activations go up in it, and
 gradients come back. A scalar, the wire, connects the two halves in autograd, so that one ``backward`` of the loss drives both.
-Nothing but the ticket passes from one half to the other, so they may as well run in two processes.
+Only the ticket passes from one half to the other, so the halves can run in two processes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from splitlearn.boundary.codecs import Columns
 
 @dataclass(eq=False)
 class Ticket:
-    """One sending that has not been received yet, and after that the way back for its gradients.
+    """Carries encoded tensors to the receiver, and their gradients back to the sender.
 
     Attributes:
-        encoded: each tensor as it crosses.
-        dtypes: what they are decoded to.
-        needs_gradient: which of them the sender wants a gradient of.
-        devices: where the sender's tensors live.
-        gradients: what came back, as the sender gets it.
+        encoded: each tensor, encoded; empty once it was received.
+        dtypes: the dtype to decode each tensor to.
+        needs_gradient: for each tensor whether the sender needs its gradient.
+        devices: the device of each of the sender's tensors.
+        gradients: the gradient of each tensor on the sender's device; None where there is none.
     """
 
     encoded: list[Columns] = field(default_factory=list)
@@ -36,9 +36,9 @@ class Ticket:
     gradients: list[torch.Tensor | None] = field(default_factory=list)
 
 
-# From a tensor's place in the ticket and the tensor to how it crosses.
+# From a tensor's place in the ticket and the tensor to its encoding.
 Encode = Callable[[int, torch.Tensor], Columns]
-# From what crossed and the dtype to decode to.
+# From an encoding and a dtype to the tensor.
 Decode = Callable[[Columns, torch.dtype], torch.Tensor]
 
 
@@ -49,11 +49,11 @@ def send(
 
     Args:
         tensors: floating-point tensors; the first gives the wire its device.
-        encode: writes a tensor down as it crosses.
-        settle: is shown the gradient of the first tensor when it has come back; not called if there is none.
+        encode: encodes a tensor.
+        settle: called with the gradient of the first tensor when it has come back; not called if there is none.
 
     Returns:
-        The ticket and the wire. The ticket does not hold the wire: autograd's graph would then hold itself.
+        The ticket and the wire, a scalar. The ticket does not hold the wire: autograd's graph would then refer to itself.
     """
     ticket = Ticket(needs_gradient=[tensor.requires_grad and torch.is_grad_enabled() for tensor in tensors])
     wire: torch.Tensor = _Send.apply(ticket, encode, settle, *tensors)
@@ -63,15 +63,18 @@ def send(
 def receive(
     ticket: Ticket, wire: torch.Tensor, device: torch.device, decode: Decode, give_back: Encode, decode_gradient: Decode
 ) -> list[torch.Tensor]:
-    """Receive what was sent with a ticket; a ticket is good for once.
+    """Receive the tensors of a ticket, once.
 
     Args:
         ticket: from `send`.
         wire: from `send`.
         device: where the tensors go.
-        decode: reads a tensor from what crossed.
-        give_back: writes a gradient down as it crosses.
-        decode_gradient: reads it again.
+        decode: decodes a tensor.
+        give_back: encodes a gradient.
+        decode_gradient: decodes it again.
+
+    Returns:
+        The tensors in the order in which they were sent.
     """
     received: tuple[torch.Tensor, ...]
     received = _Receive.apply(wire, ticket, device, decode, give_back, decode_gradient)
@@ -111,13 +114,15 @@ class _Receive(torch.autograd.Function):
     ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.ticket, ctx.give_back, ctx.decode_gradient = ticket, give_back, decode_gradient
-        # Nothing that crossed is kept longer than it takes to read it.
+        # Drop the encoded tensors from the ticket, so that they are freed as they are decoded.
         encoded, ticket.encoded = ticket.encoded, []
         received = []
         for columns, dtype in zip(encoded, ticket.dtypes, strict=True):
             columns = {name: column.to(device, non_blocking=device.type == "cuda") for name, column in columns.items()}
             received.append(decode(columns, dtype))
-        ctx.mark_non_differentiable(*(one for one, needed in zip(received, ticket.needs_gradient, strict=True) if not needed))
+        ctx.mark_non_differentiable(
+            *(tensor for tensor, needed in zip(received, ticket.needs_gradient, strict=True) if not needed)
+        )
         return tuple(received)
 
     @staticmethod

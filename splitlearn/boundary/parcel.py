@@ -1,4 +1,4 @@
-"""What is handed from part to part.
+"""The values that are handed from part to part.
 
 Shapes: B rows, T tokens, D hidden size.
 """
@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-# What a part's layers returned once each, by transformers' name: router_logits, hidden_states, attentions.
+# Recorded outputs by transformers' name (router_logits, hidden_states, attentions), with one entry for each layer of a part.
 LayerOutputs = Mapping[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class Parcel:
-    """What the next part needs to go on, and nothing else.
+    """The input of the next part, and nothing else.
 
     Attributes:
         hidden_BTD: smashed data, shape (B, T, D); a few architectures have more dimensions.
-        attention_mask: 1 for real tokens and 0 for padding, shape (B, T) with cached tokens first; or what else the
-            transformers model takes as its mask.
+        attention_mask: 1 for real tokens and 0 for padding, shape (B, T) with cached tokens first; or another form of mask
+            that the transformers model takes.
         position_ids: positions of the tokens, shape (B, T).
         others: further tensors that the caller gave to every part, by argument name.
     """
@@ -34,19 +34,19 @@ class Parcel:
 
     @property
     def context(self) -> dict[str, Any]:
-        """What goes with the smashed data: mask, positions and other tensors that are there, by argument name."""
+        """The tensors beside the smashed data: mask, positions and others, by argument name; absent ones are left out."""
         own = {"attention_mask": self.attention_mask, "position_ids": self.position_ids}
         return {name: value for name, value in own.items() if value is not None} | dict(self.others)
 
 
 @dataclass(frozen=True, eq=False)
 class Handover:
-    """Where a run through some of the parts stopped, or may go on: before the cut above the last part that ran.
+    """The state of a run that stopped before the cut above its last part, from which another run goes on.
 
     Attributes:
-        parcel: what the next part needs. It has not crossed the cut yet.
-        layer_outputs: for each part below what its layers returned, which goes to the holder of the top.
-        loss_term: what the boundaries' observers add to the loss so far, a scalar; None for nothing.
+        parcel: the input of the next part. It has not crossed the cut yet.
+        layer_outputs: recorded outputs of each part below, by the part's name; they go to the holder of the top.
+        loss_term: scalar that the boundaries' observers add to the loss so far; None for nothing.
     """
 
     parcel: Parcel
@@ -55,7 +55,11 @@ class Handover:
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in a value: itself, or those in a mapping or sequence."""
+    """Yield the tensors in a value.
+
+    Args:
+        value: a tensor, or mappings and sequences that contain tensors; anything else has none.
+    """
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -67,9 +71,14 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Return a value with its tensors, also those in a dictionary or sequence, on a device."""
+    """Return a value with its tensors, also those in a dictionary or sequence, on a device.
+
+    Args:
+        value: any value; one without tensors is returned as it is.
+        device: where the tensors go.
+    """
     if isinstance(value, torch.Tensor):
-        # Only towards a GPU: a copy from a GPU into ordinary memory that nobody waits for may be read before it is there.
+        # Asynchronous only towards a GPU: a copy from a GPU to the CPU may otherwise be read before it has arrived.
         return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, dict):
         return {name: to_device(member, device) for name, member in value.items()}

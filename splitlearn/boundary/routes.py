@@ -27,12 +27,12 @@ class Route:
 
     Attributes:
         cut: 1 between bottom and trunk, 2 between trunk and top.
-        hops: the transfers of an activation in order; none if both sides are one party. Between two servers there are two, for
-            servers do not call each other: the data's owner relays. Gradients take the opposite way.
-        sends_context: whether the receiver does not have the mask and positions yet.
+        hops: the transfers of an activation in order; none if both sides are one party. Between two servers there are two,
+            because servers do not call each other: the data's owner relays. Gradients take the opposite way.
+        sends_context: whether mask and positions are sent, because the receiver does not have them yet.
         sends_labels: whether labels pass here on their way to the holder of the top.
-        layer_outputs_of: the parts whose per-layer outputs pass here on their way to the holder of the top, each with the
-            transfers that takes.
+        layer_outputs_of: the parts whose recorded outputs pass here on their way to the holder of the top, each with its
+            transfers.
     """
 
     cut: int
@@ -53,9 +53,13 @@ class Route:
 
 
 def find_routes(placement: Placement) -> tuple[Route, Route]:
-    """Return how data pass cut 1 and cut 2, from who holds which part."""
+    """Return the routes over cut 1 and cut 2.
+
+    Args:
+        placement: who holds which part, text and labels.
+    """
     owner, holder_of_top = placement.data, placement.holder(PART_NAMES[-1])
-    # Everything for the holder of the top goes along with the first parcel that is sent to it.
+    # Recorded outputs for the holder of the top travel with the first parcel that is sent to it.
     to_top = [cut for cut in CUTS if placement.crosses(cut) and placement.holder(PART_NAMES[cut]) == holder_of_top][:1]
     routes = []
     for cut in CUTS:
