@@ -1,4 +1,4 @@
-"""Which part lives on which device: parsing and checking of ``device`` and ``device_map``, before anything is loaded."""
+"""Parsing and checking ``device`` and ``device_map``, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ def resolve_device_map(
     num_gpus: int,
     parts: Sequence[str] = PART_NAMES,
 ) -> dict[str, str]:
-    """Say where bottom, trunk and top live, or those of them that are on this machine.
+    """Return the device of bottom, trunk and top, or of those of them that are on this machine.
 
     Args:
-        device: where a part goes that ``device_map`` does not name.
+        device: device of parts that ``device_map`` does not name.
         device_map: None (everything on ``device``), one device for all parts, ``"auto"``, or a mapping from part name to
             device. ``"auto"`` places all parts on the CPU without a GPU; with one GPU bottom on the CPU, trunk and top on the
             GPU; with two bottom on the CPU and one GPU each for trunk and top; with three or more one GPU for each part.
         num_gpus: how many GPUs this machine has.
-        parts: the parts that are on this machine. The devices of others are not looked for.
+        parts: the parts that are on this machine. Devices of others need not exist.
 
     Returns:
         One device string (``"cpu"`` or ``"cuda:N"``) for each of ``parts``.
 
     Raises:
-        DeviceMapError: an unknown part name, a malformed device, or a device that is not there.
+        DeviceMapError: a part's name is unknown, or a device is malformed or absent.
     """
     if device_map == "auto":
-        # It decides for all parts, but a device that is not there is a mistake all the same.
+        # `auto` ignores `device`, but still reject an invalid one.
         _check_device(device, "device", num_gpus)
         automatic = _automatic(num_gpus)
         return {part: automatic[part] for part in parts}

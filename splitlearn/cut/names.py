@@ -1,7 +1,7 @@
-"""What a checkpoint's tensor names say: pure rules on names, the same for every architecture.
+"""Reading layer and part from a checkpoint's tensor names: pure rules, the same for every architecture.
 
-The loader itself matches names against the model that transformers builds; these rules answer the same questions when
-there is nothing but an index file.
+The loader itself matches names against the model that transformers builds; these rules answer the same questions from an index
+file alone.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ _NAMED_LIKE_AN_EMBEDDING = re.compile(r"(?:^|\.)embedding_norm\.")
 class ParamMapper:
     """Which part of a causal LM a checkpoint tensor belongs to, by its name alone.
 
-    ``model_type`` is taken by every method, as users of other loaders expect it there; no rule needs it.
+    Every method takes ``model_type``, because users of other loaders expect it; no rule needs it.
     """
 
     @staticmethod
     def get_layer_number(name: str, model_type: str | None = None) -> int | None:
-        """Return the decoder layer that ``name`` belongs to, or None for a tensor outside the layers.
+        """Return the decoder layer that a tensor belongs to, or None outside the layers.
 
         The first whole-number component of a name is the layer: ``model.layers.3.mlp.experts.5.w1.weight`` is of layer 3.
+
+        Args:
+            name: the tensor's name in the checkpoint.
+            model_type: ignored.
         """
         match = _LAYER.search(name)
         # Encoders of images or sound inside an embedding have layers of their own.
@@ -35,12 +39,22 @@ class ParamMapper:
 
     @staticmethod
     def is_lm_head(name: str, model_type: str | None = None) -> bool:
-        """Whether ``name`` is the language-model head's weight or bias."""
+        """Whether a tensor is the language-model head's weight or bias.
+
+        Args:
+            name: the tensor's name in the checkpoint.
+            model_type: ignored.
+        """
         return ParamMapper.get_layer_number(name) is None and _HEAD.search(name) is not None
 
     @staticmethod
     def is_embedding(name: str, model_type: str | None = None) -> bool:
-        """Whether ``name`` acts on tokens before the first layer: token and position embeddings, their norm and projection."""
+        """Whether a tensor acts on tokens before the first layer: token and position embeddings, their norm and projection.
+
+        Args:
+            name: the tensor's name in the checkpoint.
+            model_type: ignored.
+        """
         if ParamMapper.get_layer_number(name) is not None or ParamMapper.is_lm_head(name):
             return False
         if _NAMED_LIKE_AN_EMBEDDING.search(name):
@@ -49,7 +63,12 @@ class ParamMapper:
 
     @staticmethod
     def is_final_norm(name: str, model_type: str | None = None) -> bool:
-        """Whether ``name`` acts after the last layer and before the head: the final norm, or a projection beside it."""
+        """Whether a tensor acts after the last layer and before the head: the final norm, or a projection beside it.
+
+        Args:
+            name: the tensor's name in the checkpoint.
+            model_type: ignored.
+        """
         if ParamMapper.get_layer_number(name) is not None or ParamMapper.is_embedding(name) or ParamMapper.is_lm_head(name):
             return False
         return _AFTER_LAYERS.search(name) is not None

@@ -30,15 +30,15 @@ class PartTraining(StrEnum):
 
     @classmethod
     def settle(cls, setting: bool | str, has_adapters: bool, is_peft: bool) -> PartTraining:
-        """Return which of these a part's setting ``train`` means.
+        """Return the meaning of a part's setting ``train``.
 
         Args:
             setting: one of the words, True for adapters (or everything where no part has any), or False for nothing.
             has_adapters: whether the part has adapters.
-            is_peft: whether any part has: then weights stay frozen unless the setting says otherwise.
+            is_peft: whether any part has adapters: then weights stay frozen unless the setting is a word.
 
         Raises:
-            ValueError: the setting is none of these.
+            ValueError: the setting is a word that is not known.
         """
         if isinstance(setting, str):
             return cls(setting)

@@ -5,47 +5,15 @@ Cut 1 lies between bottom and trunk, cut 2 between trunk and top.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from splitlearn.cut.devices import DeviceMapError, resolve_device_map
+from splitlearn.cut.devices import resolve_device_map
+from splitlearn.cut.party import Party, PlacementError, parse_party, place_party
 from splitlearn.cut.plan import PART_NAMES
 
 CUTS = (1, 2)
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_PARTY_SETTINGS = ("parts", "devices", "address")
-
-
-class PlacementError(ValueError):
-    """Parties that cannot hold a model's parts as they are told to; the message begins with the argument's name."""
-
-
-@dataclass(frozen=True)
-class Party:
-    """One party of split learning.
-
-    Attributes:
-        name: for example ``"client"``.
-        parts: the parts that it holds, in the order in which data pass them.
-        devices: the device of each of its parts by name; empty for a party elsewhere, whose machine is not looked at.
-        address: where the party runs, as ``"host:port"``; None for a party of this process.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    devices: Mapping[str, str] = field(default_factory=dict)
-    address: str | None = None
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the party runs in this process."""
-        return self.address is None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the party as plain values, for JSON."""
-        return {"parts": list(self.parts), "devices": dict(self.devices) or None, "address": self.address}
 
 
 @dataclass(frozen=True)
@@ -105,10 +73,15 @@ class Placement:
 
     @classmethod
     def one_party(cls, device: str = "cpu", device_map: str | Mapping[str, str] | None = None, *, num_gpus: int) -> Placement:
-        """Place all parts with one party in this process; the arguments are those of `resolve_device_map`.
+        """Place all parts with one party in this process.
+
+        Args:
+            device: as for `resolve_device_map`, like the others.
+            device_map: None, one device, a mapping from part to device, or ``"auto"``.
+            num_gpus: how many GPUs this machine has.
 
         Raises:
-            DeviceMapError: an unknown part name, a malformed device, or a device that is not there.
+            DeviceMapError: a part's name is unknown, or a device is malformed or absent.
         """
         devices = resolve_device_map(device, device_map, num_gpus=num_gpus)
         return cls((Party("owner", PART_NAMES, devices),), data="owner", labels="owner")
@@ -117,10 +90,13 @@ class Placement:
     def u_shaped(cls, device: str = "cpu", device_map: str | Mapping[str, str] | None = None, *, num_gpus: int) -> Placement:
         """Place bottom and top with a client that owns text and labels, the trunk with a server, both in this process.
 
-        The arguments are those of `resolve_device_map`.
+        Args:
+            device: as for `resolve_device_map`, like the others.
+            device_map: None, one device, a mapping from part to device, or ``"auto"``.
+            num_gpus: how many GPUs this machine has.
 
         Raises:
-            DeviceMapError: an unknown part name, a malformed device, or a device that is not there.
+            DeviceMapError: a part's name is unknown, or a device is malformed or absent.
         """
         parties = {"client": {"parts": ["bottom", "top"]}, "server": {"parts": ["trunk"]}}
         return cls.resolve(parties, "client", "client", device=device, device_map=device_map, num_gpus=num_gpus)
@@ -136,33 +112,36 @@ class Placement:
         device_map: str | Mapping[str, str] | None = None,
         num_gpus: int,
     ) -> Placement:
-        """Make a placement of plain values, with a device for every part that is in this process.
+        """Make a placement from plain values, with a device for every part that is in this process.
 
         Args:
             parties: by name, each party's ``parts``; and its ``devices`` (None, one device, or a device for each of its parts)
                 and ``address`` (``"host:port"``, or None for this process), both None if they are left out.
             data: the party that holds the text.
             labels: the party that knows the labels.
-            device: where a part goes that neither its party's ``devices`` nor ``device_map`` names.
-            device_map: as for `resolve_device_map`; only its entries of parts in this process are looked at.
+            device: device of parts that neither their party's ``devices`` nor ``device_map`` names.
+            device_map: as for `resolve_device_map`; only its entries for parts in this process are checked.
             num_gpus: how many GPUs this machine has.
 
         Raises:
             PlacementError: the parties do not hold bottom, trunk and top once each, a setting is malformed or unknown, or a
-                party's device is not there.
+                party's device is absent.
             DeviceMapError: ``device`` or ``device_map`` cannot be honoured.
         """
         if not isinstance(parties, Mapping) or not parties:
             raise PlacementError(f"parties is {parties!r}; give at least one party by name, with its parts")
-        described = [_party_of(name, settings) for name, settings in parties.items()]
-        # Who holds what is settled before any device is looked for.
+        described = [parse_party(name, settings) for name, settings in parties.items()]
+        # Check the holders before any device.
         unplaced = cls(tuple(party for party, _ in described), data, labels)
         general = resolve_device_map(device, device_map, num_gpus=num_gpus, parts=unplaced.parts_here())
-        placed = [_placed(party, devices, general, num_gpus) if party.is_here else party for party, devices in described]
+        placed = [place_party(party, devices, general, num_gpus) if party.is_here else party for party, devices in described]
         return cls(tuple(placed), data, labels)
 
     def holder(self, part: str) -> str:
-        """Return the name of the party that holds ``part``.
+        """Return the name of the party that holds a part.
+
+        Args:
+            part: the part's name.
 
         Raises:
             KeyError: there is no such part.
@@ -170,7 +149,10 @@ class Placement:
         return {part: party.name for party in self.parties for part in party.parts}[part]
 
     def party(self, name: str) -> Party:
-        """Return the party of that name.
+        """Return a party.
+
+        Args:
+            name: its name.
 
         Raises:
             KeyError: there is no such party.
@@ -178,7 +160,14 @@ class Placement:
         return {party.name: party for party in self.parties}[name]
 
     def parts_here(self, party: str | None = None) -> tuple[str, ...]:
-        """Return the parts in this process, in the order in which data pass them; of one party, or of all for None."""
+        """Return the parts in this process, in the order in which data pass them.
+
+        Args:
+            party: the name of a party, whose parts alone are returned; None for all parties.
+
+        Raises:
+            KeyError: there is no such party.
+        """
         parties = self.parties if party is None else (self.party(party),)
         held = {part for one in parties if one.is_here for part in one.parts}
         return tuple(part for part in PART_NAMES if part in held)
@@ -190,7 +179,10 @@ class Placement:
         return {part: placed[part] for part in self.parts_here() if part in placed}
 
     def crosses(self, cut: int) -> bool:
-        """Whether ``cut`` (1 or 2) lies between two parties.
+        """Whether a cut lies between two parties.
+
+        Args:
+            cut: 1 or 2.
 
         Raises:
             ValueError: there is no such cut.
@@ -199,7 +191,10 @@ class Placement:
         return self.holder(below) != self.holder(above)
 
     def inputs_cross(self, cut: int) -> bool:
-        """Whether mask and positions are sent at ``cut``: the party above it holds no part below, so it has not seen them.
+        """Whether mask and positions are sent at a cut: the party above it holds no part below, so it does not have them.
+
+        Args:
+            cut: 1 or 2.
 
         Raises:
             ValueError: there is no such cut.
@@ -217,7 +212,10 @@ class Placement:
         return next(cut for cut in reversed(CUTS) if self.crosses(cut))
 
     def what_crosses(self, cut: int) -> tuple[str, ...]:
-        """Say in words what is sent at ``cut`` in a training step; empty if the cut lies inside one party.
+        """Return in words the data that are sent at a cut in a training step; empty if it lies inside one party.
+
+        Args:
+            cut: 1 or 2.
 
         Raises:
             ValueError: there is no such cut.
@@ -248,48 +246,14 @@ class Placement:
 def refuse_both(placement: Placement | None, device: str, device_map: str | Mapping[str, str] | None) -> None:
     """Refuse devices beside a placement, which says where parts go.
 
+    Args:
+        placement: the placement; None for none.
+        device: the device that was given; ``"cpu"`` counts as none.
+        device_map: the device map that was given; None for none.
+
     Raises:
-        PlacementError: there are both.
+        PlacementError: both are given.
     """
     if placement is not None and (device != "cpu" or device_map is not None):
         name, value = ("device_map", device_map) if device_map is not None else ("device", device)
         raise PlacementError(f"{name} is {value!r}, but the placement says where parts go; leave {name} out")
-
-
-def _party_of(name: object, settings: object) -> tuple[Party, Any]:
-    """Return a party without devices, and the devices that its settings ask for."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise PlacementError(f"parties has {name!r}; a party's name is a letter followed by letters, digits, - or _")
-    where = f"parties.{name}"
-    if not isinstance(settings, Mapping):
-        raise PlacementError(f"{where} is {settings!r}; give its parts, such as {where}.parts=[bottom]")
-    unknown = [key for key in settings if key not in _PARTY_SETTINGS]
-    if unknown:
-        raise PlacementError(f"{where} has {unknown[0]!r}; a party has {', '.join(_PARTY_SETTINGS)}")
-    parts = settings.get("parts")
-    if isinstance(parts, str) or not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
-        raise PlacementError(f"{where}.parts is {parts!r}; give a list such as [bottom, top]")
-    address = settings.get("address")
-    if address is not None and (not isinstance(address, str) or not re.fullmatch(r"\S+:\d+", address)):
-        raise PlacementError(f"{where}.address is {address!r}; give host:port, or null for a party of this process")
-    ordered = sorted(parts, key=lambda part: PART_NAMES.index(part) if part in PART_NAMES else len(PART_NAMES))
-    return Party(name, tuple(ordered), address=address), settings.get("devices")
-
-
-def _placed(party: Party, devices: Any, general: Mapping[str, str], num_gpus: int) -> Party:
-    """Return the party with a device for each of its parts: its own settings come before the general ones."""
-    where = f"parties.{party.name}.devices"
-    if devices is not None and not isinstance(devices, (str, Mapping)):
-        raise PlacementError(f"{where} is {devices!r}; give one device, or a device for each of its parts, or null")
-    foreign = [part for part in devices if part not in party.parts] if isinstance(devices, Mapping) else []
-    if foreign:
-        raise PlacementError(f"{where} names {foreign[0]!r}, but {party.name!r} holds {', '.join(party.parts)}")
-    own = dict.fromkeys(party.parts, devices) if isinstance(devices, str) else dict(devices or {})
-    resolved = {part: general[part] for part in party.parts}
-    for part, device in own.items():
-        try:
-            resolved |= resolve_device_map(device, num_gpus=num_gpus, parts=(part,))
-        except DeviceMapError as error:
-            place = where if isinstance(devices, str) else f"{where}.{part}"
-            raise PlacementError(f"{place}{str(error).removeprefix('device')}") from error
-    return Party(party.name, party.parts, resolved)
