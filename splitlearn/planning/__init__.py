@@ -1,4 +1,4 @@
-"""What a cut will cost, known without weights; cuts chosen by it."""
+"""The cost of a cut, known without weights, and cuts chosen by cost."""
 
 from splitlearn.planning.automatic import choose_cut
 from splitlearn.planning.costs import METHODS, CutCost, Need, PartCost, cost_of

@@ -1,8 +1,8 @@
-"""What a training step keeps for the backward pass, measured on tensors that have shapes and no memory.
+"""Measuring the activations that a training step keeps for the backward pass, on tensors that have shapes and no memory.
 
-The model is run forward as in training, with torch's fake tensors in place of weights, while autograd's own hook counts what it
-saves. Layers that are alike in every shape and setting are run once. Attention is given a mask, as for padded rows; where
-there is no padding it may keep a little less.
+The model is run forward as in training, with torch's fake tensors in place of weights, while autograd's saved-tensor hook
+counts the tensors it saves. Layers that are alike in every shape and setting are run once. Attention is given a mask, as for
+padded rows; without padding it may keep a little less.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from splitlearn.cut import PartSpec
 from splitlearn.model import Blueprint
 
 _SCALARS = (bool, int, float, str)
-# What tells equal layers apart and does not change what they save.
+# Attributes that differ between equal layers without changing what autograd saves.
 _POSITIONS = ("layer_idx", "layer_id", "layer_index", "layer_number")
 
-# Where the ledger is before the first layer.
+# The ledger's place before the first layer.
 _BEFORE = -1
 
 
@@ -35,11 +35,11 @@ class Activations:
     """Bytes kept for the backward pass, for one batch.
 
     Attributes:
-        before: by what runs before the first layer.
-        layers: by each decoder layer.
-        after: by what runs after the last layer, the loss included.
-        temporary: what the loss and its gradient need beside that for a moment, in the part with the head.
-        is_upper_bound: whether less may be kept.
+        before: bytes kept by the modules before the first layer.
+        layers: bytes kept by each decoder layer.
+        after: bytes kept by the modules after the last layer, the loss included.
+        temporary: bytes that the loss and its gradient take for a moment, in the part with the head.
+        is_upper_bound: whether the true figure may be lower.
     """
 
     before: int
@@ -49,36 +49,57 @@ class Activations:
     is_upper_bound: bool = False
 
     def scaled(self, factor: int) -> Activations:
-        """Return ``factor`` times as much, as an upper bound: not everything that is kept has the model's dtype."""
-        layers = tuple(factor * each for each in self.layers)
+        """Return the figures for a wider dtype, as an upper bound: not all that is kept has the model's dtype.
+
+        Args:
+            factor: the wider dtype's bytes per value over this one's.
+        """
+        layers = tuple(factor * layer_bytes for layer_bytes in self.layers)
         return Activations(factor * self.before, layers, factor * self.after, factor * self.temporary, True)
 
     def of(self, part: PartSpec) -> int:
-        """Return the bytes that one part needs."""
+        """Return the bytes that one part needs.
+
+        Args:
+            part: the part.
+        """
         own = sum(self.layers[part.start : part.end])
         return own + self.before * part.has_embedding + (self.after + self.temporary) * part.has_head
 
 
 class _Ledger:
-    """Counts each storage that autograd saves once, for whatever was running when it was first saved."""
+    """Counts each storage that autograd saves once, for the layer that was running when it was first saved."""
 
     def __init__(self, not_counted: Iterable[torch.Tensor]) -> None:
         self.place = _BEFORE
         self.bytes_at: dict[int, int] = {}
-        # Held on to, so that no storage is freed and its place taken by another one.
+        # Keep the tensors alive: another storage could reuse a freed one's address and would not be counted.
         self._seen: dict[int, torch.Tensor] = {}
         self.leave_out(not_counted)
         self._common: dict[int, torch.Tensor] = {}
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Do not count these: they are there anyway."""
-        self._seen |= {each.untyped_storage()._cdata: each for each in tensors}
+        """Do not count tensors that exist anyway, such as weights.
+
+        Args:
+            tensors: the tensors.
+        """
+        self._seen |= {tensor.untyped_storage()._cdata: tensor for tensor in tensors}
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Count these, if they are saved, for what runs before the layers, whichever layer saves them."""
-        self._common |= {each.untyped_storage()._cdata: each for each in tensors}
+        """Count tensors that all layers get, if one saves them, as kept before the layers.
+
+        Args:
+            tensors: the tensors.
+        """
+        self._common |= {tensor.untyped_storage()._cdata: tensor for tensor in tensors}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor that autograd saves, and return it.
+
+        Args:
+            tensor: a tensor of any shape.
+        """
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen[storage._cdata] = tensor
@@ -90,7 +111,7 @@ class _Ledger:
 def measure_activations(
     blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: int | None = None
 ) -> Activations | None:
-    """Measure what one batch keeps for the backward pass.
+    """Measure the bytes that one batch keeps for the backward pass.
 
     Args:
         blueprint: the model.
@@ -100,14 +121,14 @@ def measure_activations(
             measures with all weights trained.
 
     Returns:
-        The bytes, or None if the model cannot be run without values (it looks at some of them to choose what to compute).
+        The bytes, or None if the model cannot run without values, because they decide which operations it runs.
     """
-    # Some operations of mixtures of experts can be drawn up in bfloat16 alone.
+    # Some operations of mixtures of experts run on fake tensors in bfloat16 only.
     for dtype in dict.fromkeys((blueprint.dtype, torch.bfloat16)):
         try:
             measured = _measure(blueprint, num_rows, num_tokens, lora_rank, dtype)
         except Exception:  # noqa: S112
-            # Whatever a model does with values that are not there: the figure is then reported as unknown.
+            # Models fail in many ways without values; the figure is then reported as unknown.
             continue
         return measured.scaled(blueprint.dtype.itemsize // dtype.itemsize) if dtype != blueprint.dtype else measured
     return None
@@ -136,14 +157,15 @@ def _measure(blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: in
         vocabulary = blueprint.config.get_text_config(decoder=True).vocab_size
         model.loss_function(logits=logits_BTV, labels=ids_BT, vocab_size=vocabulary)
     saved = ledger.bytes_at
-    # The gradient of the loss by its logits, in float32 as transformers computes it, and its copy in the model's dtype.
+    # The gradient of the loss with respect to the logits, in float32 as transformers computes it, and its copy in the model's
+    # dtype.
     temporary = num_rows * num_tokens * vocabulary * (4 + dtype.itemsize)
     per_layer = tuple(saved.get(twin, 0) for twin in twins)
     return Activations(saved.get(_BEFORE, 0), per_layer, saved.get(len(layers), 0), temporary)
 
 
 def _first_alike(layers: list[nn.Module]) -> list[int]:
-    """Return for each layer the number of the first one that is like it."""
+    """Return for each layer the number of the first layer that is like it."""
     first: dict[Any, int] = {}
     return [first.setdefault(_signature(layer), index) for index, layer in enumerate(layers)]
 
@@ -153,7 +175,7 @@ def _signature(layer: nn.Module) -> Any:
         (path, type(module), tuple(sorted((name, value) for name, value in vars(module).items() if _tells_apart(name, value))))
         for path, module in layer.named_modules()
     ]
-    tensors = [(name, tuple(each.shape)) for name, each in [*layer.named_parameters(), *layer.named_buffers()]]
+    tensors = [(name, tuple(tensor.shape)) for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]]
     return tuple(settings), tuple(tensors)
 
 
@@ -162,8 +184,8 @@ def _tells_apart(name: str, value: Any) -> bool:
 
 
 def _give_shapes(model: nn.Module, left_out: list[nn.Module]) -> list[torch.Tensor]:
-    """Put fake tensors on the CPU in the place of meta tensors, but for the modules ``left_out``; return them."""
-    skipped = {module for each in left_out for module in each.modules()}
+    """Put fake tensors on the CPU in the place of meta tensors, but for the layers ``left_out``; return them."""
+    skipped = {module for layer in left_out for module in layer.modules()}
     fakes: dict[torch.Tensor, torch.Tensor] = {}
     for module in model.modules():
         if module in skipped:
@@ -195,18 +217,18 @@ def _adapter(module: nn.Module, rank: int, ledger: _Ledger) -> Callable[..., tor
 
 
 def _follow(layers: list[nn.Module], twins: list[int], ledger: _Ledger) -> None:
-    """Have the ledger know which layer runs; a layer like an earlier one hands on what it is given, in that one's form."""
+    """Tell the ledger which layer runs; a layer like an earlier one only passes its input on, in that one's output format."""
     outputs: dict[int, Any] = {}
 
     def run(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def first(*args: Any, **kwargs: Any) -> Any:
             ledger.place = index
             hidden_BTD = args[0] if args else kwargs["hidden_states"]
-            # So that the first layer, where nothing below is trained, stands for those above it.
+            # With frozen embeddings the first layer's input needs no gradient, but that of its twins above does.
             hidden_BTD.requires_grad_(True)
-            # Masks and rotary embeddings are handed to every layer and saved once.
+            # Every layer gets the same masks and rotary embeddings, which are saved once.
             extra, _ = tree_flatten([args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}])
-            ledger.share(each for each in extra if isinstance(each, torch.Tensor))
+            ledger.share(value for value in extra if isinstance(value, torch.Tensor))
             output = forward(*args, **kwargs)
             ledger.place = len(layers)
             outputs[index] = output

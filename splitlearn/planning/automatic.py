@@ -1,4 +1,4 @@
-"""Choosing split points by figures: parts that are as equal as can be, within budgets."""
+"""Choosing split points by figures: parts as equal as possible, within budgets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ def choose_cut(blueprint: Blueprint, balance: str = "bytes", max_gib: Mapping[st
 
     Args:
         blueprint: the model.
-        balance: what is to be equal: ``"bytes"`` of weights, or ``"compute"`` for each token.
-        max_gib: for each part the most GiB (2**30 bytes) that its weights may take; a part that is absent or None may take any.
+        balance: the figure to make equal: ``"bytes"`` of weights, or ``"compute"`` for each token.
+        max_gib: for each part the most GiB (2**30 bytes) that its weights may take; absent or None is no limit.
+
+    Returns:
+        The cut.
 
     Raises:
-        CutError: no cut keeps the budgets; the message says what the parts need at least.
+        CutError: no cut keeps the budgets; the message gives the least that the parts need.
         ValueError: a setting is unknown or out of range.
     """
     if balance not in BALANCES:
@@ -37,7 +40,7 @@ def choose_cut(blueprint: Blueprint, balance: str = "bytes", max_gib: Mapping[st
     fitting = [plan for plan in plans if all(stored.of(part) <= budgets[part.name] for part in plan.parts)]
     if not fitting:
         raise CutError(_why_none_fits(plans, stored, budgets))
-    # Of equally good cuts the one with the most on the server.
+    # Among equally good cuts, take the one with the largest trunk, which the server holds.
     return min(fitting, key=lambda plan: (max(figures.of(part) for part in plan.parts), -figures.of(plan.trunk)))
 
 

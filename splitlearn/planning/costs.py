@@ -1,4 +1,4 @@
-"""What a cut will cost: for each part what it reads, and the memory that loading and training it takes."""
+"""The cost of a cut: for each part the bytes it reads, and the memory that loading and training it takes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Need:
     """Memory on one device.
 
     Attributes:
-        own_bytes: memory that nothing backs: it must be there. On a GPU all of it.
-        mapped_bytes: RAM that files back: it makes things fast, and the system can take it back.
-        is_known: whether everything is in it; False if what is kept for the backward pass could not be measured.
-        is_upper_bound: whether it may be less.
+        own_bytes: memory that no file backs, so that it must be available. On a GPU this is all.
+        mapped_bytes: RAM backed by files: the system can drop these pages and read them again.
+        is_known: whether it is complete; False if the activations kept for the backward pass could not be measured.
+        is_upper_bound: whether the true figure may be lower.
     """
 
     own_bytes: int
@@ -43,7 +43,7 @@ class Need:
 
 @dataclass(frozen=True)
 class PartCost:
-    """What one part costs.
+    """The cost of one part.
 
     Attributes:
         part: its name.
@@ -52,9 +52,9 @@ class PartCost:
         num_parameters: its parameters; a head that shares the embedding on the same device has none of its own.
         stored_bytes: bytes of its tensors in the checkpoint, by dtype.
         shards: the files that hold them.
-        download_bytes: what of that is not on this machine yet.
-        weight_bytes: bytes of its parameters once they are loaded, quantized if they are to be.
-        needs: memory by what is done with it: ``load`` (frozen), ``lora`` and ``full`` fine-tuning.
+        download_bytes: bytes of its tensors that are not on this machine yet.
+        weight_bytes: bytes of its parameters once they are loaded, and quantized where that is asked for.
+        needs: memory by method: ``load`` (frozen), ``lora`` and ``full`` fine-tuning.
     """
 
     part: str
@@ -70,21 +70,21 @@ class PartCost:
 
 @dataclass(frozen=True)
 class CutCost:
-    """What a cut costs.
+    """The cost of a cut.
 
     Attributes:
         model: the folder or hub id.
         commit: the hub's commit; None for a local folder.
         split_point_1: first layer of the trunk.
         split_point_2: first layer of the top.
-        dtype: what floating-point weights become.
-        full_dtype: what they become in parts that are trained in full.
-        quantization: plain settings of how frozen linear layers are quantized; None leaves them alone.
+        dtype: dtype of floating-point weights.
+        full_dtype: their dtype in parts that are trained in full.
+        quantization: plain settings of how frozen linear layers are quantized; None leaves them as they are.
         num_rows: rows of a batch.
         num_tokens: tokens of a row.
-        lora_rank: rank of the adapters that ``lora`` is reckoned with.
-        parts: one for each part.
-        smashed_bytes: what crosses each of the two cuts in a forward pass over one batch; gradients are as much, backward.
+        lora_rank: rank of the adapters that ``lora`` assumes.
+        parts: the cost of each part.
+        smashed_bytes: bytes of smashed data over each of the two cuts for one batch; gradients take as many on the way back.
         left_out: tensors of the checkpoint that the model does not have and that are not read.
     """
 
@@ -116,7 +116,7 @@ def cost_of(
     with_activations: bool = True,
     full_dtype: torch.dtype | None = None,
 ) -> CutCost:
-    """Reckon what a cut will cost. Configuration, index and headers are read; weights are neither read nor downloaded.
+    """Compute the cost of a cut. Configuration, index and headers are read; weights are neither read nor downloaded.
 
     Args:
         opened: the model, cut; its request says how frozen linear layers are quantized.
@@ -124,8 +124,11 @@ def cost_of(
         num_rows: rows of a batch (B).
         num_tokens: tokens of a row (T).
         lora_rank: rank of adapters beside every linear layer but the head.
-        with_activations: whether to measure what a batch keeps for the backward pass, which takes up to a second.
-        full_dtype: what floating-point weights become in parts that are trained in full; None is as in the others.
+        with_activations: whether to measure the bytes a batch keeps for the backward pass, which takes up to a second.
+        full_dtype: dtype of floating-point weights in parts that are trained in full; None is as in the others.
+
+    Returns:
+        The figures of the cut and of each part, in bytes.
 
     Raises:
         CheckpointError: a shard is damaged or lacks a tensor.
@@ -139,12 +142,13 @@ def cost_of(
             "lora": measure_activations(blueprint, num_rows, num_tokens, lora_rank),
             "full": measure_activations(replace(blueprint, dtype=in_full), num_rows, num_tokens),
         }
-    sizes = {name: float(each.nbytes) for name, each in blueprint.meta_model.named_parameters(remove_duplicate=False)}
+    named_parameters = blueprint.meta_model.named_parameters(remove_duplicate=False)
+    sizes = {name: float(parameter.nbytes) for name, parameter in named_parameters}
     quantization = opened.request.quantization
     if quantization is not None:
-        bytes_each = bytes_per_value(quantization, blueprint.dtype)
+        value_bytes = bytes_per_value(quantization, blueprint.dtype)
         for name in loader.quantized_names:
-            sizes[name] = bytes_each * blueprint.meta_model.get_parameter(name).numel()
+            sizes[name] = value_bytes * blueprint.meta_model.get_parameter(name).numel()
     hidden_size = embedding_width(blueprint.meta_model)
     return CutCost(
         model=loader.source.name,
@@ -183,7 +187,7 @@ def _part_cost(
         part=part.name,
         holds=part.describe(),
         device=devices[part.name],
-        num_parameters=sum(each.numel() for each in own.values()),
+        num_parameters=sum(parameter.numel() for parameter in own.values()),
         stored_bytes=dict(by_dtype),
         shards=tuple(sorted(reading.files)),
         download_bytes=loader.source.missing_bytes(names),
@@ -196,15 +200,20 @@ def part_parameters(blueprint: Blueprint, part: PartSpec, devices: Mapping[str, 
     """Return the parameters, on the meta device, that a part holds for itself, by the unsplit model's names.
 
     A tied one counts for the first part that holds it if the parts are on one device, and for each of them otherwise.
+
+    Args:
+        blueprint: the unsplit model's structure.
+        part: the part.
+        devices: the device of each part.
     """
     parameters = dict(blueprint.meta_model.named_parameters(remove_duplicate=False))
     shares = devices["bottom"] == devices["top"]
     own = {}
-    for name, each in parameters.items():
+    for name, parameter in parameters.items():
         owner = blueprint.ties.get(name)
         is_shared = owner is not None and (shares or blueprint.belongs_to(owner, part))
         if blueprint.belongs_to(name, part) and not is_shared:
-            own[name] = each
+            own[name] = parameter
     return own
 
 
@@ -219,13 +228,13 @@ def _needs(
     sizes: Mapping[str, float],
     full_dtype: torch.dtype,
 ) -> dict[str, Need]:
-    weights = sum(each.numel() * max(each.itemsize, full_dtype.itemsize) for each in own.values())
-    wanted = str(loader.blueprint.dtype).removeprefix("torch.")
-    # What is quantized is made anew; the rest stays as it is in the files.
-    made = round(sum(sizes[name] for name, each in own.items() if sizes[name] != each.nbytes))
-    rest = sum(each.nbytes for name, each in own.items() if sizes[name] == each.nbytes)
-    stays_mapped = device == "cpu" and stored_dtypes <= {wanted}
-    frozen = Need(made, rest) if stays_mapped else Need(made + rest)
+    weights = sum(parameter.numel() * max(parameter.itemsize, full_dtype.itemsize) for parameter in own.values())
+    dtype = str(loader.blueprint.dtype).removeprefix("torch.")
+    # Quantized weights take memory of their own; the others can stay mapped from the files.
+    quantized = round(sum(sizes[name] for name, parameter in own.items() if sizes[name] != parameter.nbytes))
+    rest = sum(parameter.nbytes for name, parameter in own.items() if sizes[name] == parameter.nbytes)
+    stays_mapped = device == "cpu" and stored_dtypes <= {dtype}
+    frozen = Need(quantized, rest) if stays_mapped else Need(quantized + rest)
     adapters = sum(lora_rank * sum(shape) for shape in _linear_shapes(loader.blueprint, part))
     trained_bytes = {"lora": _ADAPTER_BYTES * adapters, "full": weights}
     needs = {"load": frozen}

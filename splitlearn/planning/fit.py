@@ -1,4 +1,4 @@
-"""Whether what a cut needs is there on this machine, and what to do if it is not."""
+"""Whether this machine has the memory that a cut needs, and remedies if it has not."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ _DOING = {"load": "loading", "lora": "LoRA fine-tuning", "full": "full fine-tuni
 
 
 class DoesNotFitError(ValueError):
-    """A plan that this machine has not got the memory for: the message says how much is missing and what would do."""
+    """A plan for which this machine lacks memory: the message says how much it needs and has, and names remedies."""
 
 
 def device_memory(device: str) -> int:
-    """Return how much memory a device has in all, in bytes: RAM within the container's limit, or a GPU's.
+    """Return a device's total memory in bytes: RAM within the container's limit, or a GPU's.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda:N"``.
 
     Raises:
         RuntimeError: torch knows no such GPU.
@@ -34,15 +37,22 @@ def device_memory(device: str) -> int:
 
 
 def least_methods(trained: Mapping[str, PartTraining]) -> dict[str, str]:
-    """Return for each part the method whose need is surely not too high: adapters and small tensors add little to loading."""
-    return {name: "full" if what.trains_all_weights else "load" for name, what in trained.items()}
+    """Return for each part the method whose need is a lower bound: adapters and small tensors add little to loading.
+
+    Args:
+        trained: which tensors of each part are trained.
+
+    Returns:
+        ``"full"`` or ``"load"`` for each part.
+    """
+    return {name: "full" if training.trains_all_weights else "load" for name, training in trained.items()}
 
 
 def needed_by_device(cost: CutCost, methods: Mapping[str, str]) -> dict[str, int]:
-    """Return the memory that must be there on each device, in bytes, when each part is used as ``methods`` says.
+    """Return the bytes that each device must have available when each part is used as ``methods`` says.
 
     Args:
-        cost: what the cut costs.
+        cost: the cost of the cut.
         methods: for each part ``"load"``, ``"lora"`` or ``"full"``.
     """
     needed: dict[str, int] = {}
@@ -53,10 +63,10 @@ def needed_by_device(cost: CutCost, methods: Mapping[str, str]) -> dict[str, int
 
 
 def check_fit(cost: CutCost, methods: Mapping[str, str]) -> None:
-    """Refuse what cannot fit into the memory that this machine has, whatever else runs on it.
+    """Refuse a plan that cannot fit into this machine's memory, even if nothing else runs on it.
 
     Args:
-        cost: what the cut costs.
+        cost: the cost of the cut.
         methods: for each part ``"load"``, ``"lora"`` or ``"full"``.
 
     Raises:
@@ -79,8 +89,8 @@ def _ways_out(cost: CutCost, methods: Mapping[str, str], device: str, available:
     others |= {f"with {name} frozen": {**methods, name: "load"} for name in there if methods[name] == "full"}
     ways = [
         f"{way} it needs {format_bytes(needed)}"
-        for way, each in others.items()
-        if (needed := needed_by_device(cost, each)[device]) <= available
+        for way, other_methods in others.items()
+        if (needed := needed_by_device(cost, other_methods)[device]) <= available
     ]
     if cost.dtype == "float32" or (cost.full_dtype == "float32" and "full" in methods.values()):
         ways.append(f"{named('dtype')}=bfloat16 halves it")

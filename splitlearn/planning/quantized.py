@@ -1,4 +1,4 @@
-"""What quantized weights will take."""
+"""The size of quantized weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from splitlearn.loading import quantization_config
 from splitlearn.model import stored_bytes
 from splitlearn.silence import silent_transformers
 
-# Large enough that what is kept for each row or block hardly counts.
+# Side of the sample weight, large enough that scales of rows or blocks add little.
 _SIZE = 1024
 
 
 def bytes_per_value(quantization: Any, dtype: torch.dtype) -> float:
-    """Return how many bytes a quantized weight takes for each of its values, scales included, by quantizing a small one.
+    """Return the bytes that a quantized weight takes for each of its values, scales included, by quantizing a small one.
 
     Args:
         quantization: plain settings, as for `quantization_config`.
@@ -24,7 +24,7 @@ def bytes_per_value(quantization: Any, dtype: torch.dtype) -> float:
     """
     config = LlamaConfig(vocab_size=8, hidden_size=_SIZE, intermediate_size=_SIZE, num_hidden_layers=1, num_attention_heads=8)
     with torch.device("meta"):
-        shapes = {name: each.shape for name, each in LlamaForCausalLM(config).named_parameters()}
+        shapes = {name: parameter.shape for name, parameter in LlamaForCausalLM(config).named_parameters()}
     with silent_transformers():
         model = LlamaForCausalLM.from_pretrained(
             None,

@@ -1,4 +1,4 @@
-"""A plan for the eye."""
+"""Printing a plan as tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _HEADINGS = {"load": "loaded, frozen", "lora": "LoRA", "full": "full fine-tuning
 
 
 def print_plan(cost: CutCost) -> None:
-    """Print what the parts hold and read, the memory they need, and what crosses the cuts; 1 GiB is 2**30 bytes."""
+    """Print the parts' layers and files, the memory they need, and the bytes over the cuts; 1 GiB is 2**30 bytes.
+
+    Args:
+        cost: the cost of the cut.
+    """
     left_out = [describe_left_out(cost.left_out)] if cost.left_out else []
     make_console().print(Group(_parts_table(cost), _memory_table(cost), _traffic(cost), *left_out))
 
@@ -82,5 +86,5 @@ def _verdict(needed: int, available: int) -> str:
 def _traffic(cost: CutCost) -> str:
     size = format_bytes(cost.smashed_bytes)
     return (
-        f"each step sends {size} of smashed data over each cut, and as much in gradients back to whatever is trained below it"
+        f"each step sends {size} of smashed data over each cut, and as much in gradients back if anything below it is trained"
     )
