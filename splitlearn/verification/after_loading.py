@@ -12,16 +12,16 @@ from splitlearn.verification.outcome import largest_difference
 def changed_after_loading(whole: PreTrainedModel, loader: PartLoader) -> dict[str, float]:
     """Compare a loaded model with its checkpoint's files.
 
-    Some classes treat weights that were loaded like new ones: Youtu clears the padding row of its embedding. The parts do the
-    same, for they are what ``from_pretrained`` gives.
+    Some classes initialise parts of loaded weights anew: Youtu clears the padding row of its embedding. The parts do the same,
+    because they equal the result of ``from_pretrained``.
 
     Args:
-        whole: what transformers' ``from_pretrained`` returned for the checkpoint.
+        whole: the unsplit model that transformers' ``from_pretrained`` returned for the checkpoint.
         loader: the opened checkpoint.
 
     Returns:
-        For each changed tensor the largest difference from the file, once it has the model's dtype. Tensors that are converted
-        on the way are passed over.
+        For each changed tensor the largest difference from the file after a cast to the model's dtype. Tensors that are
+        converted on the way are passed over.
 
     Raises:
         FileNotFoundError: a shard is missing.

@@ -1,4 +1,4 @@
-"""What one comparison gave, and the table of all of them."""
+"""The outcome of one comparison, and the table of all outcomes."""
 
 from __future__ import annotations
 
@@ -16,46 +16,67 @@ class Outcome:
     """One comparison of the unsplit model with its parts.
 
     Attributes:
-        what: what was compared.
-        compared: how many numbers.
-        difference: the largest absolute difference; infinite if shapes or what is there differ.
-        is_remark: whether it says how the unsplit model differs from its checkpoint, and is no comparison with the parts.
+        subject: the compared values, in words.
+        compared: how many numbers were compared.
+        difference: the largest absolute difference; infinite if shapes differ or one side lacks values.
+        is_remark: whether it compares the unsplit model with its own checkpoint, rather than with the parts.
     """
 
-    what: str
+    subject: str
     compared: int
     difference: float
     is_remark: bool = False
 
     def is_equal(self, tolerance: float) -> bool:
-        """Whether the difference is within the tolerance and anything was compared."""
+        """Whether numbers were compared and differ by no more than the tolerance.
+
+        Args:
+            tolerance: the largest absolute difference that is allowed.
+        """
         return self.is_remark or (self.compared > 0 and self.difference <= tolerance)
 
 
-def compare_tensors(what: str, expected: torch.Tensor, found: torch.Tensor) -> Outcome:
-    """Compare two tensors, wherever they are."""
-    if expected.shape != found.shape:
-        return Outcome(what, expected.numel(), float("inf"))
-    return Outcome(what, expected.numel(), largest_difference(expected, found))
+def compare_tensors(subject: str, expected: torch.Tensor, actual: torch.Tensor) -> Outcome:
+    """Compare two tensors, on whichever devices they are.
+
+    Args:
+        subject: the compared values, in words.
+        expected: the unsplit model's tensor.
+        actual: the parts' tensor; another shape is an infinite difference.
+    """
+    if expected.shape != actual.shape:
+        return Outcome(subject, expected.numel(), float("inf"))
+    return Outcome(subject, expected.numel(), largest_difference(expected, actual))
 
 
-def largest_difference(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Return the largest absolute difference of two tensors of one shape; infinite where one is not a number."""
+def largest_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    """Return the largest absolute difference of two tensors of one shape; infinite if one holds a NaN.
+
+    Args:
+        expected: a tensor.
+        actual: a tensor of the same shape, perhaps on another device.
+    """
     if expected.numel() == 0:
         return 0.0
-    left, right = expected.detach().double(), found.detach().to(expected.device).double()
-    # Equal infinities are equal; their difference would not be a number.
+    left, right = expected.detach().double(), actual.detach().to(expected.device).double()
+    # Equal infinities count as equal, although their difference is NaN.
     gap = (left - right).abs().masked_fill(left == right, 0.0)
     return float(gap.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
 
 
 def print_outcomes(title: str, outcomes: Sequence[Outcome], tolerance: float) -> None:
-    """Print one row for each comparison."""
+    """Print one row for each comparison.
+
+    Args:
+        title: title of the table.
+        outcomes: the comparisons.
+        tolerance: the largest absolute difference that counts as equal.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("compared")
     for heading in ("numbers", "largest difference", "verdict"):
         table.add_column(heading, justify="right")
-    for each in outcomes:
-        verdict = "remark" if each.is_remark else "equal" if each.is_equal(tolerance) else "DIFFERENT"
-        table.add_row(each.what, f"{each.compared:,}", f"{each.difference:.3g}", verdict)
+    for outcome in outcomes:
+        verdict = "remark" if outcome.is_remark else "equal" if outcome.is_equal(tolerance) else "DIFFERENT"
+        table.add_row(outcome.subject, f"{outcome.compared:,}", f"{outcome.difference:.3g}", verdict)
     make_console().print(table)

@@ -1,6 +1,6 @@
 """Comparing the parts with the unsplit model, whose layers are loaded one by one and dropped after use.
 
-For models larger than the machine: at any time there is one layer, or one part, besides the embedding and the head.
+For models larger than the machine's memory, which holds one layer or one part at a time, besides the embedding and the head.
 
 Shapes: B rows, T tokens, D hidden size.
 """
@@ -55,8 +55,8 @@ def verify_streamed(
         for part in opened.plan.parts:
             output = _load(loader, part)(hidden, attention_mask=mask_BT)
             hidden = output.logits if part.has_head else output
-            what = "logits" if part.has_head else f"smashed data after {part.name}"
-            outcomes.append(compare_tensors(what, expected[None if part.has_head else part.end], hidden))
+            subject = "logits" if part.has_head else f"smashed data after {part.name}"
+            outcomes.append(compare_tensors(subject, expected[None if part.has_head else part.end], hidden))
     return outcomes
 
 
@@ -70,7 +70,8 @@ def _load(loader: PartLoader, part: PartSpec) -> SplitModel:
 class StreamedModel:
     """The unsplit model, run with one layer's weights at a time.
 
-    transformers' own class runs with all its layers, each under its own number; only where their weights come from is ours.
+    transformers' own class runs with all its layers under their own numbers; hooks load a layer's weights before it runs and
+    drop them afterwards.
 
     Args:
         loader: the opened checkpoint.

@@ -1,7 +1,7 @@
 """Comparing the parts with the unsplit model, both loaded.
 
-Where weights keep their dtype both are mapped from the same files; in memory of their own are the unsplit model's gradients,
-each of which goes as soon as its counterpart has been compared.
+Where weights keep their dtype both are mapped from the same files. The unsplit model's gradients take memory of their own; each
+is freed as soon as its counterpart has been compared.
 
 Shapes: B rows, T tokens.
 """
@@ -66,8 +66,8 @@ def verify_whole(
 
 
 def _load_unsplit(loader: PartLoader) -> Any:
-    """Return the unsplit model; what was untied and is not stored is a copy of its other end."""
-    # A configuration of its own: transformers would tie again what was untied.
+    """Return the unsplit model; an untied tensor that is not stored is a copy of its other end."""
+    # Pass the untied configuration: transformers would tie the tensors again from that of the checkpoint.
     config = {"config": copy.deepcopy(loader.blueprint.config)} if loader.blueprint.untied else {}
     with silent_transformers():
         whole: Any = AutoModelForCausalLM.from_pretrained(
@@ -104,7 +104,7 @@ def _compare_gradients(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor
     torch.manual_seed(seed)
     expected = whole.train()(ids_BT, attention_mask=mask_BT, labels=labels_BT, use_cache=False).loss
     expected.backward()
-    awaited = {name: each for name, each in whole.named_parameters() if each.grad is not None}
+    awaited = {name: parameter for name, parameter in whole.named_parameters() if parameter.grad is not None}
     largest, compared = 0.0, 0
 
     def settle(name: str, parameter: torch.nn.Parameter) -> None:
@@ -132,12 +132,12 @@ def _compare_gradients(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor
 
 
 def _with_names(split: ComposedCausalLM, call: Callable[[str, torch.nn.Parameter], None]) -> list[Any]:
-    """Pair every parameter, a shared one once, with a hook that is told its name in the unsplit model."""
-    found: dict[torch.nn.Parameter, Any] = {}
+    """Pair every parameter, a shared one once, with a hook that gets its name in the unsplit model."""
+    hooks: dict[torch.nn.Parameter, Any] = {}
     for part in split.parts:
         for name, parameter in part.model.named_parameters():
-            found.setdefault(parameter, partial(call, part.blueprint.global_name(name, part.spec)))
-    return list(found.items())
+            hooks.setdefault(parameter, partial(call, part.blueprint.global_name(name, part.spec)))
+    return list(hooks.items())
 
 
 def _compare_generation(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor, num_new_tokens: int) -> Outcome:

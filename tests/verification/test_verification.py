@@ -22,12 +22,12 @@ def opened(folder: str | Path) -> OpenedModel:
 def test_a_checkpoint_equals_its_parts(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     folder = str(tiny_checkpoint(model_type, tie_word_embeddings=True))
     outcomes = verify_whole(opened(folder), num_new_tokens=4)
-    assert [each.what for each in outcomes] == [
+    assert [each.subject for each in outcomes] == [
         *("logits, no padding", "logits, left padding", "logits, right padding"),
         *("training loss, left padding", "all gradients", "4 generated tokens"),
     ]
     assert all(each.is_equal(0.0) for each in outcomes)
-    gradients = next(each for each in outcomes if each.what == "all gradients")
+    gradients = next(each for each in outcomes if each.subject == "all gradients")
     parts = ModelFactory.create_split_models(None, folder, 2, 4, low_memory=True)
     shared = {id(parameter): parameter.numel() for part in parts for parameter in part.parameters()}
     assert gradients.compared == sum(shared.values()), "every parameter is compared, a shared one once"
@@ -40,7 +40,7 @@ def test_layers_streamed_one_by_one_equal_the_parts(
 ) -> None:
     folder = str(tiny_checkpoint(model_type, tie_word_embeddings=True))
     outcomes = verify_streamed(ModelRequest(folder, *cut).open())
-    assert [each.what for each in outcomes] == ["smashed data after bottom", "smashed data after trunk", "logits"]
+    assert [each.subject for each in outcomes] == ["smashed data after bottom", "smashed data after trunk", "logits"]
     assert all(each.is_equal(0.0) for each in outcomes)
 
 
@@ -105,6 +105,6 @@ def test_what_transformers_changes_after_loading_is_named(tmp_path: Path) -> Non
     tiny_model("youtu").save_pretrained(tmp_path)
     remarks, *outcomes = verify_whole(opened(tmp_path), num_new_tokens=0)
     assert remarks.is_remark
-    assert remarks.what.startswith("model.embed_tokens.weight")
+    assert remarks.subject.startswith("model.embed_tokens.weight")
     assert remarks.difference > 0.0
     assert all(outcome.is_equal(0.0) and not outcome.is_remark for outcome in outcomes)
