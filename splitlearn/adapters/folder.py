@@ -20,7 +20,7 @@ from splitlearn.runs import Stamp
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-# What PEFT calls the model that it wraps.
+# PEFT's path of the wrapped model, which its tensor names begin with.
 _PREFIX = "base_model.model."
 
 
@@ -30,13 +30,13 @@ def save_adapters(
     """Write the adapters of the parts, so that ``PeftModel.from_pretrained(unsplit_model, folder)`` reads them.
 
     ``adapter_config.json`` and ``adapter_model.safetensors`` are PEFT's; ``bottom.safetensors`` and so on hold the tensors of
-    one part each, under the same names, for who holds just that part.
+    one part each, under the same names, for parties that hold just that part.
 
     Args:
         parts: the parts of the model.
         settings: which adapters they have.
-        folder: where to write; made if need be.
-        stamp: which run and step the adapters are of, for the headers of the files; None leaves it out.
+        folder: where to write; it is made if it does not exist.
+        stamp: the run and step that the adapters belong to, for the headers of the files; None leaves it out.
 
     Returns:
         The paths written.
@@ -49,7 +49,7 @@ def save_adapters(
     notes = {name: str(value) for name, value in stamp.to_dict().items()} if stamp else None
     by_part = {part.spec.name: _renamed(part) for part in parts}
     files = {f"{name}.safetensors": tensors for name, tensors in by_part.items() if tensors}
-    files[ADAPTER_FILE] = {name: each for tensors in by_part.values() for name, each in tensors.items()}
+    files[ADAPTER_FILE] = {name: tensor for tensors in by_part.values() for name, tensor in tensors.items()}
     with whole_folder(folder, exist_ok=True) as temporary:
         for file, tensors in files.items():
             write_tensor_file(tensors, temporary / file, notes)
@@ -58,7 +58,11 @@ def save_adapters(
 
 
 def load_adapters(parts: Sequence[SplitModel], folder: Path) -> None:
-    """Fill the adapters of the parts from a folder that `save_adapters` wrote, or PEFT.
+    """Fill the adapters of the parts from a folder that `save_adapters` or PEFT wrote.
+
+    Args:
+        parts: parts of the model, with adapters.
+        folder: the folder.
 
     Raises:
         FileNotFoundError: the folder holds no adapter.
@@ -74,7 +78,10 @@ def load_adapters(parts: Sequence[SplitModel], folder: Path) -> None:
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """Return which run and step the adapter in a folder is of; None if its file does not say, as those of older releases.
+    """Return the run and step that the adapter in a folder belongs to; None if its file, of an older release, names none.
+
+    Args:
+        folder: the folder.
 
     Raises:
         FileNotFoundError: the folder holds no adapter.
@@ -91,13 +98,13 @@ def read_stamp(folder: Path) -> Stamp | None:
 
 
 def copy_adapter(folder: Path, out: Path, stands_alone: bool) -> None:
-    """Copy what PEFT reads of a folder that `save_adapters` wrote.
+    """Copy the two files that PEFT reads from a folder that `save_adapters` wrote.
 
     Args:
         folder: where the adapter is.
         out: an existing folder.
-        stands_alone: whether the adapter is one for its base model as it is; otherwise the copy names no base model, since
-            only the weights beside it will do.
+        stands_alone: whether the adapter fits its base model unchanged; otherwise the copy names no base model, because it
+            fits only the weights beside it.
 
     Raises:
         FileNotFoundError: the folder holds no adapter.
@@ -114,4 +121,5 @@ def copy_adapter(folder: Path, out: Path, stands_alone: bool) -> None:
 
 
 def _renamed(part: SplitModel) -> dict[str, torch.Tensor]:
-    return {f"{_PREFIX}{name}": each.detach().cpu().contiguous().clone() for name, each in adapter_tensors(part).items()}
+    tensors = adapter_tensors(part)
+    return {f"{_PREFIX}{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

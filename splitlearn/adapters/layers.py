@@ -10,21 +10,31 @@ from torch import nn
 
 from splitlearn.model import SplitModel
 
-# What PEFT calls an adapter that was given no name.
+# PEFT's name for an adapter that was given none.
 ADAPTER_NAME = "default"
-# Where PEFT puts the module that an adapter stands beside.
+# Attribute of PEFT's layers that holds the module beside which an adapter stands.
 _BASE_LAYER = ".base_layer"
 
 
 def whole_name(path: str, part: SplitModel) -> str:
-    """Return the path that a module of a part has in the unsplit model."""
+    """Return the path that a module of a part has in the unsplit model.
+
+    Args:
+        path: the module's dotted path in the part.
+        part: the part.
+    """
     if path == part.blueprint.anatomy.layers_path:
         return path
     return part.blueprint.global_name(f"{path}.", part.spec).removesuffix(".")
 
 
 def ends_with_any(path: str, names: Sequence[str]) -> bool:
-    """Whether a path is one of ``names``, or ends with one after a dot."""
+    """Whether a path is one of ``names``, or ends with one after a dot.
+
+    Args:
+        path: dotted path of a module or parameter.
+        names: names, or ends of paths.
+    """
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
@@ -32,58 +42,84 @@ def adapted_modules(part: SplitModel) -> dict[str, Any]:
     """Return PEFT's layers of a part, by the path that their module has in the unsplit model.
 
     A layer that stands beside one parameter of a module, such as the weights of all experts, has that parameter's name.
+
+    Args:
+        part: the part.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    found = {}
-    layers: dict[str, Any] = {path: each for path, each in part.model.named_modules() if isinstance(each, BaseTunerLayer)}
+    by_whole_name = {}
+    layers: dict[str, Any] = {
+        path: module for path, module in part.model.named_modules() if isinstance(module, BaseTunerLayer)
+    }
     for path, layer in layers.items():
         name = whole_name(path.replace(_BASE_LAYER, ""), part)
-        found[f"{name}.{layer.parameter_name}" if adapts_one_parameter(layer) else name] = layer
-    return found
+        by_whole_name[f"{name}.{layer.parameter_name}" if adapts_one_parameter(layer) else name] = layer
+    return by_whole_name
 
 
 def copied_modules(part: SplitModel) -> list[str]:
-    """Return the paths in the unsplit model of the modules of which PEFT trains a copy (``modules_to_save``)."""
+    """Return the paths in the unsplit model of the modules of which PEFT trains a copy (``modules_to_save``).
+
+    Args:
+        part: the part.
+    """
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    return [whole_name(path, part) for path, each in part.model.named_modules() if isinstance(each, AuxiliaryTrainingWrapper)]
+    modules = part.model.named_modules()
+    return [whole_name(path, part) for path, module in modules if isinstance(module, AuxiliaryTrainingWrapper)]
 
 
 def adapts_one_parameter(layer: nn.Module) -> bool:
-    """Whether a layer of PEFT stands beside one parameter of its module and not beside the module."""
+    """Whether a layer of PEFT stands beside one parameter of its module and not beside the module.
+
+    Args:
+        layer: one of `adapted_modules`.
+    """
     from peft.tuners.lora.layer import ParamWrapper
 
     return isinstance(layer, ParamWrapper)
 
 
 def adapter_tensors(part: SplitModel) -> dict[str, torch.Tensor]:
-    """Return the tensors of a part's adapters, under the names that PEFT gives them in the unsplit model."""
+    """Return the tensors of a part's adapters, under the names that PEFT gives them in the unsplit model.
+
+    Args:
+        part: the part.
+    """
     from peft import get_peft_model_state_dict
 
     if not adapted_modules(part):
         return {}
-    return {part.blueprint.global_name(name, part.spec): each for name, each in get_peft_model_state_dict(part.model).items()}
+    tensors = get_peft_model_state_dict(part.model)
+    return {part.blueprint.global_name(name, part.spec): tensor for name, tensor in tensors.items()}
 
 
 def load_adapter_tensors(part: SplitModel, tensors: dict[str, torch.Tensor]) -> None:
-    """Fill a part's adapters with tensors that have the names of `adapter_tensors`; those of other parts are passed over.
+    """Fill a part's adapters with tensors.
+
+    Args:
+        part: the part, with adapters.
+        tensors: by the names of `adapter_tensors`; those of other parts are passed over.
 
     Raises:
         ValueError: a tensor of the part is missing or has another shape.
     """
     from peft import set_peft_model_state_dict
 
-    wanted = adapter_tensors(part)
-    for name, each in wanted.items():
-        if name not in tensors or tensors[name].shape != each.shape:
-            found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
-            raise ValueError(f"the adapter tensor {name} {found}; {part.spec.name} needs shape {tuple(each.shape)}")
-    set_peft_model_state_dict(part.model, {part.blueprint.local_name(name, part.spec): tensors[name] for name in wanted})
+    own = adapter_tensors(part)
+    for name, place in own.items():
+        if name not in tensors or tensors[name].shape != place.shape:
+            fault = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
+            raise ValueError(f"the adapter tensor {name} {fault}; {part.spec.name} needs shape {tuple(place.shape)}")
+    set_peft_model_state_dict(part.model, {part.blueprint.local_name(name, part.spec): tensors[name] for name in own})
 
 
 def merge_adapters(part: SplitModel) -> None:
-    """Put a part's adapters into its weights, and the modules back into place that it had without them.
+    """Merge a part's adapters into its weights, and put its original modules back into place.
+
+    Args:
+        part: the part; it is changed in place.
 
     Raises:
         ValueError: adapters of this kind cannot be merged.
@@ -103,7 +139,7 @@ def merge_adapters(part: SplitModel) -> None:
                 module.merge()
                 plain = module.get_base_layer()
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            # PEFT has no exception of its own for it.
+            # PEFT has no exception of its own for adapters that cannot be merged.
             reason = " ".join(str(error).split()) or type(module).__name__
             raise ValueError(
                 f"these adapters cannot be merged into the weights ({reason}); export with adapters=keep"

@@ -27,15 +27,14 @@ _TARGETS = ("target_modules", "target_parameters")
 def add_adapters(
     parts: Sequence[SplitModel], settings: AdapterSettings, generators: NamedGenerators | None = None
 ) -> dict[str, list[nn.Parameter]]:
-    """Put adapters beside the weights of each part that is to have them; they alone require gradients there.
+    """Put adapters beside the weights of the parts that the settings name; they alone require gradients there.
 
-    Adapters beside half-precision weights are kept in float32, as PEFT does: small steps would vanish otherwise.
+    Adapters beside half-precision weights are kept in float32, as PEFT does: small steps would round to nothing otherwise.
 
     Args:
         parts: parts of one model.
-        settings: which adapters.
-        generators: what each part's adapters draw their initial values from, under the part's name; None takes torch's default
-            generators.
+        settings: the adapters, and the parts that get them.
+        generators: the generator of each part's initial values, under the part's name; None takes torch's default ones.
 
     Returns:
         The adapters' parameters, by the name of their part.
@@ -57,7 +56,7 @@ def add_adapters(
         try:
             _speak_of_this_part(config, part)
             targets = [getattr(config, target, None) for target in _TARGETS]
-            if any(each is not None for each in targets) and not any(targets):
+            if any(target is not None for target in targets) and not any(targets):
                 continue
             with generators.drawing(part.spec.name, part.device) if generators else nullcontext():
                 inject_adapter_in_model(config, part.model)
@@ -66,11 +65,11 @@ def add_adapters(
             raise ValueError(f"adapters cannot be put into {part.spec.name}: {reason}") from error
         refuse_tied(part)
         cast_adapter_dtype(part.model, ADAPTER_NAME)
-        added[part.spec.name] = [each for each in part.model.parameters() if each.requires_grad]
+        added[part.spec.name] = [parameter for parameter in part.model.parameters() if parameter.requires_grad]
         if not added[part.spec.name]:
             raise ValueError(f"the settings of peft leave nothing to be trained in {part.spec.name}; is inference_mode true?")
     if len(parts) < len(PART_NAMES):
-        # The modules that are named may be in the parts that are not here.
+        # Modules that no part here has may be in the absent parts.
         return added
     refuse_unknown_names(parts, settings)
     if settings.method is not None and not added:
@@ -82,12 +81,12 @@ def add_adapters(
 
 
 def _speak_of_this_part(config: Any, part: SplitModel) -> None:
-    """Turn what PEFT's configuration says of layers, which means the unsplit model's, into this part's own numbering."""
+    """Translate a PEFT configuration, which names the unsplit model's modules and layers, into this part's own numbering."""
     from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
     from peft.utils.other import get_pattern_key
 
     modules = {path: module for path, module in part.model.named_modules() if path and not isinstance(module, Neutral)}
-    for pattern in (each for each in _PATTERNS if getattr(config, each, None)):
+    for pattern in (name for name in _PATTERNS if getattr(config, name, None)):
         given = getattr(config, pattern)
         keys = {path: get_pattern_key(list(given), whole_name(path, part)) for path in modules}
         setattr(config, pattern, {f"^{re.escape(path)}$": given[key] for path, key in keys.items() if key in given})
@@ -95,16 +94,16 @@ def _speak_of_this_part(config: Any, part: SplitModel) -> None:
         names = [f"{path}.{name}" for path, module in modules.items() for name, _ in module.named_parameters(recurse=False)]
         config.target_parameters = [name for name in names if ends_with_any(whole_name(name, part), config.target_parameters)]
     if getattr(config, "modules_to_save", None):
-        # PEFT takes names here as endings of any kind.
+        # PEFT compares these names with the ends of paths, dot or not.
         saved = [path for path in modules if whole_name(path, part).endswith(tuple(config.modules_to_save))]
         config.modules_to_save = saved or None
     if getattr(config, "target_modules", None) is None:
-        # PEFT then takes what is usual for the architecture.
+        # PEFT then takes its default modules for the architecture.
         return
     chosen = {path: check_target_module_exists(config, whole_name(path, part)) for path in modules}
     if getattr(config, "exclude_modules", None):
         config.exclude_modules = {path for path, is_chosen in chosen.items() if isinstance(is_chosen, _ExcludedModule)} or None
     if config.target_modules != _ALL_LINEAR:
         config.target_modules = {path for path, is_chosen in chosen.items() if is_chosen}
-        for setting in (each for each in _LAYER_CHOICES if hasattr(config, each)):
+        for setting in (name for name in _LAYER_CHOICES if hasattr(config, name)):
             setattr(config, setting, None)

@@ -1,4 +1,4 @@
-"""Which adapters are put beside the weights of which part: PEFT's own settings, with what differs for a part."""
+"""Settings of adapters: PEFT's own, and for each part those that differ."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from splitlearn.naming import named
 from splitlearn.settings import conf_folder
 
 _FIELDS = ("method", "settings", "learning_rate", "parts")
-# Methods that need more than their layers: a mixture or tasks chosen for each batch, ranks that a trainer of their own allots,
-# or matrices that all layers share.
+# Methods that need more than their layers: a mixture or tasks chosen for each batch, ranks allotted by their own trainer, or
+# matrices that all layers share.
 _REFUSED = ("adalora", "adaption_prompt", "poly", "randlora", "vblora", "vera", "xlora")
 
 
@@ -25,10 +25,10 @@ class AdapterSettings:
 
     Attributes:
         method: PEFT's name of the method, such as ``"lora"``; None puts adapters nowhere.
-        settings: arguments of PEFT's configuration class for it. Where none are given, those of ``conf/peft/lora.yaml`` are
-            meant if the method is ``"lora"``.
-        learning_rate: of parts with adapters, where the optimizer's settings name none; None is as for weights.
-        parts: for a part the settings that differ, or False for a part without adapters; None is no difference.
+        settings: arguments of PEFT's configuration class for it. For ``"lora"`` the default is that of
+            ``conf/peft/lora.yaml``.
+        learning_rate: learning rate of parts with adapters, where the optimizer's settings name none; None is as for weights.
+        parts: for each part the settings that differ, or False for a part without adapters; None is no difference.
     """
 
     method: str | None = None
@@ -39,7 +39,13 @@ class AdapterSettings:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any] | None) -> AdapterSettings:
-        """Make them from plain values, for example a configuration file's.
+        """Make settings from plain values, for example a configuration file's.
+
+        Args:
+            values: attributes by name; absent ones take their defaults, and None takes all defaults.
+
+        Returns:
+            The checked settings.
 
         Raises:
             ValueError: an unknown method, part or setting, or a method that does not stand beside single layers.
@@ -71,15 +77,26 @@ class AdapterSettings:
         return made
 
     def without(self, names: Collection[str]) -> AdapterSettings:
-        """Return the same with no adapters in the parts ``names``."""
+        """Return the same settings with no adapters in some parts.
+
+        Args:
+            names: names of those parts.
+        """
         return replace(self, parts={**self.parts, **dict.fromkeys(names, False)})
 
     def adapts(self, name: str) -> bool:
-        """Whether the part ``name`` gets adapters."""
+        """Whether a part gets adapters.
+
+        Args:
+            name: the part's name.
+        """
         return self.method is not None and self.parts.get(name) is not False
 
     def config_of(self, name: str) -> Any:
-        """Return PEFT's configuration of the adapters of the part ``name``.
+        """Return PEFT's configuration of a part's adapters.
+
+        Args:
+            name: the part's name.
 
         Raises:
             ValueError: the method or a setting is not known to PEFT, or cannot be used.
@@ -93,7 +110,7 @@ class AdapterSettings:
             raise ValueError(f"{own} is {differing!r}; give settings such as {{r: 4}}, false for none, or null")
         chosen = {**self.settings, **differing}
         if str(chosen.get("init_lora_weights")).startswith("pissa_niter"):
-            # Its factors of the weights are drawn at random, and the weights that remain are not kept with an adapter.
+            # Its factors of the weights are drawn at random, and the remaining weights are not saved with an adapter.
             raise ValueError(
                 f"{named('settings.init_lora_weights')}=pissa_niter_... cannot be repeated when adapters are read; take pissa"
             )
@@ -111,23 +128,23 @@ class AdapterSettings:
 
 @cache
 def _usual_lora() -> dict[str, Any]:
-    """Return what ``peft=lora`` means on the command line."""
-    found: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(conf_folder() / "peft" / "lora.yaml"))  # type: ignore[assignment]
-    return found
+    """Return the settings of ``peft=lora`` on the command line."""
+    settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(conf_folder() / "peft" / "lora.yaml"))  # type: ignore[assignment]
+    return settings
 
 
 @cache
 def _config_classes() -> dict[str, Any]:
     """Return PEFT's configuration classes of the methods that stand beside single layers, each by itself."""
-    # Imported where adapters are wanted: it takes a second.
+    # Importing PEFT takes a second, so only runs with adapters do it.
     from peft import PromptLearningConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-    found = {}
+    classes = {}
     for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
-        # Prompts before the text stand beside no layer, and what all layers share belongs to no part.
+        # Prompts before the text stand beside no layer, and state that all layers share belongs to no part.
         is_by_layer = tuner is not None and not issubclass(config, PromptLearningConfig)
         if is_by_layer and not getattr(tuner, "uses_shared_state", False) and str(kind.value).lower() not in _REFUSED:
-            found[str(kind.value).lower()] = config
-    return found
+            classes[str(kind.value).lower()] = config
+    return classes

@@ -11,18 +11,21 @@ from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.model import SplitModel
 from splitlearn.naming import named
 
-# Settings that PEFT takes for each layer apart, with the name of the pattern that says so.
+# Settings that PEFT takes for single layers, with the name of the pattern that holds them.
 _PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern", "alpha": "alpha_pattern"}
-# What the names of all adapted modules say already.
+# Settings that the list of all adapted modules replaces.
 _CHOICES = ("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def unsplit_config(parts: Sequence[SplitModel], settings: AdapterSettings) -> Any:
-    """Return the configuration: modules by their full names, and where layers differ patterns.
+    """Return the configuration of one adapter for the unsplit model.
 
     Args:
         parts: the parts of the model, with their adapters.
-        settings: which adapters they have.
+        settings: the settings that these adapters were made with.
+
+    Returns:
+        PEFT's configuration, with modules by their full names, and patterns where layers differ.
 
     Raises:
         ValueError: parts differ in a setting that one PEFT adapter cannot have twice.
@@ -31,8 +34,8 @@ def unsplit_config(parts: Sequence[SplitModel], settings: AdapterSettings) -> An
     merged = next(iter(configs.values()))
     _refuse_differences(merged, configs)
     layers = {path: layer for part in parts for path, layer in adapted_modules(part).items()}
-    _tell_patterns(merged, layers)
-    for setting in (each for each in _CHOICES if hasattr(merged, each)):
+    _set_patterns(merged, layers)
+    for setting in (name for name in _CHOICES if hasattr(merged, name)):
         setattr(merged, setting, None)
     merged.target_modules = {path for path, layer in layers.items() if not adapts_one_parameter(layer)}
     if any(map(adapts_one_parameter, layers.values())):
@@ -59,12 +62,12 @@ def _refuse_differences(merged: Any, configs: Mapping[str, Any]) -> None:
             )
 
 
-def _tell_patterns(merged: Any, layers: Mapping[str, Any]) -> None:
+def _set_patterns(merged: Any, layers: Mapping[str, Any]) -> None:
     for setting, pattern in _PATTERNS.items():
         common = getattr(merged, setting, None)
-        told = {path: getattr(layer, setting, {}).get(ADAPTER_NAME, common) for path, layer in layers.items()}
-        # Where a pattern is None it means something else.
-        if isinstance(getattr(merged, pattern, None), dict) and set(told.values()) != {common}:
+        values = {path: getattr(layer, setting, {}).get(ADAPTER_NAME, common) for path, layer in layers.items()}
+        # Some methods have an attribute of that name which is no pattern.
+        if isinstance(getattr(merged, pattern, None), dict) and set(values.values()) != {common}:
             # PEFT reads the keys as regular expressions on the end of a module's path.
-            own = {f"^{re.escape(path)}$": value for path, value in told.items() if value != common}
+            own = {f"^{re.escape(path)}$": value for path, value in values.items() if value != common}
             setattr(merged, pattern, own)

@@ -237,5 +237,5 @@ def test_noise_is_drawn_apart_for_each_cut_and_direction() -> None:
     plain = torch.randn(4, generator=Boundary(U_SHAPED[0]).generator("activation", CPU))
     torch.manual_seed(0)
     assert torch.equal(plain, torch.randn(4)), "without a seed of its own a model draws from torch's generator"
-    with pytest.raises(ValueError, match="payload is 'mask'; what is sent at a cut is 'activation' or 'gradient'"):
+    with pytest.raises(ValueError, match="payload is 'mask'; use 'activation' or 'gradient'"):
         boundary.generator("mask", CPU)
