@@ -1,4 +1,4 @@
-"""Smashed data that are kept: where they are stored, and when they need not be computed again."""
+"""Keeping smashed data of frozen parts, so that they need not be computed again."""
 
 from splitlearn.activations.cache import ActivationCache, CacheSettings
 

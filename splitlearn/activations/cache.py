@@ -1,4 +1,4 @@
-"""What frozen parts return for each row of the data, computed once.
+"""A cache of the smashed data that frozen parts compute for each row of the data.
 
 Shapes: B rows, T tokens, D hidden size.
 """
@@ -21,17 +21,17 @@ from splitlearn.memory import GIB
 from splitlearn.naming import named
 
 KEEP = ("none", "memory", "disk")
-# From places in a batch, and whether this is a trial, to smashed data (B, T, D).
+# From places in a batch, and whether the call is a trial, to smashed data (B, T, D).
 Compute = Callable[[torch.Tensor, bool], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Whether and how to keep what frozen parts return.
+    """Whether and how to keep the smashed data of frozen parts.
 
     Attributes:
         keep: ``"none"``, ``"memory"``, or ``"disk"``, where later runs with the same model, cut and data find it.
-        max_gib: how much to keep at most; rows beyond it are computed anew each time.
+        max_gib: the most GiB to keep; rows beyond it are computed anew each time.
         codec: ``"none"`` keeps values as they are; ``"bfloat16"`` and ``"int8"`` take less room, and losses then differ.
     """
 
@@ -41,7 +41,13 @@ class CacheSettings:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any] | None) -> CacheSettings:
-        """Make them from plain values, for example a configuration file's.
+        """Make settings from plain values, for example a configuration file's.
+
+        Args:
+            values: attributes by name; absent ones take their defaults, and None takes all defaults.
+
+        Returns:
+            The checked settings.
 
         Raises:
             ValueError: a setting is unknown or out of range.
@@ -60,15 +66,16 @@ class CacheSettings:
 
 
 class ActivationCache:
-    """Keeps what frozen parts return for the rows of one data set, as far as there is room.
+    """Keeps the smashed data of frozen parts for the rows of one data set, as far as there is room.
 
     Args:
-        settings: how to keep it.
-        num_rows: how many rows the data set has.
-        key: everything that decides the values: model, cut, data, dtype; of plain values.
+        settings: how to keep them.
+        num_rows: number of rows in the data set.
+        key: plain values of all that decides the smashed data: model, cut, data, dtype.
+        max_bytes: the most bytes to keep; None takes that of the settings.
 
     Attributes:
-        num_bytes: what its rows take, once the first are known.
+        num_bytes: bytes of the rows for which there is room; 0 until the first are known.
     """
 
     def __init__(self, settings: CacheSettings, num_rows: int, key: Mapping[str, Any], max_bytes: int | None = None) -> None:
@@ -85,9 +92,9 @@ class ActivationCache:
         """Return the smashed data of a batch, computing only those of rows that are not kept yet.
 
         Args:
-            rows_B: the rows' numbers in the data set, on the CPU.
-            compute: from places in the batch, a tensor of indices, to these rows' smashed data; called a second time,
-                as a trial, to see whether it computes alike.
+            rows_B: the rows' numbers in the data set, shape (B), on the CPU.
+            compute: from places in the batch, a tensor of indices, to these rows' smashed data (B, T, D); called a second
+                time, as a trial, to see whether it gives the same result.
 
         Returns:
             Smashed data of shape (B, T, D), without gradients.
@@ -105,7 +112,7 @@ class ActivationCache:
                 _check_no_chance(fresh, compute, missing)
         self._dtype = fresh.dtype
         encoded = self._codec.encode(fresh)
-        # What is kept is used at once, too, so that every epoch sees the same.
+        # Use the decoded values in the first epoch too, so that every epoch sees the same.
         used = self._codec.decode(encoded, fresh.dtype)
         on_cpu = {name: column.cpu() for name, column in encoded.items()}
         if self._store is None:
@@ -139,6 +146,6 @@ def _check_no_chance(first: torch.Tensor, compute: Compute, places: torch.Tensor
         again = compute(places, True)
     if not torch.equal(first, again):
         raise ValueError(
-            "the frozen parts drop activations at random, so what they return cannot be kept; take activation_cache=none, or "
+            "the frozen parts drop activations at random, so their smashed data cannot be kept; take activation_cache=none, or "
             "set the model's dropout to 0"
         )

@@ -1,4 +1,4 @@
-"""A folder for things that are made once and used by every later run."""
+"""A folder for models and data that are made once and used by every later run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ def cache_folder() -> Path:
 
 
 def build_once(name: str, build: Callable[[Path], None]) -> Path:
-    """Return the cached folder ``name``, making it first if it is not there.
+    """Return a cached folder, and make it first if it does not exist.
 
-    It is made beside its place and renamed into it, so an interrupted run leaves nothing half-made, and of two processes that
-    make it at once the first one's stays.
+    It is made beside its place and renamed into it, so an interrupted run leaves nothing half-made. If two processes make it at
+    once, the one that finishes first wins.
 
     Args:
-        name: the folder's name in the cache; it must change when its content would.
+        name: the folder's name in the cache, which must change when its content would.
         build: fills the empty folder it is given.
+
+    Raises:
+        OSError: the cache cannot be written, or the disk is full.
     """
     folder = cache_folder() / name
     if folder.is_dir():

