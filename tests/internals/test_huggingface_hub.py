@@ -18,6 +18,7 @@ INTERNALS = [
     Internal(UTILS, "WeakFileLock", "one process at a time in a file with holes", ("lock_file",)),
     Internal(UTILS, "build_hf_headers", "the token and the user agent of a request"),
     Internal(UTILS, "hf_raise_for_status", "the hub's errors with their reasons", ("response",)),
+    Internal(UTILS, "http_backoff", "how often the hub's own requests are tried again", ("max_retries",)),
     Internal(UTILS, "http_stream_backoff", "a stream of bytes that is tried again", STREAM),
     Internal(UTILS, "tqdm", "the hub's own bar, turned off with its others"),
 ]
