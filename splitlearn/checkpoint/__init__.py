@@ -1,4 +1,4 @@
-"""Reading and writing weights: where a checkpoint's files are, what is in them, and parts on disk."""
+"""Reading and writing weights: finding and opening a checkpoint's files, and parts on disk."""
 
 from splitlearn.checkpoint.config_file import MAX_LAYERS, parse_config, read_config_file
 from splitlearn.checkpoint.errors import CheckpointError, name_some

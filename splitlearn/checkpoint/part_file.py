@@ -21,7 +21,7 @@ def write_part_file(path: Path, description: Mapping[str, Any], tensors: Mapping
 
     Args:
         path: the file, conventionally ``bottom.pt``, ``trunk.pt`` or ``top.pt``.
-        description: plain values that say what the part is.
+        description: plain values that describe the part.
         tensors: the part's parameters and buffers.
 
     Raises:
@@ -33,8 +33,11 @@ def write_part_file(path: Path, description: Mapping[str, Any], tensors: Mapping
 def read_part_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Read a part's description and its tensors, mapped from the file.
 
+    Args:
+        path: the file.
+
     Returns:
-        What `write_part_file` was given.
+        The description and the tensors that were given to `write_part_file`.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -28,18 +28,18 @@ def prepare_checkpoint(
         source: a GGUF file (its weights are dequantised), a single ``.safetensors`` file with its ``config.json`` beside it,
             or a folder that holds either.
         out: the folder to fill.
-        dtype: what a GGUF's weights become; safetensors weights keep their dtype.
-        max_shard_size: largest size of one shard, for example ``"100MB"`` (10**6 bytes each MB).
+        dtype: dtype of a GGUF's weights after dequantising; safetensors weights keep theirs.
+        max_shard_size: largest size of one shard, for example ``"100MB"`` (1 MB is 10**6 bytes).
 
     Raises:
-        FileNotFoundError: the source or its ``config.json`` is not there.
+        FileNotFoundError: the source or its ``config.json`` does not exist.
         CheckpointError: the source is not one of these, has a PEFT adapter beside it, or ``out`` is not empty.
         ImportError: a GGUF file is given and the packages that read it are not installed.
     """
     file, target = _find_file(Path(source)), Path(out)
     if not target.is_dir() or any(target.iterdir()):
         raise CheckpointError(f"{target} must be an empty folder")
-    # It would be copied, or applied to the dequantised weights.
+    # An adapter would be copied along, or applied to the dequantised weights.
     CheckpointSource(file.parent).refuse_adapter()
     if file.suffix == ".gguf":
         _prepare_gguf(file, target, dtype, max_shard_size)
@@ -56,10 +56,10 @@ def _find_file(source: Path) -> Path:
         raise FileNotFoundError(f"{source} does not exist")
     if (source / SINGLE_FILE).is_file():
         return source / SINGLE_FILE
-    found = sorted(source.glob("*.gguf"))
-    if len(found) != 1:
-        raise CheckpointError(f"{source} holds no {SINGLE_FILE} and {len(found)} GGUF files; name the file to prepare")
-    return found[0]
+    files = sorted(source.glob("*.gguf"))
+    if len(files) != 1:
+        raise CheckpointError(f"{source} holds no {SINGLE_FILE} and {len(files)} GGUF files; name the file to prepare")
+    return files[0]
 
 
 def _prepare_gguf(file: Path, out: Path, dtype: torch.dtype, max_shard_size: str) -> None:

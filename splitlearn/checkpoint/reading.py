@@ -1,7 +1,7 @@
-"""Reading tensors of a checkpoint into memory of their own, each byte once, straight to where it stays.
+"""Reading tensors of a checkpoint into private memory, each byte once, straight to its final place.
 
-A tensor that nobody will write and that keeps its dtype is better mapped (`Shard.read`). What is trained or cast needs memory
-of its own anyway; here it is filled in the file's order, by a few threads, without a second copy of anything.
+A tensor that is not written and keeps its dtype is better mapped (`Shard.read`). Tensors that are trained or cast need private
+memory anyway; here it is filled in the file's order, by a few threads, without a second copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.shard import Shard
 
-# Large enough that a call costs nothing beside the copy, small enough to stay in the processor's cache and to stop soon.
+# Large enough that a system call costs little beside the copy, small enough to stay in the processor's cache and to be
+# interrupted soon.
 _CHUNK_BYTES = 4 * 2**20
 _MAX_WORKERS = 4
 
@@ -29,7 +30,7 @@ class TensorRead:
     Attributes:
         name: its name in the file.
         shard: the file.
-        dtype: what it is to become.
+        dtype: the dtype to cast it to.
     """
 
     name: str
@@ -38,10 +39,10 @@ class TensorRead:
 
 
 def read_tensors(reads: Sequence[TensorRead], on_read: Callable[[str, int], None]) -> dict[str, torch.Tensor]:
-    """Read tensors into memory of their own, in the order in which they lie in their files.
+    """Read tensors into private memory, in the order in which they lie in their files.
 
     Args:
-        reads: what to read.
+        reads: the tensors to read.
         on_read: called with each tensor's name and its bytes in the file once it has been read, from several threads.
 
     Returns:
@@ -63,7 +64,7 @@ def read_tensors(reads: Sequence[TensorRead], on_read: Callable[[str, int], None
     try:
         return {read.name: tensor for read, tensor in zip(ordered, pool.map(fill, ordered), strict=True)}
     finally:
-        # An interruption waits for the tensors under way and for no others.
+        # After an interruption finish the tensors under way, and start no others.
         pool.shutdown(cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""What loading cost: for each part the files opened, the bytes read against the bytes needed, and the memory at its peak."""
+"""The cost of loading: for each part the files opened, the bytes read against the bytes needed, and the peak of memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from splitlearn.terminal import make_console
 
 @dataclass(frozen=True)
 class PartReceipt:
-    """What loading one part cost.
+    """The cost of loading one part.
 
     Attributes:
         part: its name.
@@ -24,18 +24,18 @@ class PartReceipt:
         shards: the files that were opened.
         num_tensors: tensors that were taken from the files.
         needed_bytes: bytes of the part's tensors in the files.
-        read_bytes: bytes of them that were asked of the files.
-        mapped_bytes: bytes of those that stay mapped: storage gives them up when they are first used.
+        read_bytes: bytes of them that were requested from the files.
+        mapped_bytes: bytes of those that stay mapped: the system reads them when they are first used.
         downloaded_bytes: bytes of weights that came over the network for it.
         shared_bytes: bytes of them that another part had in memory already, such as a tied head's.
         casts: how many tensors changed their dtype, for example ``{"bfloat16 -> float32": 12}``.
         num_converted: tensors that were merged, split or transposed into transformers' layout.
         tied: names that share another part's tensor.
         weight_bytes: bytes of the part's parameters once it is loaded.
-        seconds: how long it took.
-        peak_anonymous_bytes: the most anonymous memory above what was held before; None where the system does not say.
-        peak_file_bytes: the same of mapped file pages.
-        peak_gpu_bytes: the same of all GPUs.
+        seconds: how long loading took.
+        peak_anonymous_bytes: the peak of anonymous memory above that before loading; None where the system does not say.
+        peak_file_bytes: the same for mapped file pages.
+        peak_gpu_bytes: the same for all GPUs.
     """
 
     part: str
@@ -60,17 +60,17 @@ class PartReceipt:
 
 @dataclass(frozen=True)
 class LoadReceipt:
-    """What loading parts of one checkpoint cost.
+    """The cost of loading parts of one checkpoint.
 
     Attributes:
         model: the folder or hub id.
         commit: the hub's commit; None for a local folder.
         split_point_1: first layer of the trunk.
         split_point_2: first layer of the top.
-        dtype: what floating-point weights became.
+        dtype: dtype of the loaded floating-point weights.
         parts: one receipt for each loaded part.
         left_out: tensors of the checkpoint that the model does not have.
-        tied_elsewhere: tensors of these parts that the model ties to one that none of them holds, with that one.
+        tied_elsewhere: from tensors of these parts to the tensors that the model ties them to and that none of them holds.
     """
 
     model: str
@@ -102,7 +102,7 @@ class LoadReceipt:
         rows = [_column(part) for part in self.parts]
         for heading in rows[0] if rows else ():
             table.add_row(heading, *(row[heading] for row in rows))
-        notes = [note for each in self.parts for note in _notes(each)]
+        notes = [note for part in self.parts for note in _notes(part)]
         if self.left_out:
             notes.append(
                 f"left out: {len(self.left_out)} tensors that the model does not have ({name_some([*self.left_out], 3)})"
@@ -116,7 +116,7 @@ class LoadReceipt:
 
 
 def _column(part: PartReceipt) -> dict[str, str]:
-    """Return what the table says of a part, by the headings of its rows."""
+    """Return a part's cells in the table, by the headings of the rows."""
     sizes = {
         "needed": part.needed_bytes,
         "read": part.read_bytes,

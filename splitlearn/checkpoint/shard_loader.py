@@ -1,4 +1,4 @@
-"""Which shards a part needs, and reading a part's tensors from them: the static methods users call directly."""
+"""Finding the shards that a part needs and reading its tensors, as static methods that users call directly."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class ShardLoader:
     def is_sharded_model(model_path: str | Path) -> bool:
         """Whether the checkpoint has an index of several files.
 
+        Args:
+            model_path: a local folder or a hub id.
+
         Raises:
             FileNotFoundError: a local path that does not exist.
         """
@@ -30,6 +33,9 @@ class ShardLoader:
         """Return the checkpoint's index, with ``weight_map`` from tensor name to file name.
 
         A checkpoint in a single file gets an index made for it.
+
+        Args:
+            model_path: a local folder or a hub id.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
@@ -51,11 +57,11 @@ class ShardLoader:
 
         Args:
             index_json: the index, from `load_index_json`.
-            component: the part's name; it only serves readers of the call.
+            component: the part's name; ignored.
             layer_range: first decoder layer and one past the last.
-            model_type: accepted for readers' sake; the rules hold for every architecture.
-            include_embedding: also what acts on tokens before the first layer.
-            include_final_norm: also what acts after the last layer.
+            model_type: ignored; the rules are the same for every architecture.
+            include_embedding: also the tensors that act on tokens before the first layer.
+            include_final_norm: also the tensors that act after the last layer.
             include_lm_head: also the head; where the index has none it is tied, so the embedding's file is needed.
 
         Returns:
@@ -82,6 +88,10 @@ class ShardLoader:
     def download_shards_if_needed(model_path: str | Path, shard_files: Iterable[str]) -> dict[str, Path]:
         """Make just the named files of a checkpoint available locally.
 
+        Args:
+            model_path: a local folder or a hub id.
+            shard_files: file names as the index gives them.
+
         Returns:
             The local path of each file.
 
@@ -93,7 +103,14 @@ class ShardLoader:
 
     @staticmethod
     def load_shard_partial(shard_path: str | Path, filter_fn: Callable[[str], bool]) -> dict[str, torch.Tensor]:
-        """Read only those tensors of a shard whose names ``filter_fn`` accepts; the others are never touched.
+        """Read some tensors of a shard; the others are never touched.
+
+        Args:
+            shard_path: the file.
+            filter_fn: whether to read the tensor of a name.
+
+        Returns:
+            The tensors by name; those of a safetensors file are mapped from it.
 
         Raises:
             FileNotFoundError: there is no such file.
