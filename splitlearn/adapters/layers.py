@@ -49,9 +49,7 @@ def adapted_modules(part: SplitModel) -> dict[str, Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     by_whole_name = {}
-    layers: dict[str, Any] = {
-        path: module for path, module in part.model.named_modules() if isinstance(module, BaseTunerLayer)
-    }
+    layers: dict[str, Any] = {path: module for path, module in part.model.named_modules() if isinstance(module, BaseTunerLayer)}
     for path, layer in layers.items():
         name = whole_name(path.replace(_BASE_LAYER, ""), part)
         by_whole_name[f"{name}.{layer.parameter_name}" if adapts_one_parameter(layer) else name] = layer

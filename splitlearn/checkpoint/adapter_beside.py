@@ -1,4 +1,4 @@
-"""Refusing checkpoints with a PEFT adapter beside the weights, which transformers would apply without being asked."""
+"""Refusing checkpoints with a PEFT adapter beside the weights, which transformers would apply silently."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ ADAPTER_FILE = "adapter_config.json"
 def refuse_adapter(files: Files) -> None:
     """Refuse a checkpoint that is an adapter, or has one beside its weights.
 
+    Args:
+        files: the checkpoint's files.
+
     Raises:
-        CheckpointError: it has.
+        CheckpointError: there is an adapter.
         FileNotFoundError: the hub has no such repository, or does not give it out.
     """
     try:
         path = files.fetch(ADAPTER_FILE)
     except FileNotFoundError:
-        # Without the hub transformers too takes it that there is none.
+        # While the hub cannot be reached, transformers too assumes that there is none.
         return
     if not files.exists(CONFIG_FILE):
         raise CheckpointError(only_adapter(files.name, path))
@@ -32,7 +35,7 @@ def refuse_adapter(files: Files) -> None:
 
 
 def only_adapter(name: str, path: Path) -> str:
-    """Return what is to be said of a folder or repository that holds an adapter and no model.
+    """Return the error message for a folder or repository that holds an adapter and no model.
 
     Args:
         name: the folder or repository.

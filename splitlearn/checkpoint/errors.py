@@ -1,8 +1,8 @@
-"""What can be wrong with a checkpoint."""
+"""Errors of checkpoints and of their files."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used as it is: the message names the file or tensor and what to do about it."""
+    """A checkpoint that cannot be used as it is: the message names the file or tensor and the remedy."""
 
 
 class AbsentFileError(FileNotFoundError):
@@ -10,10 +10,15 @@ class AbsentFileError(FileNotFoundError):
 
 
 class UnreachableFileError(FileNotFoundError):
-    """A file that is not in the hub's cache while the hub cannot be reached, so nobody knows whether it exists."""
+    """A file that is not in the hub's cache while the hub cannot be reached, so that it may or may not exist."""
 
 
 def name_some(names: list[str], limit: int = 5) -> str:
-    """Return up to ``limit`` names in a sentence's form, and how many more there are."""
+    """Return some names and the number of the others, to stand in a sentence.
+
+    Args:
+        names: the names.
+        limit: how many to name.
+    """
     shown = ", ".join(sorted(names)[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""What a safetensors file holds, from its header alone: https://huggingface.co/docs/safetensors."""
+"""Reading the header of a safetensors file, without its weights: https://huggingface.co/docs/safetensors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.json_text import JsonError, parse_json_object
 
-# The first bytes of a file say, little-endian, how long the JSON text behind them is.
+# A file begins with the length of the JSON text behind these bytes, little-endian.
 LENGTH_BYTES = 8
 # The format's own limit; a longer one is an attack or damage.
 MAX_HEADER_BYTES = 100 * 10**6
-# torch's own limits; without them the product of a shape may take for ever.
+# torch's own limits; a shape beyond them could take very long to multiply.
 _MAX_DIMENSIONS = 64
 _MAX_NUMBER = 2**63 - 1
 
-# The format's own names; only what a model's weights may be stored in.
+# The format's names of the dtypes in which a model's weights may be stored.
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -43,9 +43,9 @@ class TensorHeader:
     """One tensor of a file.
 
     Attributes:
-        dtype_name: how it is stored, as the format names it, for example ``"BF16"``.
+        dtype_name: its dtype as the format names it, for example ``"BF16"``.
         shape: its dimensions.
-        start: its first byte, counted from the beginning of the file.
+        start: offset of its first byte in the file.
         end: one past its last byte.
     """
 
@@ -67,12 +67,12 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class FileHeader:
-    """What one safetensors file holds.
+    """The content of one safetensors file.
 
     Attributes:
         tensors: each tensor by name.
-        file_bytes: how long the file is when it is whole.
-        data_start: where the weights begin; what lies before is the header.
+        file_bytes: length of the whole file in bytes.
+        data_start: offset of the weights; the header lies before it.
     """
 
     tensors: Mapping[str, TensorHeader]
@@ -81,14 +81,14 @@ class FileHeader:
 
 
 def header_length(first_bytes: bytes, where: str) -> int:
-    """Return how long the header behind a file's first 8 bytes is.
+    """Return the length in bytes of the header behind a file's first 8 bytes.
 
     Args:
         first_bytes: the first 8 bytes of the file, or more.
         where: the file, for messages.
 
     Raises:
-        CheckpointError: there are not that many bytes, or the length is no header's.
+        CheckpointError: there are fewer bytes, or no header has this length.
     """
     length = int.from_bytes(first_bytes[:LENGTH_BYTES], "little")
     if len(first_bytes) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
@@ -101,11 +101,14 @@ def parse_header(text: bytes, file_bytes: int, where: str) -> FileHeader:
 
     Args:
         text: the JSON, without the 8 bytes before it.
-        file_bytes: how long the file is.
+        file_bytes: length of the file in bytes.
         where: the file, for messages.
 
+    Returns:
+        The tensors and their places in the file.
+
     Raises:
-        CheckpointError: it is no such header, or the file is longer or shorter than it says.
+        CheckpointError: the text is no such header, or the file is longer or shorter than it says.
     """
     data_start = LENGTH_BYTES + len(text)
     try:
@@ -151,6 +154,12 @@ def _are_numbers(values: Any) -> bool:
 
 def read_header(path: Path) -> FileHeader:
     """Read the header of a local safetensors file; its weights are not touched.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors and their places in the file.
 
     Raises:
         CheckpointError: the file is empty, cut short, or no safetensors file.

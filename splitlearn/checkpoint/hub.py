@@ -1,4 +1,4 @@
-"""The files of one repository on a model hub, at one commit: whole, or just the tensors of them that are needed."""
+"""The files of one repository on a model hub, at one commit: whole, or only the needed tensors of them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from splitlearn.checkpoint.shard import Shard, open_partial_shard, open_shard
 
 # Most headers fit; a longer one costs a second request.
 _FIRST_READ_BYTES = 128 * 2**10
-# From this share of a file on it is fetched whole, into the cache that other programs use too.
+# If this share of a file is needed, fetch it whole, into the cache that other programs use too.
 _WHOLE_FROM = 0.99
 # Joining ranges over small gaps saves requests.
 _GAP_BYTES = 16 * 2**10
-# What an interruption loses at most, for each of the connections.
+# An interruption loses at most one piece for each connection.
 _PIECE_BYTES = 32 * 2**20
 _CONNECTIONS = 4
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class HubRepository:
-    """One repository at one commit. Which commit is settled once, when the first file is needed.
+    """One repository at one commit, which is looked up once, when the first file is needed.
 
     Args:
         name: its id, such as ``"Qwen/Qwen2-7B"``.
@@ -65,16 +65,19 @@ class HubRepository:
         """The commit that the revision stands for, the same for every repository object of this process.
 
         Raises:
-            FileNotFoundError: there is no such repository or revision, or it cannot be had.
+            FileNotFoundError: there is no such repository or revision, or the hub refuses or cannot be reached.
         """
         return commit_of(self.name, self._revision)
 
     def fetch(self, file: str) -> Path:
         """Return the local path of a whole file; a downloaded one is checked against its sha256 if the hub gives that.
 
+        Args:
+            file: its name in the repository.
+
         Raises:
-            FileNotFoundError: the repository has no such file, or it cannot be had.
-            CheckpointError: what arrived is not what the hub has.
+            FileNotFoundError: the repository has no such file, or the hub refuses or cannot be reached.
+            CheckpointError: the downloaded file differs from the hub's.
         """
         cached = self._cached(file)
         if cached is not None:
@@ -87,6 +90,9 @@ class HubRepository:
 
     def exists(self, file: str) -> bool:
         """Whether the repository has a file, which is not downloaded.
+
+        Args:
+            file: its name in the repository.
 
         Raises:
             FileNotFoundError: the file is not in the cache and the hub cannot be asked.
@@ -101,14 +107,17 @@ class HubRepository:
         return True
 
     def list_weights(self) -> Sequence[str]:
-        """Return nothing: whatever else a repository holds is not asked for."""
+        """Return nothing: a repository's other files are not listed."""
         return ()
 
     def header(self, file: str) -> FileHeader:
-        """Return what a safetensors file holds; of a file that is not in the cache just its first bytes are downloaded.
+        """Return the header of a safetensors file; of a file that is not in the cache only the first bytes are downloaded.
+
+        Args:
+            file: its name in the repository.
 
         Raises:
-            FileNotFoundError: the repository has no such file, or it cannot be had.
+            FileNotFoundError: the repository has no such file, or the hub refuses or cannot be reached.
             CheckpointError: the file is damaged or not a safetensors file.
         """
         cached = self._cached(file)
@@ -124,15 +133,18 @@ class HubRepository:
             return read_header(self.fetch(file))
 
     def open(self, file: str, names: Collection[str] | None = None) -> Shard:
-        """Open a file of weights, downloading what of it is needed.
+        """Open a file of weights, and download the tensors that are needed.
 
         Args:
-            file: its name.
-            names: the tensors that will be read; None means all. Of a safetensors file that holds much else just these are
-                downloaded, unless the server cannot do that.
+            file: its name in the repository.
+            names: the tensors that will be read; None means all. Of a safetensors file with many others only these are
+                downloaded, unless the server cannot send ranges.
+
+        Returns:
+            The opened file; tensors that were not downloaded cannot be read from it.
 
         Raises:
-            FileNotFoundError: the repository has no such file, or it cannot be had.
+            FileNotFoundError: the repository has no such file, or the hub refuses or cannot be reached.
             CheckpointError: the file is damaged or not what its header says.
         """
         if names is None or not file.endswith(".safetensors") or self._cached(file) is not None:
@@ -151,8 +163,12 @@ class HubRepository:
     def missing_bytes(self, file: str, names: Collection[str]) -> int:
         """Return how many bytes `open` would download.
 
+        Args:
+            file: its name in the repository.
+            names: the tensors that would be read.
+
         Raises:
-            FileNotFoundError: the repository has no such file, or it cannot be had.
+            FileNotFoundError: the repository has no such file, or the hub refuses or cannot be reached.
             CheckpointError: the file is damaged or not a safetensors file.
         """
         if self._cached(file) is not None:
@@ -162,18 +178,18 @@ class HubRepository:
         return self.header(file).file_bytes if missing and is_most else sum(end - start for start, end in missing)
 
     def _ranges(self, file: str, names: Collection[str]) -> tuple[list[Range], bool]:
-        """Return where tensors lie in a file, and whether they are so much of it that the whole is to be fetched."""
+        """Return the ranges of tensors in a file, and whether they are so much of it that the whole file is fetched."""
         tensors = self.header(file).tensors
         ranges = [(tensors[name].start, tensors[name].end) for name in names if name in tensors]
         wanted_bytes = sum(end - start for start, end in ranges)
         return ranges, wanted_bytes >= _WHOLE_FROM * sum(tensor.num_bytes for tensor in tensors.values())
 
     def _cached(self, file: str) -> Path | None:
-        found = try_to_load_from_cache(self.name, file, revision=self.commit)
-        if found is _CACHED_NO_EXIST:
-            # The hub has said so of this very commit.
+        cached = try_to_load_from_cache(self.name, file, revision=self.commit)
+        if cached is _CACHED_NO_EXIST:
+            # The cache records that the hub reported this file absent at this commit.
             raise AbsentFileError(f"{self.name} on the hub has no file {file}")
-        return Path(found) if isinstance(found, str) else None
+        return Path(cached) if isinstance(cached, str) else None
 
     def _partial(self, file: str) -> PartialFile:
         namespace = f"models--{self.name.replace('/', '--')}"
@@ -202,7 +218,7 @@ class HubRepository:
         remote = self._remote(file)
         wanted = merge_ranges(ranges, _GAP_BYTES)
         with partial.filling() as descriptor:
-            # Looked at again: another process may have fetched them while this one waited.
+            # Check again under the lock: another process may have fetched them meanwhile.
             pieces = _pieces(partial.missing(wanted))
             total = sum(end - start for start, end in pieces)
             with tqdm(total=total, unit="B", unit_scale=True, desc=f"{file} (needed tensors)") as bar:

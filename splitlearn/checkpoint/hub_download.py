@@ -1,4 +1,4 @@
-"""Whole files of a repository on a model hub, the commit that a branch stands for, and what can go wrong."""
+"""Downloading whole files from a model hub, looking up the commit of a branch, and explaining failures."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from splitlearn.redaction import reason_of, redact, redact_download_logs
 redact_download_logs()
 
 _RETRY_AFTER_S = (1.0, 2.0, 4.0)
-# How often huggingface_hub itself tries again, where it does.
+# Retries that huggingface_hub makes by itself for some requests.
 _HUB_RETRIES: int = inspect.signature(http_backoff).parameters["max_retries"].default
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _CONNECTION_ERRORS: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *TRANSPORT_ERRORS)
-# The second holds whatever else the client finds wrong with an answer.
+# CLIENT_ERROR includes all other faults that the client finds in a response.
 HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, CLIENT_ERROR, *_CONNECTION_ERRORS)
-# OSError: bodies cut short and answers without the hub's headers. ValueError: names and numbers that are none.
+# OSError: bodies cut short, and responses without the hub's headers. ValueError: malformed names and numbers.
 _DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (*HUB_ERRORS, EntryNotFoundError, OSError, ValueError)
 
 
@@ -48,10 +48,10 @@ def commit_of(name: str, revision: str | None) -> str:
         revision: a branch, tag or commit; None is the main branch.
 
     Raises:
-        FileNotFoundError: there is no such repository or revision, or it cannot be had.
+        FileNotFoundError: there is no such repository or revision, or the hub refuses or cannot be reached.
         CheckpointError: the repository holds a PEFT adapter and no model.
     """
-    # Every model has a configuration; the folder it comes to lie in is named after the commit.
+    # Every model has a configuration, and the hub's cache names its folder after the commit.
     try:
         return download(name, CONFIG_FILE, revision).parent.name
     except AbsentFileError:
@@ -82,13 +82,19 @@ def _cached_reference(name: str, revision: str | None) -> str | None:
 
 
 def download(name: str, file: str, revision: str | None) -> Path:
-    """Return the path of a whole file in the hub's cache, downloading it if need be.
+    """Return the path of a whole file in the hub's cache, and download it first if it is not there.
+
+    Args:
+        name: the repository's id.
+        file: the file's name in the repository.
+        revision: a branch, tag or commit; None is the main branch.
 
     Raises:
-        FileNotFoundError: the repository has no such file, or it cannot be had.
+        FileNotFoundError: the repository has no such file, or the hub refuses or cannot be reached.
+        OSError: this machine's disk is at fault.
     """
-    # huggingface_hub itself waits and tries again when the hub cannot be reached or says "too many requests"; what it
-    # gives up on at once are server errors and bodies cut short in the middle of a download.
+    # huggingface_hub itself waits and retries when the hub cannot be reached or answers "too many requests". It gives up at
+    # once on server errors and on bodies cut short in the middle of a download, so those are retried here.
     waits_s = list(_RETRY_AFTER_S)
     while True:
         try:
@@ -102,13 +108,16 @@ def download(name: str, file: str, revision: str | None) -> Path:
 
 
 def explained(error: Exception, name: str, file: str, retries: int = MAX_RETRIES) -> FileNotFoundError:
-    """Return in one sentence why a file of a repository cannot be had; the error itself loses queries of addresses.
+    """Return an exception that says in one sentence why a file cannot be downloaded; queries of addresses are redacted.
 
     Args:
-        error: what was raised.
+        error: the exception that was raised, which is redacted in place.
         name: the repository's id.
         file: the file.
-        retries: how often it was tried again, if that may help.
+        retries: the number of retries to name in the sentence.
+
+    Returns:
+        An exception to raise.
     """
     redact(error)
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -134,7 +143,7 @@ def explained(error: Exception, name: str, file: str, retries: int = MAX_RETRIES
 
 
 def _is_of_this_machine(error: Exception) -> bool:
-    """Whether this machine's disk is at fault, and not the hub: the system has given a number to the error."""
+    """Whether this machine's disk is at fault, and not the hub: the system's errors have a number."""
     return isinstance(error, OSError) and error.errno is not None
 
 
@@ -154,6 +163,6 @@ def _is_cut_short(error: Exception) -> bool:
 
 
 def _hub_tried_again(error: Exception) -> bool:
-    """Whether huggingface_hub has itself tried again: what it asks before a download, and where it is told to wait."""
+    """Whether huggingface_hub retried this request itself: requests before a download, and those it was told to delay."""
     response = getattr(error, "response", None)
     return _status(error) in (408, 429) or (response is not None and response.request.method == "HEAD")

@@ -1,4 +1,4 @@
-"""Reading byte ranges of a file on a hub over HTTP, and being sure that they are the bytes that were asked for."""
+"""Reading byte ranges of a file on a hub over HTTP, and checking that they are the requested bytes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ from splitlearn.checkpoint.errors import CheckpointError
 
 Sink = Callable[[int, bytes], None]
 
-# What huggingface_hub's HTTP client raises when a connection fails; which client that is depends on its release.
+# Errors of huggingface_hub's HTTP client when a connection fails. The client depends on its release, so find the
+# client's module through the base class of the hub's own error.
 _CLIENT = sys.modules[HfHubHTTPError.__mro__[1].__module__.split(".")[0]]
 TRANSPORT_ERRORS: tuple[type[Exception], ...] = (_CLIENT.TransportError,)
-# What these and all other errors of the client are.
+# Base class of all errors of the client.
 CLIENT_ERROR: type[Exception] = _CLIENT.HTTPError
 
 MAX_RETRIES = 3
 _RETRY_AFTER_S = 1.0
-# A connection that breaks before it has sent so much has failed: a server that sends byte by byte would be asked for ever.
+# A connection that breaks before it has sent this much counts as failed; otherwise a server that sends single bytes would be
+# retried for ever.
 _PROGRESS_BYTES = 64 * 2**10
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class RangesRefusedError(Exception):
-    """The server sends the file whole whatever range it is asked for."""
+    """The server ignores the requested range and sends the whole file."""
 
 
 class RemoteFile:
     """One file on a hub, of which byte ranges are read.
 
-    The address names a commit, so its content cannot change; the server is held to that: its length and its tag must be the
-    same in every answer. The client follows redirects and, as it does, takes the token off when it leaves the hub.
+    The address names a commit, so its content cannot change: length and ETag must be the same in every response. The client
+    follows redirects, and drops the token when one leads away from the hub.
 
     Args:
         url: the file's address at the hub, with its commit.
 
     Attributes:
-        size_bytes: how long the file is; None until a range has been read.
+        size_bytes: length of the file in bytes; None until a range has been read.
     """
 
     def __init__(self, url: str) -> None:
@@ -54,8 +56,7 @@ class RemoteFile:
     def read(self, start: int, end: int, sink: Sink) -> None:
         """Read the bytes from ``start`` up to ``end``, or to the end of the file if that comes first.
 
-        A connection that breaks is taken up where it broke; one that yields next to nothing is tried three times
-        more.
+        A connection that breaks is resumed where it broke; one that has sent less than 64 KiB is tried three times more.
 
         Args:
             start: the first byte.
@@ -63,8 +64,8 @@ class RemoteFile:
             sink: called with the place and content of each piece, in order.
 
         Raises:
-            RangesRefusedError: the server does not do ranges.
-            CheckpointError: what the server sends is not what was asked for, or the file changed meanwhile.
+            RangesRefusedError: the server cannot send ranges.
+            CheckpointError: the response is not the requested range, or the file changed meanwhile.
             HfHubHTTPError: the hub refuses, or still fails after three retries.
         """
         position, failures = start, 0
@@ -108,14 +109,14 @@ class RemoteFile:
                 yield piece
 
     def _check(self, response: Any, start: int, end: int) -> int:
-        """Return how many bytes the answer will have, or raise if it is not an answer to what was asked."""
+        """Return the length of the response in bytes, or raise if it does not answer the request."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if response.status_code != 206 or encoding != "identity":
             if self._etag is not None and response.headers.get("ETag") not in (None, self._etag):
                 raise CheckpointError(f"{self._url} changed while it was read; load it again")
             raise RangesRefusedError(self._url)
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        first, last, size = (int(each) for each in match.groups()) if match else (-1, -1, -1)
+        first, last, size = (int(number) for number in match.groups()) if match else (-1, -1, -1)
         if match is None or first != start or last != min(end, size) - 1:
             raise CheckpointError(
                 f"{self._url} was asked for bytes {start}-{end - 1} and sent {response.headers.get('Content-Range')!r}"
@@ -124,6 +125,6 @@ class RemoteFile:
         if self.size_bytes not in (None, size) or (self._etag is not None and etag != self._etag):
             raise CheckpointError(f"{self._url} changed while it was read; load it again")
         self.size_bytes = size
-        # A weak tag does not vouch for bytes, so servers must not honour it in If-Range.
+        # A weak ETag does not guarantee equal bytes, and servers must ignore it in If-Range.
         self._etag = etag if etag and not etag.startswith("W/") else None
         return last - first + 1

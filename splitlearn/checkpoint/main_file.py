@@ -1,4 +1,4 @@
-"""Which of a checkpoint's files say where its weights are: the one that transformers' ``from_pretrained`` takes."""
+"""Finding the file that says where a checkpoint's weights are: the one that transformers' ``from_pretrained`` takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 # transformers' own order. A single file wins over an index beside it, even one that is newer.
 MAIN_FILES = (SINGLE_FILE, INDEX_FILE, "pytorch_model.bin", "pytorch_model.bin.index.json")
-# What file systems take.
+# The longest file name that file systems take.
 _MAX_NAME_BYTES = 255
 # Files of torch's distributed checkpoints, which transformers prefers to all others.
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -27,20 +27,34 @@ class Files(Protocol):
     name: str
 
     def exists(self, file: str) -> bool:
-        """Whether there is such a file."""
+        """Whether there is such a file.
+
+        Args:
+            file: name inside the checkpoint.
+        """
         ...
 
     def fetch(self, file: str) -> Path:
-        """Return the local path of a file."""
+        """Return the local path of a file.
+
+        Args:
+            file: name inside the checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no such file, or the hub cannot be reached.
+        """
         ...
 
     def list_weights(self) -> Sequence[str]:
-        """Return the names of all files of weights, of a local folder alone."""
+        """Return the names of all files of weights in a local folder; a hub's repository gives none."""
         ...
 
 
 def find_main_file(files: Files) -> str | None:
     """Return the name of the file of weights, or of the index of several, that transformers takes; None if there is none.
+
+    Args:
+        files: the checkpoint's files.
 
     Raises:
         FileNotFoundError: the hub that may have one cannot be reached.
@@ -61,7 +75,7 @@ def find_main_file(files: Files) -> str | None:
             if files.exists(file):
                 return file
         except UnreachableFileError as error:
-            # Without the hub, what the cache lacks may not exist at all: a later candidate may be there.
+            # The hub cannot say whether this candidate exists, so try the later ones, which may be in the cache.
             unreachable = unreachable or error
     if unreachable is not None:
         raise unreachable
@@ -69,7 +83,11 @@ def find_main_file(files: Files) -> str | None:
 
 
 def describe_absence(files: Files) -> str:
-    """Return what is to be said of a checkpoint without weights."""
+    """Return the error message for a checkpoint without weights.
+
+    Args:
+        files: the checkpoint's files.
+    """
     others = list(files.list_weights())
     hint = f"rename {name_some(others)} if that is what you mean" if others else "is it a model?"
     return f"{files.name} holds none of {', '.join(MAIN_FILES)}; {hint}"
@@ -80,7 +98,7 @@ def _named_in_configuration(files: Files) -> str | None:
     try:
         settings = read_json(files.fetch(CONFIG_FILE))
     except (FileNotFoundError, JsonError):
-        # Only weights are looked for here; the configuration is judged where it is read.
+        # An unusable configuration is reported where it is read.
         return None
     named = settings.get("transformers_weights") if isinstance(settings, dict) else None
     if named is None:
@@ -93,7 +111,11 @@ def _named_in_configuration(files: Files) -> str | None:
 
 
 def check_inside(file: str, checkpoint: str) -> str:
-    """Return ``file`` if it lies inside the checkpoint.
+    """Return a file's name if it lies inside the checkpoint.
+
+    Args:
+        file: the name, as the index gives it.
+        checkpoint: the checkpoint, for messages.
 
     Raises:
         CheckpointError: its path leaves the checkpoint's folder.
@@ -111,7 +133,13 @@ def check_inside(file: str, checkpoint: str) -> str:
 
 
 def parse_index(path: Path) -> dict[str, Any]:
-    """Read an index: ``weight_map`` from tensor name to file name, and ``metadata``.
+    """Read an index.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``weight_map`` from tensor name to file name, and ``metadata``.
 
     Raises:
         CheckpointError: the file is not JSON or has no usable ``weight_map``.

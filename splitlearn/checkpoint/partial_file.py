@@ -18,7 +18,15 @@ Range = tuple[int, int]
 
 
 def merge_ranges(ranges: Iterable[Range], gap_bytes: int = 0) -> list[Range]:
-    """Join ranges that overlap, touch, or lie at most ``gap_bytes`` apart; the result is in order."""
+    """Join ranges that overlap, touch, or lie close together.
+
+    Args:
+        ranges: first byte, and one past the last.
+        gap_bytes: the largest gap to join over, in bytes.
+
+    Returns:
+        Disjoint ranges in order.
+    """
     merged: list[Range] = []
     for start, end in sorted(ranges):
         if merged and start <= merged[-1][1] + gap_bytes:
@@ -29,13 +37,13 @@ def merge_ranges(ranges: Iterable[Range], gap_bytes: int = 0) -> list[Range]:
 
 
 class PartialFile:
-    """Keeps the ranges of one remote file that have arrived, over interruptions and between processes.
+    """Keeps the downloaded ranges of one remote file, over interruptions and between processes.
 
     Beside the file lie its header (``.header``: the file's length as JSON on the first line, then the header's text) and a list
-    of what has arrived (``.ranges``: one JSON pair a line, written after the bytes). A line that was cut off is not counted.
+    of downloaded ranges (``.ranges``: one JSON pair a line, written after the bytes). A line that was cut off is not counted.
 
     Args:
-        path: where the file is to lie; the folder is made when something is written.
+        path: the file; its folder is made when something is written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +56,7 @@ class PartialFile:
         """Return the file's header, or None if it has not been downloaded.
 
         Raises:
-            CheckpointError: the kept header is damaged.
+            CheckpointError: the header on the disk is damaged.
         """
         if not self._header_path.is_file():
             return None
@@ -56,7 +64,11 @@ class PartialFile:
         return parse_header(text, int(first), str(self._header_path))
 
     def keep_header(self, text: bytes, file_bytes: int) -> FileHeader:
-        """Keep the header's JSON ``text`` of a file of ``file_bytes``, and return it parsed.
+        """Write the file's header to the disk, and return it parsed.
+
+        Args:
+            text: the header's JSON.
+            file_bytes: length of the whole file in bytes.
 
         Raises:
             CheckpointError: it is no header, or not that of a file of this length.
@@ -67,7 +79,7 @@ class PartialFile:
         return header
 
     def present(self) -> list[Range]:
-        """Return the ranges that have arrived, in order."""
+        """Return the downloaded ranges, in order."""
         header = self.header()
         if header is None or not self._ranges_path.is_file() or not self.path.is_file():
             return []
@@ -76,11 +88,15 @@ class PartialFile:
         lines = self._ranges_path.read_text(encoding="utf-8").split("\n")[:-1]
         return merge_ranges(_ranges(lines))
 
-    def missing(self, wanted: Iterable[Range]) -> list[Range]:
-        """Return what of the ``wanted`` ranges has not arrived, in order."""
+    def missing(self, ranges: Iterable[Range]) -> list[Range]:
+        """Return the sub-ranges that have not been downloaded, in order.
+
+        Args:
+            ranges: the ranges that are needed.
+        """
         absent = []
         present = self.present()
-        for start, end in merge_ranges(wanted):
+        for start, end in merge_ranges(ranges):
             position = start
             for have_start, have_end in present:
                 if have_end > position and have_start < end:
@@ -93,18 +109,21 @@ class PartialFile:
 
     @contextmanager
     def filling(self) -> Iterator[int]:
-        """Open the file to be filled, made as long as the whole one and with its header; yields the file's descriptor.
+        """Open the file for writing, as long as the whole one and with its header, under a lock against other processes.
 
-        Other processes wait meanwhile. The header must have been kept before.
+        The header must have been written by `keep_header` before.
+
+        Yields:
+            The file's descriptor.
         """
         with WeakFileLock(self.path.with_name(f"{self.path.name}.lock")):
             first, _, text = self._header_path.read_bytes().partition(b"\n")
             if not self.path.is_file() or self.path.stat().st_size != int(first):
-                # Whatever was noted was noted of a file that is gone.
+                # The recorded ranges describe a deleted file; discard them.
                 self._ranges_path.unlink(missing_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                # In this order a file that was cut short is never taken for a whole one: its header is not there yet.
+                # Write the header after the length is set: a file that was cut short has none, so it is never taken for whole.
                 os.ftruncate(descriptor, int(first))
                 os.pwrite(descriptor, len(text).to_bytes(8, "little") + text, 0)
                 yield descriptor
@@ -112,7 +131,12 @@ class PartialFile:
                 os.close(descriptor)
 
     def record(self, descriptor: int, arrived: Range) -> None:
-        """Note that a range has been written; its bytes are on the disk before the note is."""
+        """Record that a range has been written, after its bytes are on the disk.
+
+        Args:
+            descriptor: the file's descriptor, from `filling`.
+            arrived: first byte, and one past the last.
+        """
         os.fsync(descriptor)
         with self._record_lock, self._ranges_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(arrived) + "\n")
@@ -123,6 +147,6 @@ def _ranges(lines: list[str]) -> Iterator[Range]:
         try:
             start, end = json.loads(line)
         except ValueError:
-            # Written by a process that was killed meanwhile.
+            # A process was killed while it wrote this line.
             continue
         yield start, end

@@ -30,27 +30,58 @@ class Shard(ABC):
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of the tensor ``name``; its weights are not read."""
+        """Return a tensor's shape; its weights are not read.
+
+        Args:
+            name: the tensor.
+
+        Raises:
+            CheckpointError: the file has no such tensor.
+        """
 
     @abstractmethod
     def dtype(self, name: str) -> torch.dtype:
-        """Return the stored dtype of the tensor ``name``; its weights are not read.
+        """Return a tensor's stored dtype; its weights are not read.
+
+        Args:
+            name: the tensor.
 
         Raises:
-            CheckpointError: the file has no such tensor, or its dtype is not one that weights are stored in.
+            CheckpointError: the file has no such tensor, or weights of its dtype are not supported.
         """
 
     @abstractmethod
     def num_bytes(self, name: str) -> int:
-        """Return how many bytes of the file the tensor ``name`` takes; its weights are not read."""
+        """Return a tensor's bytes in the file; its weights are not read.
+
+        Args:
+            name: the tensor.
+
+        Raises:
+            CheckpointError: the file has no such tensor.
+        """
 
     @abstractmethod
     def offset(self, name: str) -> int | None:
-        """Return where in the file the tensor ``name`` begins, or None if it does not lie there as one run of bytes."""
+        """Return a tensor's offset in the file in bytes, or None if it does not lie there as one run of bytes.
+
+        Args:
+            name: the tensor.
+
+        Raises:
+            CheckpointError: the file has no such tensor, or it has not been downloaded.
+        """
 
     @abstractmethod
     def read(self, name: str) -> torch.Tensor:
-        """Return the tensor ``name``, mapped from the file: its pages are read when they are first used."""
+        """Return a tensor, mapped from the file: its pages are read when they are first used.
+
+        Args:
+            name: the tensor.
+
+        Raises:
+            CheckpointError: the file has no such tensor, or it has not been downloaded.
+        """
 
     def _check(self, name: str) -> None:
         if name not in self.names:
@@ -62,7 +93,7 @@ class _SafetensorsShard(Shard):
         self.path = path
         self._present = present
         try:
-            # Checked before it is mapped, by a reader that says which file and why.
+            # Check the header before mapping: our reader's errors name the file and the fault.
             self._header = read_header(path)
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as error:
@@ -133,7 +164,10 @@ class _TorchShard(Shard):
 
 
 def open_shard(path: Path) -> Shard:
-    """Open one file of a checkpoint: safetensors, or a torch file (``.bin``) of nothing but tensors.
+    """Open one file of a checkpoint: safetensors, or a torch file (``.bin``) of tensors alone.
+
+    Args:
+        path: the file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -145,7 +179,11 @@ def open_shard(path: Path) -> Shard:
 
 
 def open_partial_shard(path: Path, present: frozenset[str]) -> Shard:
-    """Open a safetensors file of which only the tensors ``present`` have been downloaded; to read another is an error.
+    """Open a safetensors file of which only some tensors have been downloaded; reading another one is an error.
+
+    Args:
+        path: the file, as long as the whole one.
+        present: names of the tensors that have been downloaded.
 
     Raises:
         CheckpointError: the file is no safetensors file.
@@ -174,7 +212,7 @@ class LazyTensor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it is stored as."""
+        """The stored dtype."""
         return self._shard.dtype(self._name)
 
     def get_shape(self) -> list[int]:
