@@ -1,8 +1,8 @@
-"""Where a checkpoint's files come from: a local folder, or a repository on a model hub."""
+"""The weight files of one model, in a local folder or a repository on a model hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,9 @@ import torch
 
 from splitlearn.checkpoint.adapter_beside import refuse_adapter
 from splitlearn.checkpoint.errors import AbsentFileError, CheckpointError
-from splitlearn.checkpoint.header import DTYPES, FileHeader, read_header
+from splitlearn.checkpoint.header import DTYPES, FileHeader
 from splitlearn.checkpoint.hub import HubRepository
+from splitlearn.checkpoint.local_folder import LocalFolder
 from splitlearn.checkpoint.main_file import Files, check_inside, describe_absence, find_main_file, parse_index
 from splitlearn.checkpoint.shard import Shard, open_shard
 from splitlearn.naming import named
@@ -38,43 +39,12 @@ class _Files(Files, Protocol):
     def open(self, file: str, names: Collection[str] | None = None) -> Shard: ...
 
 
-class _LocalFolder:
-    is_local = True
-    downloaded_bytes = 0
-    commit = None
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.name = str(folder)
-
-    def exists(self, file: str) -> bool:
-        return (self._folder / file).is_file()
-
-    def list_weights(self) -> Sequence[str]:
-        return sorted(path.name for path in self._folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-
-    def fetch(self, file: str) -> Path:
-        path = self._folder / file
-        if not path.is_file():
-            raise AbsentFileError(f"{path} is missing")
-        return path
-
-    def header(self, file: str) -> FileHeader:
-        return read_header(self.fetch(file))
-
-    def missing_bytes(self, file: str, names: Collection[str]) -> int:
-        return 0
-
-    def open(self, file: str, names: Collection[str] | None = None) -> Shard:
-        return open_shard(self.fetch(file))
-
-
 class CheckpointSource:
     """The weight files of one model, fetched one by one as they are needed.
 
     Args:
         model_name_or_path: a local folder, or a hub id such as ``"Qwen/Qwen2-7B"``.
-        revision: of a hub's repository the branch, tag or commit; None is its main branch.
+        revision: branch, tag or commit of a hub's repository; None is its main branch.
 
     Raises:
         FileNotFoundError: a path that does not exist, or a file where a folder is needed.
@@ -87,16 +57,18 @@ class CheckpointSource:
         if path.is_dir():
             if revision is not None:
                 raise ValueError(f"revision is {revision!r}, but {self.name} is a local folder, which has none; leave it out")
-            self._files: _Files = _LocalFolder(path)
+            self._files: _Files = LocalFolder(path)
             return
         if path.exists() or path.is_absolute() or self.name.startswith((".", "~")):
-            what = "is a file; turn it into a folder with `python -m splitlearn prepare`" if path.exists() else "does not exist"
-            raise FileNotFoundError(f"the model folder {self.name} {what}")
+            fault = (
+                "is a file; turn it into a folder with `python -m splitlearn prepare`" if path.exists() else "does not exist"
+            )
+            raise FileNotFoundError(f"the model folder {self.name} {fault}")
         self._files = HubRepository(self.name, revision)
 
     @property
     def is_local(self) -> bool:
-        """Whether the files lie in a local folder, so that looking at them costs no download."""
+        """Whether the files lie in a local folder, so that opening them costs no download."""
         return self._files.is_local
 
     @property
@@ -114,7 +86,7 @@ class CheckpointSource:
         return self._files.downloaded_bytes
 
     def fetch(self, file: str) -> Path:
-        """Return the local path of one of the checkpoint's files, downloading just that file from the hub if need be.
+        """Return the local path of one of the checkpoint's files; from a hub just that file is downloaded.
 
         Args:
             file: name inside the checkpoint, as its index gives it.
@@ -126,7 +98,7 @@ class CheckpointSource:
         return self._files.fetch(self._inside(file))
 
     def header(self, file: str) -> FileHeader:
-        """Return what one of the checkpoint's safetensors files holds; its weights are neither read nor downloaded.
+        """Return the header of one of the checkpoint's safetensors files; its weights are neither read nor downloaded.
 
         Args:
             file: name inside the checkpoint, as its index gives it.
@@ -144,8 +116,8 @@ class CheckpointSource:
         """Refuse a checkpoint that is a PEFT adapter, or has one beside its weights.
 
         Raises:
-            CheckpointError: it is, or has.
-            FileNotFoundError: the hub has no such repository, or does not give it out.
+            CheckpointError: there is an adapter.
+            FileNotFoundError: the hub has no such repository, or refuses to send it.
         """
         refuse_adapter(self._files)
 
@@ -175,28 +147,28 @@ class CheckpointSource:
         """Whether the checkpoint has an index of several files.
 
         Raises:
-            FileNotFoundError: the hub cannot be reached, or does not give the model out.
+            FileNotFoundError: the hub cannot be reached, or refuses to send the model.
         """
         return self._main_file is not None and self._main_file.endswith(".json")
 
     @property
     def weight_map(self) -> dict[str, str]:
-        """Which file holds each tensor."""
+        """The file that holds each tensor, by the tensor's name; raises as `index` does."""
         weight_map: dict[str, str] = self.index["weight_map"]
         return weight_map
 
     def stored_dtype(self) -> torch.dtype:
-        """Return the dtype that a model without one in its configuration is loaded in, from the headers alone.
+        """Return the dtype in which to load a model whose configuration names none, from the headers alone.
 
-        As transformers does: what the index notes, else that of the first floating-point tensor, which float8 is not.
+        As in transformers: the dtype in the index, else that of the first floating-point tensor; float8 does not count.
 
         Raises:
-            CheckpointError: there is no such tensor.
+            CheckpointError: no tensor has a dtype in which a model can be built.
             FileNotFoundError: a shard is missing.
         """
-        noted = getattr(torch, str(self.index["metadata"].get("dtype")), None)
-        if isinstance(noted, torch.dtype) and noted in _MODEL_DTYPES:
-            return noted
+        in_index = getattr(torch, str(self.index["metadata"].get("dtype")), None)
+        if isinstance(in_index, torch.dtype) and in_index in _MODEL_DTYPES:
+            return in_index
         for file in sorted(set(self.weight_map.values())):
             try:
                 dtypes = self._dtypes(file)
@@ -221,13 +193,13 @@ class CheckpointSource:
         return [shard.dtype(name) for name in shard.in_order]
 
     def stored(self, names: Collection[str]) -> dict[str, tuple[str, int]]:
-        """Say how tensors are stored, from the headers of their files alone.
+        """Return dtype and size of stored tensors, from the headers of their files alone.
 
         Args:
             names: tensors of the checkpoint.
 
         Returns:
-            For each its dtype's name, such as ``"bfloat16"``, and its bytes.
+            For each tensor the name of its dtype, such as ``"bfloat16"``, and its bytes.
 
         Raises:
             FileNotFoundError: a shard is missing.
@@ -256,21 +228,24 @@ class CheckpointSource:
         return {name: (str(shard.dtype(name)).removeprefix("torch."), shard.num_bytes(name)) for name in shard.names}
 
     def missing_bytes(self, names: Collection[str]) -> int:
-        """Return how many bytes would be downloaded to read these tensors; 0 for a local folder.
+        """Return how many bytes would be downloaded to read some tensors; 0 for a local folder.
+
+        Args:
+            names: tensors of the checkpoint.
 
         Raises:
-            FileNotFoundError: the hub has not got a file, or cannot be had.
+            FileNotFoundError: the hub lacks a file, refuses it, or cannot be reached.
             CheckpointError: a file is damaged.
         """
         by_file: dict[str, list[str]] = {}
         for name in names:
             by_file.setdefault(self.weight_map[name], []).append(name)
-        return sum(self._files.missing_bytes(file, each) for file, each in by_file.items())
+        return sum(self._files.missing_bytes(file, in_file) for file, in_file in by_file.items())
 
     def open_shards(
         self, files: Collection[str], names: Collection[str] | None = None, on_open: Callable[[], object] = lambda: None
     ) -> dict[str, Shard]:
-        """Fetch and open the named files and check that each holds what the index says.
+        """Fetch and open some files and check that each holds the tensors that the index lists.
 
         Args:
             files: names inside the checkpoint, as its index gives them.
@@ -289,9 +264,9 @@ class CheckpointSource:
             tensors.setdefault(file, []).append(name)
         shards = {}
         for file in sorted(files):
-            wanted = tensors[file] if names is None else [name for name in tensors[file] if name in names]
+            needed = tensors[file] if names is None else [name for name in tensors[file] if name in names]
             try:
-                shards[file] = self._files.open(self._inside(file), wanted if len(wanted) < len(tensors[file]) else None)
+                shards[file] = self._files.open(self._inside(file), needed if len(needed) < len(tensors[file]) else None)
             except FileNotFoundError as error:
                 raise type(error)(f"{error} (the index says it holds {tensors[file][0]} and others)") from error
             absent = [name for name in tensors[file] if name not in shards[file].names]
