@@ -216,10 +216,10 @@ class HubRepository:
 
     def _download_ranges(self, file: str, partial: PartialFile, ranges: Iterable[Range]) -> None:
         remote = self._remote(file)
-        wanted = merge_ranges(ranges, _GAP_BYTES)
+        needed = merge_ranges(ranges, _GAP_BYTES)
         with partial.filling() as descriptor:
             # Check again under the lock: another process may have fetched them meanwhile.
-            pieces = _pieces(partial.missing(wanted))
+            pieces = _pieces(partial.missing(needed))
             total = sum(end - start for start, end in pieces)
             with tqdm(total=total, unit="B", unit_scale=True, desc=f"{file} (needed tensors)") as bar:
 

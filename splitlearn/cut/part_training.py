@@ -26,7 +26,7 @@ class PartTraining(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> None:
-        raise ValueError(f"what is trained of a part is {value!r}; use one of {', '.join(cls)}")
+        raise ValueError(f"the training of a part is {value!r}; use one of {', '.join(cls)}")
 
     @classmethod
     def settle(cls, setting: bool | str, has_adapters: bool, is_peft: bool) -> PartTraining:

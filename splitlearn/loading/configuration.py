@@ -61,7 +61,7 @@ def read_config_of(source: CheckpointSource, model_type: str | None = None) -> P
     except OSError as error:
         raise FileNotFoundError(f"no model configuration for {source.name}: {reason_of(error)}") from error
     except Exception as error:
-        # A configuration's class computes with what it is given, and raises what it likes.
+        # Configuration classes compute with the values in the file, so a bad value can raise any exception.
         raise UnsupportedModelError(f"{CONFIG_FILE} of {source.name} cannot be used: {reason_of(error)}") from error
     refuse_quantized(config, source.name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -110,7 +110,7 @@ def refuse_quantized(config: PreTrainedConfig, checkpoint: str) -> None:
 
     Args:
         config: the model's configuration.
-        checkpoint: what to call the checkpoint in the message.
+        checkpoint: the checkpoint's name in the message.
 
     Raises:
         CheckpointError: the configuration, or that of its text model, has a quantization.

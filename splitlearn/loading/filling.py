@@ -61,7 +61,7 @@ def change_as_owners_do(blueprint: Blueprint, part: PartSpec, model: PreTrainedM
         if not blueprint.belongs_to(borrowed, part) or blueprint.belongs_to(owned, part):
             continue
         parameter = model.get_parameter(blueprint.local_name(borrowed, part))
-        parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # the mark by which transformers leaves it as it is
+        parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers then leaves it as it is
         path, _, leaf = owned.rpartition(".")
         # A shallow copy of the owning module, with the borrowed tensor in the owner's place.
         owner = copy.copy(blueprint.meta_model.get_submodule(path))

@@ -168,5 +168,5 @@ def sources_for(blueprint: Blueprint, matches: list[Match], part: PartSpec) -> d
 
 
 def _renumber(source: str, layer: int, local: int) -> str:
-    # The layer's number is the first whole-number component of a checkpoint name, whatever the list before it is called.
+    # The layer's number is the first whole-number component of a checkpoint name; lists of layers have many names.
     return re.sub(rf"(^|\.){layer}(?=\.)", rf"\g<1>{local}", source, count=1)

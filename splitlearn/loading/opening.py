@@ -102,7 +102,7 @@ class OpenedCheckpoint:
         drawn = draw_blueprint(untie(self.config), blueprint.dtype, **self._description)
         if drawn.ties:
             (tied, owner), name = next(iter(drawn.ties.items())), blueprint.model_class.__name__
-            raise UnsupportedModelError(f"{tied} cannot be untied: {name} ties it to {owner} whatever its configuration says")
+            raise UnsupportedModelError(f"{tied} cannot be untied: {name} ties it to {owner} in any case")
         return replace(drawn, untied=blueprint.ties)
 
     def _match(self, blueprint: Blueprint) -> None:

@@ -67,12 +67,12 @@ class Blueprint:
         config: the unsplit model's configuration.
         model_class: the transformers class of the causal LM.
         anatomy: where its layers are and what stands around them.
-        dtype: what its floating-point weights are, or become when they are loaded.
+        dtype: the dtype in which its floating-point weights are held, or will be loaded.
         meta_model: the whole model on the meta device, for its names and shapes.
         ties: parameter names that share another parameter's tensor, for example the head's that of the embedding.
         unsettled_ties: those of ``ties`` that the checkpoint stores under both names, perhaps with different values, and that
             were not compared because no part with the other end was to be loaded.
-        generation_config: how the checkpoint's authors generate with it; None leaves that to transformers.
+        generation_config: generation settings of the checkpoint's authors; None leaves that to transformers.
         origin: the checkpoint it describes; None if that is not known.
         untied: ties of the checkpoint's configuration that were given up on demand, as in ``ties``. The two are parameters of
             their own; one that the checkpoint does not store begins as a copy of the other.
@@ -252,8 +252,8 @@ def draw_blueprint(
 
     Args:
         config: the unsplit model's configuration.
-        dtype: what its floating-point weights are, or become when they are loaded.
-        generation_config: how the checkpoint's authors generate with it.
+        dtype: the dtype in which its floating-point weights are held, or will be loaded.
+        generation_config: generation settings of the checkpoint's authors.
         origin: the checkpoint it describes.
 
     Returns:

@@ -1,7 +1,7 @@
 """The key-value cache of one part: the entries of its own layers in a transformers cache.
 
-A part numbers its layers from zero, so it sees a slice of the whole model's cache as a cache of its own. What transformers does
-to the whole cache (reorder it for beams, crop it, offload it) thereby reaches every part.
+A part numbers its layers from zero, so it sees a slice of the whole model's cache as a cache of its own. Operations
+on the whole cache (reordering it for beams, cropping, offloading) thereby reach every part.
 """
 
 from __future__ import annotations

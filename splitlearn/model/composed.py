@@ -36,8 +36,8 @@ class ComposedCausalLM(nn.Module):
         trunk: middle layers.
         top: last layers, final norm and head.
         routes: which way data pass the two cuts.
-        generators: what each part draws from in training, under its name, and observers of the boundaries; None has all draw
-            from torch's default generators, as the unsplit model does.
+        generators: random number generators of the parts in training and of the boundaries' observers, by name; None leaves
+            torch's default ones, which the unsplit model uses.
 
     Attributes:
         meter: counts the bytes that cross the cuts.
@@ -196,7 +196,7 @@ class ComposedCausalLM(nn.Module):
         Args:
             inputs: the prompts' token ids, shape (B, T), padded on the left; ``input_ids`` is another name for them.
             *args: as for ``transformers.GenerationMixin.generate``, a ``GenerationConfig`` first.
-            **kwargs: what it takes by name, for example ``attention_mask``, ``max_new_tokens``, ``do_sample``, ``num_beams``,
+            **kwargs: its keyword arguments, for example ``attention_mask``, ``max_new_tokens``, ``do_sample``, ``num_beams``,
                 ``streamer``.
 
         Returns:

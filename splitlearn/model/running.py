@@ -43,8 +43,8 @@ class Run:
         boundaries: those at cut 1 and cut 2.
         kind: purpose of the call.
         caches: the key-value cache of each part; None fills none.
-        labels_BT: labels of shape (B, T) that the holder of the top must be sent; None if nobody computes a loss.
-        generators: what each part draws from in training, under its name; None leaves it torch's default generators.
+        labels_BT: labels of shape (B, T) that the holder of the top must be sent; None if no loss is computed.
+        generators: random number generators of the parts in training, by the part's name; None leaves torch's default ones.
     """
 
     parts: Sequence[SplitModel]

@@ -62,7 +62,7 @@ class SplitModel(nn.Module):
         passage: where smashed data enter and leave its layers.
 
     Attributes:
-        receipt: what loading it cost; None if it was not loaded from a checkpoint by itself.
+        receipt: the cost of loading it; None if it was not loaded from a checkpoint by itself.
         is_elsewhere: whether another party holds it.
         stamp: of a part that `load` has read from a run's folder, which run and step it is of; None otherwise.
     """

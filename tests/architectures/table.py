@@ -49,11 +49,12 @@ a tiny model that was saved as a sharded checkpoint and loaded from it by transf
 
 At the cuts {other_cuts}, too, as far as an architecture allows them: {at_other_cuts}. Where a check
 does not apply, there is nothing to compare: the router loss without experts, recomputation where transformers offers none,
-bf16 where the unsplit model cannot run in it. *Saved parts* are compared with what was loaded, to the bit.
+bf16 where the unsplit model cannot run in it. *Saved parts* are read again and compared with the loaded ones, to the bit.
+*Recorded outputs* are the hidden states and attentions of all layers.
 
-A few classes of transformers change weights after they have loaded them, though they should initialise only what a checkpoint
-lacks: then the unsplit model is not what its files say. The parts are what `from_pretrained` gives, not what the files say, and
-the remarks name the tensors; `python -m splitlearn verify` names them too.
+A few classes of transformers initialise weights anew that they have loaded from the checkpoint, so the unsplit model differs
+from its files. The parts equal the result of `from_pretrained`, not the files, and the remarks name the tensors;
+`python -m splitlearn verify` names them too.
 
 *Published layout*: checkpoints are often published as another class, with towers, an encoder or a pooler beside the causal LM.
 Where transformers has such a class for the configuration, it was saved tiny and loaded as a causal LM by both. *Equal* means
