@@ -1,4 +1,4 @@
-"""Who holds what: parties, the parts of each, and which data must pass from one party to another. No tensors.
+"""The placement of a model: parties, the parts of each, and the data that pass from one party to another. No tensors.
 
 Cut 1 lies between bottom and trunk, cut 2 between trunk and top.
 """

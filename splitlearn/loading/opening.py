@@ -1,4 +1,4 @@
-"""An opened checkpoint: its structure is drawn and compared with what is stored, before weights are read."""
+"""An opened checkpoint: the model's structure is drawn and compared with the stored tensors, before weights are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from splitlearn.model import Blueprint, Origin, UnsupportedModelError, become_eq
 
 
 class OpenedCheckpoint:
-    """A checkpoint of which everything is read once: the model is drawn once for each dtype, the index is matched once.
+    """A checkpoint that is read once: the model is drawn once for each dtype, the index is matched once.
 
     Args:
         config: the model's configuration.

@@ -1,4 +1,4 @@
-"""Writing down what loading a part cost."""
+"""Measuring the cost of loading a part."""
 
 from __future__ import annotations
 

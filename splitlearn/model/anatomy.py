@@ -148,7 +148,7 @@ def embedding_width(model: PreTrainedModel) -> int:
 
 
 def examine(model: PreTrainedModel) -> Anatomy:
-    """Find the layers of a causal LM and what runs before and after them.
+    """Find the layers of a causal LM and the modules that run before and after them.
 
     The model may be on the meta device; none of its weights is used and it is left as it was.
 

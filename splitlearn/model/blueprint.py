@@ -66,7 +66,7 @@ class Blueprint:
     Attributes:
         config: the unsplit model's configuration.
         model_class: the transformers class of the causal LM.
-        anatomy: where its layers are and what stands around them.
+        anatomy: where its layers are and which modules stand around them.
         dtype: the dtype in which its floating-point weights are held, or will be loaded.
         meta_model: the whole model on the meta device, for its names and shapes.
         ties: parameter names that share another parameter's tensor, for example the head's that of the embedding.
@@ -185,7 +185,7 @@ def compare_blueprints(one: Blueprint, other: Blueprint) -> list[str]:
     is_one_checkpoint = one.origin is not None and one.origin == other.origin
     if one.origin is not None and other.origin is not None and not is_one_checkpoint:
         differences.append(f"they are from {one.origin} and {other.origin}")
-    # Parts that are trained may be held in float32 where the others keep what is stored.
+    # Trained parts may be held in float32 beside others in the stored dtype.
     if one.dtype != other.dtype and torch.float32 not in (one.dtype, other.dtype):
         differences.append(f"their dtypes are {_short(one.dtype)} and {_short(other.dtype)}")
     configs = [one.config, other.config]

@@ -17,7 +17,7 @@ _linear_cross_entropy = getattr(nn.functional, "linear_cross_entropy", None)
 
 
 def has_linear_head(top: SplitModel, smashed_BTD: torch.Tensor) -> bool:
-    """Whether the top's logits are its linear output embedding of what its base model returns, and its loss the usual one.
+    """Whether the top's logits are a linear map of its base model's output, and its loss the usual one.
 
     Capping, scaling and other extra steps are found by running the top and comparing; a few tokens suffice.
 

@@ -102,8 +102,8 @@ class ComposedCausalLM(nn.Module):
 
         Args:
             input_ids: token ids, shape (B, T).
-            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), with cached tokens first. Or what else the
-                transformers model takes as its mask.
+            attention_mask: 1 for real tokens and 0 for padding, shape (B, T), with cached tokens first. Or another
+                form of mask that the transformers model takes.
             position_ids: positions of the tokens, shape (B, T).
             past_key_values: a cache with an entry for each layer, from `make_cache`; it is filled in place.
             kind: purpose of the call; None takes training where gradients are recorded in training mode, else evaluation.

@@ -52,8 +52,8 @@ class PartOutput:
 class SplitModel(nn.Module):
     """Bottom, trunk or top of a causal LM, made of transformers' own modules.
 
-    Bottom takes token ids, trunk and top take smashed data; bottom and trunk return smashed data, top returns what the unsplit
-    transformers model returns. Inputs are moved to the part's device.
+    Bottom takes token ids, trunk and top take smashed data; bottom and trunk return smashed data, top returns the unsplit
+    transformers model's output. Inputs are moved to the part's device.
 
     Args:
         blueprint: the unsplit model's structure.
