@@ -78,6 +78,13 @@ def write_tiny_checkpoint(folder: Path, model_type: str, max_shard_size: str = "
     return folder
 
 
+def recompute_activations(model: Any, on: bool = True) -> None:
+    """Have a model compute activations again in the backward pass, or keep them; transformers renamed both methods in 5.2x."""
+    word = "enable" if on else "disable"
+    switch = getattr(model, f"activation_checkpointing_{word}", None) or getattr(model, f"gradient_checkpointing_{word}")
+    switch(*[{"use_reentrant": False}] if on else [])
+
+
 def token_ids(rows: int = 3, tokens: int = 11, seed: int = 5) -> torch.Tensor:
     """Return random token ids of shape (rows, tokens) without the special ones."""
     return torch.randint(3, VOCAB_SIZE, (rows, tokens), generator=torch.Generator().manual_seed(seed))

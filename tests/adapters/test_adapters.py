@@ -57,6 +57,7 @@ def test_peft_reads_them_for_the_unsplit_model(
     assert not torch.allclose(expected, before, atol=0.1), "the adapters do something"
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
 @pytest.mark.parametrize(
     "plain",
     [
@@ -246,6 +247,8 @@ def test_bad_settings(plain: dict[str, Any], message: str) -> None:
         AdapterSettings.from_plain(plain)
 
 
+# PEFT warns of them, too, whether or not they are to be merged.
+@pytest.mark.filterwarnings("ignore:.*(merging LoRA weights won't be possible|cannot merge the BEFT adapter)")
 @pytest.mark.parametrize(
     "plain",
     [

@@ -14,6 +14,7 @@ from tests.app.test_checkpoints import files_of
 from tests.export.test_export import CHOICES, SHORT
 
 
+@pytest.mark.filterwarnings("ignore:weights are trained in bfloat16")
 @pytest.mark.parametrize("choice", ["full", "adapters and a full trunk", "full, bf16-true", "quantized"])
 def test_figures_are_the_runs_own(choice: str, tmp_path: Path) -> None:
     chosen = ["peft=lora", "model.quantization=int8"] if choice == "quantized" else CHOICES[choice]

@@ -239,6 +239,7 @@ def test_a_part_that_is_trained_beside_adapters_is_saved_itself(tmp_path: Path) 
     assert SplitModel.load(tmp_path / "parts" / "trunk.pt").spec.name == "trunk"
 
 
+@pytest.mark.filterwarnings("ignore:weights are trained in bfloat16")
 def test_weights_in_bfloat16_by_lightnings_name(tmp_path: Path) -> None:
     short = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=4", "save_parts=false", "verbose=false"]
     result = train(compose("trainer.precision=bf16-true", *short), folder=tmp_path / "run")

@@ -19,6 +19,7 @@ from splitlearn.loading import ModelFactory, ModelRequest, save_parts
 from splitlearn.model import ComposedCausalLM
 from splitlearn.verification import changed_after_loading
 from tests.architectures.catalogue import VOCAB_SIZE
+from tests.tiny_models import recompute_activations
 
 MAIN_CUT = (2, 4)
 # Parts of one layer, no trunk, and nothing but the embedding or the head on the data owner's side.
@@ -133,16 +134,16 @@ def checkpointed_gradients(pair: Comparison) -> float:
     """The same with activations recomputed in the backward pass."""
     models = [pair.whole, *(part.model for part in pair.split.parts)]
     try:
-        pair.whole.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(pair.whole)
     except ValueError:
         return 0.0
     for model in models[1:]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     try:
         return gradients(pair)
     finally:
         for model in models:
-            model.gradient_checkpointing_disable()
+            recompute_activations(model, on=False)
 
 
 def steps(pair: Comparison) -> float:

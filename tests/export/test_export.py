@@ -59,6 +59,7 @@ def load_with_info(folder: Path) -> tuple[Any, dict[str, Any]]:
     return model, info
 
 
+@pytest.mark.filterwarnings("ignore:weights are trained in bfloat16")
 @pytest.mark.parametrize("choice", CHOICES)
 def test_transformers_reads_the_model_that_was_trained(choice: str, tmp_path: Path) -> None:
     result, out = export_of(*CHOICES[choice], folder=tmp_path)

@@ -35,6 +35,7 @@ def change_weights(base: Path) -> None:
         save_file({name: each + 0.01 for name, each in load_file(shard).items()}, shard, {"format": "pt"})
 
 
+@pytest.mark.filterwarnings("ignore:weights are trained in bfloat16")
 @pytest.mark.parametrize("choice", [*CHOICES, "quantized"])
 def test_a_checkpoint_holds_what_the_run_ended_with(choice: str, tmp_path: Path) -> None:
     chosen = ["peft=lora", "model.quantization=int8"] if choice == "quantized" else CHOICES[choice]

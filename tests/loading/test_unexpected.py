@@ -22,6 +22,8 @@ from tests.architectures.published import published_model
 from tests.tiny_models import token_ids
 
 Tensors = dict[str, torch.Tensor]
+# Tests of what is left out do not all look at the warning, which comes with each loading.
+pytestmark = pytest.mark.filterwarnings("ignore:.*left out \\d+ tensors? that the model does not have")
 
 
 @pytest.fixture

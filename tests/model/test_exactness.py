@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from splitlearn.loading import ModelFactory
 from splitlearn.model import ComposedCausalLM
-from tests.tiny_models import CONFIGS, NUM_LAYERS, token_ids
+from tests.tiny_models import CONFIGS, NUM_LAYERS, recompute_activations, token_ids
 
 CASES = [(model_type, tied) for model_type in CONFIGS for tied in (False, True)]
 OTHER_CUTS = [(0, 0), (0, NUM_LAYERS), (1, 5), (3, 3), (NUM_LAYERS, NUM_LAYERS)]
@@ -152,7 +152,7 @@ def test_gradient_checkpointing_changes_nothing(model_type: str, tiny_checkpoint
     """Smashed data must reach the layers in the recomputation too."""
     whole, split = load_both(tiny_checkpoint(model_type, tie_word_embeddings=False))
     for part in split.parts:
-        part.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(part.model)
     assert_same_gradients(whole, split)
 
 

@@ -72,6 +72,7 @@ def test_the_bottoms_device_is_the_trainers() -> None:
     assert SplitStrategy(on_gpus).root_device == torch.device("cuda:1")
 
 
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
 def test_autocast_covers_every_kind_of_device() -> None:
     mixed = SplitPrecision("bf16-mixed", {"bottom": "cpu", "trunk": "cuda:0", "top": "cuda:0"})
     with mixed.forward_context():
