@@ -67,7 +67,7 @@ class FindLearningRate(LearningRateFinder):
 
 
 class FindBatchSize(BatchSizeFinder):
-    """Lightning's `BatchSizeFinder`; a resumed run keeps what was found.
+    """Lightning's `BatchSizeFinder`, before training only; a resumed run keeps what was found.
 
     Where all parts are on the CPU, it searches within the memory that is free: otherwise the system would end the process
     long before an allocation failed.
@@ -98,6 +98,9 @@ class FindBatchSize(BatchSizeFinder):
         self._found = self.optimal_batch_size
         trainer.strategy.setup_optimizers(trainer)
         print(f"batch size {self._found}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Search for nothing: the size is that of training, and a search within a validation leaves the model in eval mode."""
 
 
 @contextmanager

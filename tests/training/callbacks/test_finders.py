@@ -9,6 +9,7 @@ import pytest
 
 from splitlearn.app import compose, train
 from splitlearn.data import BlockDataModule
+from splitlearn.training import SplitCausalLM
 from splitlearn.training.callbacks import finders
 
 SHORT = ["data.max_train_blocks=96", "data.max_val_blocks=4", "save_parts=false", "verbose=false", "trainer.max_epochs=1"]
@@ -51,9 +52,15 @@ def test_no_rate_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         train(compose(*RATE, "callbacks.learning_rate_finder.num_training_steps=20"), folder=tmp_path)
 
 
-def test_the_batch_size_found_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = train(compose(*SIZE), folder=tmp_path / "found")
-    assert "batch size 16\n" in capsys.readouterr().out
+def test_the_batch_size_found_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modes: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(SplitCausalLM, "on_train_batch_start", lambda module, *_: modes.append(module.composed.training))
+        found = train(compose(*SIZE), folder=tmp_path / "found")
+    assert modes and all(modes), "dropout is on"
+    assert capsys.readouterr().out.count("batch size 16\n") == 1
     assert json.loads((tmp_path / "found" / "summary.json").read_text())["batch_size"] == 16
     assert found.metrics["train_steps"] == 96 / 16
     given = train(compose(*SHORT, "data.batch_size=16"), folder=tmp_path / "given")
