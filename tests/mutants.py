@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ _COPIED = ("splitlearn", "conf", "tests", "pyproject.toml", "train.py")
 _PRELOADED = ("torch", "transformers", "lightning.pytorch", "datasets", "peft", "hydra", "pytest", "torch.utils.checkpoint")
 _CONTEXT = multiprocessing.get_context("forkserver")
 # pytest's exit statuses.
-_PASSED, _FAILED = 0, 1
+_PASSED, _FAILED, _CANNOT_RUN = 0, 1, 3
 # Endless loops are mutants, too.
 _TIMEOUT_S = 300
 
@@ -128,13 +129,21 @@ def _run_pytest(root: Path, tests: Sequence[str], output: Path) -> None:
     os.chdir(root)
     sys.path[:] = [str(root), *(path for path in sys.path if Path(path).resolve() != ROOT)]
     os.environ |= {"PYTHONPATH": str(root), "SPLITLEARN_CACHE": str(root / "cache")}
+    # Plugins of pytest that come with other packages need not be there, and warn that they have been imported already.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     import pytest
 
     arguments = ["-x", "-q", "--durations=0", "--durations-min=60", "-p", "no:cacheprovider", "--basetemp", str(root / "tmp")]
-    status = pytest.main([*arguments, *tests])
+    try:
+        status = int(pytest.main([*arguments, *tests]))
+    except BaseException:
+        # Python would exit with 1, which stands for a test that failed.
+        traceback.print_exc()
+        status = _CANNOT_RUN
     sys.stdout.flush()
+    sys.stderr.flush()
     # Leftover threads of a mutant must not keep the process.
-    os._exit(int(status))
+    os._exit(status)
 
 
 def check_unchanged(root: Path, mutants: Sequence[Mutant], jobs: int) -> None:

@@ -32,7 +32,6 @@ def make(folder: Path, **settings: Any) -> SplitCausalLM:
     return SplitCausalLM(str(folder), 2, 4, optimizer=optimizer, **settings)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_it_validates_as_the_unsplit_model(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_checkpoint("llama")
     figures = plain_trainer(tmp_path, 1).validate(make(folder), loader(), verbose=False)[0]
@@ -41,7 +40,6 @@ def test_it_validates_as_the_unsplit_model(tiny_checkpoint: Callable[..., Path],
     assert figures["val_loss"] == pytest.approx(float(expected), abs=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("settings", [{}, {"peft": {"method": "lora"}}], ids=["weights", "adapters"])
 def test_it_trains_resumes_and_is_loaded_again(
     settings: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path

@@ -139,6 +139,8 @@ def test_twenty_steps_are_those_of_one_process(name: str, tiny_checkpoint: Calla
         assert torch.equal(states["cpu"], found["generators"]["states"][part]["cpu"]), part
 
 
+# Both go on with the epoch's first batch.
+@pytest.mark.filterwarnings("ignore:.* your dataloader is not resumable")
 @pytest.mark.parametrize("name", ["clipping", "dropout"])
 @pytest.mark.parametrize("from_remote", [True, False])
 def test_a_run_goes_on_under_the_other_placement(

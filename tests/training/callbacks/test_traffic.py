@@ -91,7 +91,8 @@ def test_a_steps_bytes_are_those_of_its_shapes(
     assert per_step(traffic) == {"cut_1": cut_1, "cut_2": cut_2}
     summary = traffic.summary()
     assert [summary["cut_1"][name] for name in COUNTS] == [STEPS * count for count in cut_1]
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
     column = "cut_1/activation_uplink_bytes"
     logged = [float(row[column]) for row in rows if row.get(column)]
     assert logged == ([] if choice == "one_party" else [cut_1[0]] * STEPS)
