@@ -183,7 +183,8 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(data: list[str], nu
     metrics = [json.loads((tmp_path / name / "summary.json").read_text())["metrics"] for name in ("whole", "stopped")]
     assert metrics[0]["val_loss_after"] == metrics[1]["val_loss_after"]
     assert metrics[0]["train_steps"] == metrics[1]["train_steps"] == 20
-    rows = list(csv.DictReader((tmp_path / "stopped" / "metrics" / "metrics.csv").open(newline="")))
+    with (tmp_path / "stopped" / "metrics" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert 0 < sum(bool(row["train_loss_step"]) for row in rows) < 20, "it went on, and did not begin anew"
 
 
