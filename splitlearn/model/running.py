@@ -80,30 +80,32 @@ class Run:
         knows_below = not isinstance(inputs, Parcel) or start == 0
         for index in range(start, stop):
             part = self.parts[index]
-            at = self._reach(index, at)
-            own: dict[str, Any] = {"use_cache": False}
+            # Looked up once for the boundary, the generators and the part: it walks the part's modules to the first tensor.
+            device = part.device
+            at = self._reach(index, at, device)
+            own: dict[str, Any] = {"use_cache": False, "device": device}
             if self.caches is not None:
-                own = {"past_key_values": self.caches[index], "use_cache": True}
+                own |= {"past_key_values": self.caches[index], "use_cache": True}
             if part.spec.has_head:
                 below = at.layer_outputs if knows_below else None
-                with self._drawing(part):
+                with self._drawing(part, device):
                     output = part.run(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
                 return Finished(output.output, at.loss_term)
-            with self._drawing(part):
+            with self._drawing(part, device):
                 output = part.run(at.parcel.hidden_BTD, **at.parcel.context, **own, **settings)
             outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
             at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
         return at
 
-    def _drawing(self, part: SplitModel) -> AbstractContextManager[None]:
+    def _drawing(self, part: SplitModel, device: torch.device) -> AbstractContextManager[None]:
         """Have a part draw from its own generator; a trial draws from none that a run goes on with."""
         # Swapping generators takes some 15 microseconds, which generating would show.
         if self.generators is None or part.is_elsewhere or not part.training or self.kind is CallKind.TRIAL:
             return nullcontext()
-        return self.generators.drawing(part.spec.name, part.device)
+        return self.generators.drawing(part.spec.name, device)
 
-    def _reach(self, index: int, at: Handover) -> Handover:
-        """Carry data over the boundary below a part, to that part."""
+    def _reach(self, index: int, at: Handover, device: torch.device) -> Handover:
+        """Carry data over the boundary below a part, to that part and its device."""
         if index == 0:
             return at
         boundary, below, above = self.boundaries[index - 1], self.parts[index - 1], self.parts[index]
@@ -116,10 +118,10 @@ class Run:
         outputs: Mapping[str, LayerOutputs]
         loss_term = at.loss_term
         if boundary.passes_directly(self.kind):
-            parcel, outputs = pass_directly(parcel, above.device), at.layer_outputs
+            parcel, outputs = pass_directly(parcel, device), at.layer_outputs
         else:
             ticket = boundary.send(parcel, self.kind, at.layer_outputs, self.labels_BT)
-            parcel, outputs = boundary.receive(ticket, above.device)
+            parcel, outputs = boundary.receive(ticket, device)
             loss_term = _sum(loss_term, ticket.loss_term)
         return Handover(_cast(parcel, dtype) if differs else parcel, outputs, loss_term)
 

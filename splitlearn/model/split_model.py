@@ -144,6 +144,7 @@ class SplitModel(nn.Module):
         skips_head: bool = False,
         below: Mapping[str, LayerOutputs] | None = None,
         recorded: dict[str, tuple[Any, ...]] | None = None,
+        device: torch.device | None = None,
         **kwargs: Any,
     ) -> Any:
         """Run the part.
@@ -159,6 +160,7 @@ class SplitModel(nn.Module):
             below: recorded outputs of each part below, by the part's name; a top returns all of them, and computes the router
                 loss of a mixture of experts over them.
             recorded: filled with the recorded outputs of a bottom or trunk; `run` does that.
+            device: the part's device, from a caller who has looked it up; None looks it up.
             **kwargs: further arguments of the transformers model, for example ``labels`` for a top.
 
         Returns:
@@ -179,8 +181,8 @@ class SplitModel(nn.Module):
             return inputs
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments[self._cache_name] = past_key_values
-        # Looked up once: `device` walks the part's tensors.
-        device = self.device
+        if device is None:
+            device = self.device
         arguments = {name: to_device(value, device) for name, value in arguments.items() if value is not None}
         fills_cache = past_key_values is not None if use_cache is None else use_cache
         arguments["use_cache"] = fills_cache

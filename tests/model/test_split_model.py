@@ -184,3 +184,18 @@ def test_hooks_of_a_part_see_what_it_documents(tiny_checkpoint: Callable[..., Pa
     assert seen["bottom"].shape == seen["trunk"].shape == whole.hidden_states[0].shape
     assert seen["top"].logits.shape == whole.logits.shape
     assert torch.equal(stilled, expected)
+
+
+def test_a_run_looks_up_the_device_of_each_part_once(
+    tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ComposedCausalLM(*ModelFactory.create_split_models(None, tiny_checkpoint("llama"), 2, 4)).train()
+    looked_up: list[str] = []
+
+    def device(part: SplitModel) -> torch.device:
+        looked_up.append(part.spec.name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(SplitModel, "device", property(device))
+    model(token_ids())
+    assert looked_up == ["bottom", "trunk", "top"]
