@@ -1,0 +1,185 @@
+"""Damaged files of a run: one sentence that names the file, before anything is done, and the run stays as it was."""
+
+from __future__ import annotations
+
+import copy
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splitlearn.app import TrainResult, compose, train
+from splitlearn.app.checkpoints import read_checkpoint
+from splitlearn.checkpoint import CheckpointError, read_part_file, verify_torch_file
+from splitlearn.checkpoint.shard import open_shard
+from splitlearn.model import SplitModel
+
+SHORT = ["data.max_train_blocks=8", "data.max_val_blocks=2", "data.block_size=16", "data.batch_size=2", "trainer.max_steps=2"]
+SHORT += ["verbose=false", "trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that completed."""
+    result: TrainResult = train(compose(*SHORT), folder=tmp_path_factory.mktemp("runs") / "run")
+    return result.folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of the run, to be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def saved(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def flipped(content: bytes, position: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[position] ^= 255
+    return bytes(damaged)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda good: b"",
+    "text": lambda good: b"hello world" * 100,
+    "half": lambda good: good[: len(good) // 2],
+    "last byte gone": lambda good: good[:-1],
+    "header alone": lambda good: good[:200],
+    "zeros": lambda good: bytes(len(good)),
+    "archive of nothing": lambda good: b"PK\x05\x06" + bytes(18),
+    "json": lambda good: b"{}",
+    "another table": lambda good: saved({"a": 1}),
+    "a list": lambda good: saved([1]),
+    "directory flipped": lambda good: flipped(good, -60),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoints(run: Path, damage: str) -> None:
+    """Fault: a checkpoint is empty, cut short, or something else. Promise: CheckpointError with its path."""
+    path = run / "checkpoints" / "last.ckpt"
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"checkpoints/last\.ckpt"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_parts(run: Path, damage: str) -> None:
+    """Fault: a saved part is empty, cut short, or something else. Promise: CheckpointError with its path."""
+    path = run / "parts" / "trunk.pt"
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"parts/trunk\.pt"):
+        SplitModel.load(path)
+
+
+@pytest.mark.parametrize("kind", ["checkpoints/last.ckpt", "parts/trunk.pt"])
+def test_a_folder_in_a_files_place(run: Path, kind: str) -> None:
+    """Fault: a folder has a checkpoint's or a part's name. Promise: one sentence with its path."""
+    (run / kind).unlink()
+    (run / kind).mkdir()
+    with pytest.raises(CheckpointError, match=f"{kind} is a folder"):
+        read_checkpoint(run / kind) if kind.endswith("ckpt") else read_part_file(run / kind)
+
+
+def changed(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return a checkpoint with another value at a dotted path; Ellipsis removes what is there."""
+    result = copy.deepcopy(content)
+    *way, last = path.split("/")
+    place = result
+    for step in way:
+        place = place[int(step) if isinstance(place, list) else step]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return result
+
+
+PROGRESS = "loops/fit_loop/epoch_progress"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("optimizer_states", ...),
+        ("optimizer_states", {}),
+        ("optimizer_states", [3]),
+        ("optimizer_states/0/param_groups", ...),
+        ("optimizer_states/0/state/model.norm.weight/exp_avg", torch.zeros(3)),
+        ("lr_schedulers", ...),
+        ("loops", {}),
+        ("loops", None),
+        (PROGRESS, ...),
+        (f"{PROGRESS}/current/processed", "many"),
+        (f"{PROGRESS}/current/processed", -1),
+        ("callbacks", []),
+        ("callbacks/ExactResume", None),
+        ("state_dict", [1]),
+        ("state_dict/model.norm.weight", 3),
+        ("state_dict/model.norm.weight", torch.zeros(4).to_sparse()),
+        ("hyper_parameters", None),
+        ("hyper_parameters/split_point_1", "two"),
+        ("trained", {"bottom": "full"}),
+        ("trained/top", "some of it"),
+        ("global_step", None),
+        ("epoch", True),
+        ("layout_version", "two"),
+    ],
+)
+def test_checkpoints_that_lack_something(finished: Path, tmp_path: Path, path: str, value: Any) -> None:
+    """Fault: a checkpoint lacks something, or has it in another form. Promise: CheckpointError with its path, and what."""
+    good = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    (tmp_path / "last.ckpt").write_bytes(saved(changed(good, path, value)))
+    with pytest.raises(CheckpointError, match=r"last\.ckpt"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("loops/fit_loop/epoch_loop.batch_progress", ...),
+        ("loops/fit_loop/epoch_loop.batch_progress/current/ready", "none"),
+        ("state_dict/model.norm.weight", torch.zeros(3)),
+        ("state_dict/model.norm.weight", ...),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_gone_on_from(run: Path, path: str, value: Any) -> None:
+    """Fault: progress or a tensor is damaged. Promise: refused with the file's path before the earlier run is touched."""
+    file = run / "checkpoints" / "last.ckpt"
+    file.write_bytes(saved(changed(torch.load(file, weights_only=True), path, value)))
+    before = {name: (run / name).read_bytes() for name in ("summary.json", "config.yaml")}
+    with pytest.raises(CheckpointError, match=r"checkpoints/last\.ckpt"):
+        train(compose(*SHORT, "ckpt_path=last", "trainer.max_steps=4"), folder=run)
+    assert before == {name: (run / name).read_bytes() for name in before}
+
+
+def test_a_flipped_byte_is_found_by_the_checksum(run: Path) -> None:
+    """Fault: a byte of a weight has changed on the disk. Promise: the checksums that torch files carry tell it."""
+    for path in (run / "parts" / "trunk.pt", run / "checkpoints" / "last.ckpt"):
+        verify_torch_file(path, "save it again")
+        path.write_bytes(flipped(path.read_bytes(), path.stat().st_size // 2))
+        with pytest.raises(CheckpointError, match=rf"{path.name} is damaged"):
+            verify_torch_file(path, "save it again")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("sparse", lambda tensor: tensor.to_sparse()),
+        ("on the meta device", lambda tensor: tensor.to("meta")),
+        ("quantized", lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)),
+    ],
+)
+def test_tensors_that_are_not_plain(tmp_path: Path, kind: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Fault: a torch file holds a sparse, meta or quantized tensor. Promise: CheckpointError with its name and the file."""
+    torch.save({"good": torch.ones(2), "model.odd": change(torch.ones(4))}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=rf"model\.odd in .*pytorch_model\.bin is {kind}"):
+        open_shard(tmp_path / "pytorch_model.bin")
