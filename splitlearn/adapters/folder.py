@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from splitlearn.adapters.layers import adapter_tensors, load_adapter_tensors
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.adapters.unsplit_config import unsplit_config
-from splitlearn.checkpoint import write_tensor_file
+from splitlearn.checkpoint import CheckpointError, read_tensor_file, write_tensor_file
 from splitlearn.files import whole_folder, write_json
+from splitlearn.json_text import JsonError, read_json_object
 from splitlearn.model import SplitModel
 from splitlearn.runs import Stamp
 
@@ -22,6 +22,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 # PEFT's path of the wrapped model, which its tensor names begin with.
 _PREFIX = "base_model.model."
+_REMEDY = "use the run by its checkpoints, or train again"
 
 
 def save_adapters(
@@ -52,7 +53,7 @@ def save_adapters(
     files[ADAPTER_FILE] = {name: tensor for tensors in by_part.values() for name, tensor in tensors.items()}
     with whole_folder(folder, exist_ok=True) as temporary:
         for file, tensors in files.items():
-            write_tensor_file(tensors, temporary / file, notes)
+            write_tensor_file(tensors, temporary / file, notes, has_digest=True)
         config.save_pretrained(str(temporary))
     return [folder / name for name in (*files, CONFIG_FILE)]
 
@@ -66,13 +67,12 @@ def load_adapters(parts: Sequence[SplitModel], folder: Path) -> None:
 
     Raises:
         FileNotFoundError: the folder holds no adapter.
-        ValueError: a tensor is missing or has another shape.
+        ValueError: the file is damaged, or a tensor is missing or has another shape.
     """
     path = folder / ADAPTER_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {ADAPTER_FILE}; is it a PEFT adapter?")
-    with safe_open(str(path), framework="pt") as opened:
-        tensors = {name.removeprefix(_PREFIX): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in read_tensor_file(path, _REMEDY).items()}
     for part in parts:
         load_adapter_tensors(part, tensors)
 
@@ -113,7 +113,10 @@ def copy_adapter(folder: Path, out: Path, stands_alone: bool) -> None:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}; is it a PEFT adapter?")
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        settings = read_json_object(path)
+    except JsonError as error:
+        raise CheckpointError(f"{error}; {_REMEDY}") from error
     if not stands_alone:
         settings |= {"base_model_name_or_path": None, "revision": None}
     shutil.copyfile(folder / ADAPTER_FILE, out / ADAPTER_FILE)

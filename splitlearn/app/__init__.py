@@ -10,7 +10,7 @@ from splitlearn.app.finished_runs import converse, export, generate
 from splitlearn.app.models import plan_split
 from splitlearn.app.planning import plan
 from splitlearn.app.training import TrainResult, train
-from splitlearn.app.verifying import verify
+from splitlearn.app.verifying import verify, verify_run
 from splitlearn.settings import compose, conf_folder
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "plan_split",
     "train",
     "verify",
+    "verify_run",
 ]

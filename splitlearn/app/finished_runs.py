@@ -10,14 +10,16 @@ from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from splitlearn.app.checking import check_positions
+from splitlearn.app.checkpoints import find_checkpoint
 from splitlearn.app.opening_runs import open_run
 from splitlearn.app.prompts import Message, Question, ask, read_prompts
 from splitlearn.data import PromptFormat, read_tokenizer
-from splitlearn.export import RunRecord, export_run, restore
+from splitlearn.export import RunRecord, export_run, restore, saved_files
 from splitlearn.loading import OpenedModel
 from splitlearn.model import ComposedCausalLM
 from splitlearn.settings import check
 from splitlearn.training import parse_dtype
+from splitlearn.verification import verify_saved_file
 
 
 def export(cfg: DictConfig) -> Path:
@@ -36,6 +38,9 @@ def export(cfg: DictConfig) -> Path:
     check(cfg, "export")
     record, opened = open_run(cfg.run, cfg.ckpt)
     dtype = parse_dtype(cfg.dtype)
+    checkpoint = find_checkpoint(cfg.ckpt, record.folder, "ckpt")
+    for path in saved_files(record) if checkpoint is None else [Path(checkpoint)]:
+        verify_saved_file(path)
     return export_run(record, opened, Path(cfg.out).expanduser(), cfg.max_shard_size, cfg.adapters, dtype)
 
 

@@ -12,6 +12,7 @@ from splitlearn.app.placing import resolve_placement
 from splitlearn.loading import dtype_in_full
 from splitlearn.planning import CutCost, cost_of
 from splitlearn.settings import check
+from splitlearn.verification import refuse_non_finite
 
 
 @naming_settings()
@@ -30,6 +31,8 @@ def plan(cfg: DictConfig) -> CutCost:
     placement = resolve_placement(cfg)
     opened = open_model(cfg)
     opened.blueprint.check(opened.plan)
+    if cfg.check:
+        refuse_non_finite(opened.source, {match.source for match in opened.loader.matches})
     in_full = dtype_in_full(opened.request.dtype, opened.dtype)
     cost = cost_of(opened, placement.devices, cfg.rows, cfg.tokens, cfg.lora_rank, full_dtype=in_full)
     return replace(cost, model=cfg.model.name_or_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -9,13 +10,21 @@ from omegaconf import DictConfig
 from splitlearn.app.configuration import naming_settings
 from splitlearn.app.models import open_model
 from splitlearn.cut import SplitPlan
+from splitlearn.runs import CONFIG_FILE, SUMMARY_FILE, read_run_config, read_summary
 from splitlearn.settings import check
-from splitlearn.verification import Outcome, verify_streamed, verify_whole
+from splitlearn.verification import (
+    FileOutcome,
+    Outcome,
+    refuse_non_finite,
+    verify_saved_files,
+    verify_streamed,
+    verify_whole,
+)
 
 
 @naming_settings()
 def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
-    """Compare a checkpoint's parts with the unsplit model.
+    """Compare a checkpoint's parts with the unsplit model; first its weights are looked through for NaN and infinity.
 
     Args:
         cfg: a configuration like ``conf/verify.yaml``.
@@ -33,8 +42,38 @@ def verify(cfg: DictConfig) -> tuple[SplitPlan, list[Outcome]]:
         raise ValueError(f"device is {cfg.device}, but streamed layers are compared on the CPU; leave device=cpu")
     # The unsplit model that the parts are compared with is not quantized.
     opened = open_model(cfg).revise(quantization=None)
+    refuse_non_finite(opened.source, {match.source for match in opened.loader.matches})
     common: dict[str, Any] = {"num_rows": cfg.rows, "num_tokens": cfg.tokens, "seed": cfg.seed}
     if cfg.streamed:
         return opened.plan, verify_streamed(opened, **common)
     more = {"device": cfg.device, "num_new_tokens": cfg.new_tokens, "gradients": cfg.gradients}
     return opened.plan, verify_whole(opened, **common, **more)
+
+
+def verify_run(cfg: DictConfig) -> list[FileOutcome]:
+    """Read what a run has saved to the end of each file, and compare checksums.
+
+    Args:
+        cfg: a configuration like ``conf/verify.yaml`` with a run's folder as ``run``.
+
+    Returns:
+        One outcome for each file of the run: its record and configuration, parts, adapters and checkpoints.
+
+    Raises:
+        FileNotFoundError: the folder is no run's.
+    """
+    check(cfg, "verify")
+    folder = Path(cfg.run).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"run is {cfg.run}, which is no folder")
+    outcomes = []
+    for name, read in ((CONFIG_FILE, read_run_config), (SUMMARY_FILE, read_summary)):
+        path = folder / name
+        try:
+            read(folder)
+            problem = None
+        except ValueError as error:
+            problem = str(error)
+        if path.is_file():
+            outcomes.append(FileOutcome(name, path.stat().st_size, problem))
+    return outcomes + verify_saved_files(folder)

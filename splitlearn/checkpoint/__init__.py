@@ -11,7 +11,7 @@ from splitlearn.checkpoint.receipt import LoadReceipt, PartReceipt
 from splitlearn.checkpoint.shard import LazyTensor, Shard
 from splitlearn.checkpoint.shard_loader import ShardLoader
 from splitlearn.checkpoint.source import CheckpointSource
-from splitlearn.checkpoint.tensor_file import write_tensor_file
+from splitlearn.checkpoint.tensor_file import read_tensor_file, verify_tensor_file, write_tensor_file
 from splitlearn.checkpoint.torch_file import write_torch_file
 from splitlearn.checkpoint.torch_reading import check_plain, read_torch_file, verify_torch_file
 
@@ -35,8 +35,10 @@ __all__ = [
     "prepare_checkpoint",
     "read_config_file",
     "read_part_file",
+    "read_tensor_file",
     "read_tensors",
     "read_torch_file",
+    "verify_tensor_file",
     "verify_torch_file",
     "write_part_file",
     "write_tensor_file",

@@ -3,7 +3,7 @@
 from splitlearn.export.folder import export_run
 from splitlearn.export.restore import load_base_part, restore
 from splitlearn.export.run_record import RunRecord
-from splitlearn.export.saved_state import check_saved_state, load_saved_part, saved_adapters
+from splitlearn.export.saved_state import check_saved_state, load_saved_part, saved_adapters, saved_files
 
 __all__ = [
     "RunRecord",
@@ -13,4 +13,5 @@ __all__ = [
     "load_saved_part",
     "restore",
     "saved_adapters",
+    "saved_files",
 ]

@@ -13,7 +13,16 @@ from splitlearn.adapters import AdapterSettings
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PartTraining
 from splitlearn.naming import naming_group
-from splitlearn.runs import RUNNING, SUMMARY_FILE, RunSummary, find_holder, read_run_config, read_summary, refuse_other_run
+from splitlearn.runs import (
+    CONFIG_FILE,
+    RUNNING,
+    SUMMARY_FILE,
+    RunSummary,
+    find_holder,
+    read_run_config,
+    read_summary,
+    refuse_other_run,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class RunRecord:
         """
         path = Path(folder).expanduser()
         config, summary = read_run_config(path), read_summary(path)
+        _check_config(config, path / CONFIG_FILE)
         if checkpoint is None:
             _refuse_unfinished(path, summary)
         elif summary is not None:
@@ -150,3 +160,16 @@ def _refuse_unfinished(folder: Path, summary: RunSummary | None) -> None:
         holder = find_holder(folder)
         status = "killed before its end" if holder is None else f"still running ({holder})"
     raise FileNotFoundError(f"the run in {folder} is {status or 'unfinished'}, not completed; {remedy}")
+
+
+def _check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a configuration that does not say which model the run began from.
+
+    Raises:
+        CheckpointError: it does not; the message names what is missing.
+    """
+    model = config.get("model")
+    missing = [name for name in ("name_or_path", "type", "dtype") if not isinstance(model, dict) or name not in model]
+    if missing or not isinstance(model, dict) or not isinstance(model["name_or_path"], str):
+        missing = missing or ["name_or_path"]
+        raise CheckpointError(f"{path} is damaged or no configuration of a run: it does not say model.{missing[0]}")

@@ -28,6 +28,13 @@ def check_saved_state(record: RunRecord) -> None:
         saved_adapters(record)
 
 
+def saved_files(record: RunRecord) -> list[Path]:
+    """Return the files that a completed run's trained model is read from: of its parts, and of its adapters."""
+    parts = [record.saved_part(name) for name, trained in record.trained.items() if trained.trains_weights]
+    adapters = record.folder / "adapters" / ADAPTER_FILE
+    return [*(path for path in parts if path is not None), *([adapters] if record.adapters.method is not None else [])]
+
+
 def load_saved_part(record: RunRecord, name: str) -> SplitModel:
     """Return a part as the run saved it, mapped from its file.
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import yaml
 
+from splitlearn.redaction import reason_of
+
 CONFIG_FILE = "config.yaml"
+_MAX_BYTES = 2**20
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
@@ -24,10 +27,21 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; name the folder of a run, such as outputs/DATE/TIME")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged or no configuration of a run: {reason}") from error
+        values = _parse(path)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or no configuration of a run: {reason_of(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged or no configuration of a run: it holds no settings")
     return values
+
+
+def _parse(path: Path) -> Any:
+    """Return what a small YAML file without references to its own parts holds: with them a few lines stand for billions."""
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it is longer than the {_MAX_BYTES:,} bytes that it may have")
+    text = content.decode("utf-8")
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("it refers to a part of itself (*name), which no run writes")
+    return yaml.safe_load(text)

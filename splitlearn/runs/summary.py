@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from splitlearn.files import write_json
+from splitlearn.json_text import read_json_object
 from splitlearn.runs.stamp import Stamp
 
 SUMMARY_FILE = "summary.json"
@@ -138,10 +139,7 @@ def read_summary(folder: Path) -> RunSummary | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it holds no record")
-        return RunSummary.from_dict(values)
+        return RunSummary.from_dict(read_json_object(path))
     except ValueError as error:
         raise ValueError(
             f"{path} cannot be read: {error}; delete it, and use the run by its checkpoints with ckpt=last or ckpt=best"

@@ -61,6 +61,7 @@ class PlanSettings:
     tokens: Annotated[int, Rule(least=1)]
     lora_rank: Annotated[int, Rule(least=1)]
     must_fit: Annotated[str | None, Rule(choices=("load", "lora", "full", None))]
+    check: bool
     json: bool
 
 
@@ -68,6 +69,7 @@ class PlanSettings:
 class VerifySettings:
     """``conf/verify.yaml``."""
 
+    run: str | None
     model: ModelSettings
     split: SplitSettings
     device: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from splitlearn.app import TrainResult, compose, train
+from splitlearn.adapters import load_adapters
+from splitlearn.app import TrainResult, compose, export, plan, train, verify, verify_run
 from splitlearn.app.checkpoints import read_checkpoint
-from splitlearn.checkpoint import CheckpointError, read_part_file, verify_torch_file
+from splitlearn.checkpoint import CheckpointError, read_part_file, verify_tensor_file, verify_torch_file, write_tensor_file
+from splitlearn.checkpoint.main_file import INDEX_FILE
 from splitlearn.checkpoint.shard import open_shard
 from splitlearn.model import SplitModel
 
@@ -183,3 +187,101 @@ def test_tensors_that_are_not_plain(tmp_path: Path, kind: str, change: Callable[
     torch.save({"good": torch.ones(2), "model.odd": change(torch.ones(4))}, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=rf"model\.odd in .*pytorch_model\.bin is {kind}"):
         open_shard(tmp_path / "pytorch_model.bin")
+
+
+def outcomes(run: Path) -> dict[str, str | None]:
+    """Return what is wrong with each file of a run."""
+    return {outcome.file: outcome.problem for outcome in verify_run(compose(f"run={run}", config_name="verify"))}
+
+
+def test_verify_reads_a_run_to_its_end(run: Path) -> None:
+    """Fault: bytes of a part and of a checkpoint have changed. Promise: `verify run=...` tells which files."""
+    whole = outcomes(run)
+    assert set(whole) >= {"config.yaml", "summary.json", "parts/trunk.pt", "checkpoints/last.ckpt"}
+    assert not any(whole.values())
+    for name in ("parts/trunk.pt", "checkpoints/last.ckpt"):
+        (run / name).write_bytes(flipped((run / name).read_bytes(), (run / name).stat().st_size // 2))
+    (run / "summary.json").write_text("{")
+    damaged = {name for name, problem in outcomes(run).items() if problem}
+    assert damaged == {"parts/trunk.pt", "checkpoints/last.ckpt", "summary.json"}
+
+
+def test_export_compares_checksums_first(run: Path, tmp_path: Path) -> None:
+    """Fault: a byte of a saved part has changed. Promise: `export` refuses it by its path, and writes nothing."""
+    path = run / "parts" / "trunk.pt"
+    path.write_bytes(flipped(path.read_bytes(), path.stat().st_size // 2))
+    with pytest.raises(CheckpointError, match=r"parts/trunk\.pt is damaged"):
+        export(compose(f"run={run}", f"out={tmp_path / 'out'}", config_name="export"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_are_none_are_found_in_a_run(run: Path) -> None:
+    """Fault: a trained weight is NaN. Promise: `verify run=...` names the file and the tensor."""
+    content = torch.load(run / "parts" / "trunk.pt", weights_only=True)
+    name = next(iter(content["tensors"]))
+    content["tensors"][name].view(-1)[0] = torch.nan
+    torch.save(content, run / "parts" / "trunk.pt")
+    problem = outcomes(run)["parts/trunk.pt"]
+    assert problem is not None and f"NaN or infinite in {name} (1)" in problem
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_found_in_a_checkpoint(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, value: float
+) -> None:
+    """Fault: a weight is NaN or infinite. Promise: `verify` and `plan check=true` name its tensor."""
+    folder = Path(shutil.copytree(tiny_checkpoint("llama"), tmp_path / "model"))
+    name = "model.layers.3.mlp.up_proj.weight"
+    file = folder / json.loads((folder / INDEX_FILE).read_text())["weight_map"][name]
+    tensors = load_file(file)
+    tensors[name][0, 0] = value
+    save_file(tensors, file, {"format": "pt"})
+    model = ["model=pretrained", f"model.name_or_path={folder}", "split=thirds"]
+    with pytest.raises(CheckpointError, match=rf"NaN or infinite in {name} \(1\)"):
+        verify(compose(*model, config_name="verify"))
+    with pytest.raises(CheckpointError, match=rf"NaN or infinite in {name} \(1\)"):
+        plan(compose(*model, "check=true", config_name="plan"))
+    plan(compose(*model, config_name="plan"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", ""),
+        ("summary.json", "[" * 100_000),
+        ("summary.json", "null"),
+        ("summary.json", '{"status": "completed"}'),
+        ("summary.json", '{"status": 3}'),
+        ("config.yaml", ""),
+        ("config.yaml", "a: ["),
+        ("config.yaml", "- 1"),
+        ("config.yaml", "[" * 100_000),
+        ("config.yaml", "a: &a [1]\nb: *a"),
+        ("config.yaml", "a: 2001-99-99"),
+        ("config.yaml", "a: ${b}"),
+        ("config.yaml", "model: {}"),
+        ("config.yaml", "model: {name_or_path: 3, type: null, dtype: null}"),
+        ("prompt_format.json", "[" * 100_000),
+    ],
+)
+def test_damaged_records(run: Path, tmp_path: Path, name: str, content: str) -> None:
+    """Fault: a run's record or configuration is damaged. Promise: one sentence with its path, and nothing is written."""
+    (run / name).write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=str(run)):
+        export(compose(f"run={run}", f"out={tmp_path / 'out'}", config_name="export"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_adapters(tmp_path: Path) -> None:
+    """Fault: an adapter's file is cut short, or bytes of it have changed. Promise: one sentence with its path."""
+    path = tmp_path / "adapter_model.safetensors"
+    write_tensor_file({"lora": torch.ones(100)}, path, has_digest=True)
+    good = path.read_bytes()
+    verify_tensor_file(path, "train again")
+    path.write_bytes(flipped(good, -9))
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is damaged"):
+        verify_tensor_file(path, "train again")
+    for content in (b"", b"text", good[:-1], good[:20], bytes(len(good))):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is damaged"):
+            load_adapters([], tmp_path)
