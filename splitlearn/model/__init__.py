@@ -10,6 +10,7 @@ from splitlearn.model.passage import Neutral
 from splitlearn.model.quantized import count_values, is_quantized, keep_trainable, stored_bytes
 from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.running import Finished
+from splitlearn.model.sessions import GenerationSession, LocalSession
 from splitlearn.model.split_model import PartOutput, SplitModel
 from splitlearn.model.surgery import cut_out
 from splitlearn.model.tensors import put_tensor
@@ -19,6 +20,8 @@ __all__ = [
     "Blueprint",
     "ComposedCausalLM",
     "Finished",
+    "GenerationSession",
+    "LocalSession",
     "Neutral",
     "Origin",
     "PartOutput",

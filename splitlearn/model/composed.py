@@ -19,9 +19,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from splitlearn.boundary import U_SHAPED, Boundary, CallKind, Handover, Parcel, Route, TrafficMeter
 from splitlearn.cut import PART_NAMES
 from splitlearn.model.blueprint import compare_blueprints, compare_ties
-from splitlearn.model.caches import cache_of_part, count_cached_tokens, make_cache
+from splitlearn.model.caches import PartCache, count_cached_tokens, make_cache
 from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
 from splitlearn.model.running import Finished, Run
+from splitlearn.model.sessions import GenerationSession, divide_cache
 from splitlearn.model.split_model import SplitModel
 from splitlearn.randomness import NamedGenerators
 
@@ -126,7 +127,7 @@ class ComposedCausalLM(nn.Module):
         if use_cache and cache is None:
             cache = self.make_cache()
         num_cached_tokens = count_cached_tokens(cache) if use_cache else 0
-        caches = [cache_of_part(cache, part.spec, num_cached_tokens) for part in self.parts] if cache is not None else None
+        caches = divide_cache(cache, self.parts, num_cached_tokens) if cache is not None else None
         finished = self.run(
             input_ids, kind=kind, caches=caches, attention_mask=attention_mask, position_ids=position_ids, **kwargs
         )
@@ -154,7 +155,7 @@ class ComposedCausalLM(nn.Module):
         stop: int = len(PART_NAMES),
         *,
         kind: CallKind | None = None,
-        caches: Sequence[Cache] | None = None,
+        caches: Sequence[PartCache | GenerationSession | None] | None = None,
         labels_BT: torch.Tensor | None = None,
         **arguments: Any,
     ) -> Handover | Finished:
@@ -166,7 +167,7 @@ class ComposedCausalLM(nn.Module):
             start: number of the first part to run: 0 is bottom, 1 trunk, 2 top.
             stop: one past the number of the last.
             kind: purpose of the call; None takes training where gradients are recorded in training mode, else evaluation.
-            caches: the key-value cache of each of the three parts.
+            caches: the key-value cache of each of the three parts, or its session if another party holds it.
             labels_BT: labels of shape (B, T) that the holder of the top must be sent, which are counted where they cross.
             **arguments: as for `forward`; a `Parcel` brings its own mask and positions.
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import Cache
 
 from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, pass_directly, tensors_of
+from splitlearn.model.caches import PartCache
+from splitlearn.model.sessions import GenerationSession
 from splitlearn.model.split_model import SplitModel
 from splitlearn.randomness import NamedGenerators
 
@@ -42,7 +43,7 @@ class Run:
         parts: the three.
         boundaries: those at cut 1 and cut 2.
         kind: purpose of the call.
-        caches: the key-value cache of each part; None fills none.
+        caches: the key-value cache of each part, or its session if another party holds it; None fills none.
         labels_BT: labels of shape (B, T) that the holder of the top must be sent; None if no loss is computed.
         generators: random number generators of the parts in training, by the part's name; None leaves torch's default ones.
     """
@@ -50,7 +51,7 @@ class Run:
     parts: Sequence[SplitModel]
     boundaries: Sequence[Boundary]
     kind: CallKind
-    caches: Sequence[Cache] | None = None
+    caches: Sequence[PartCache | GenerationSession | None] | None = None
     labels_BT: torch.Tensor | None = None
     generators: NamedGenerators | None = None
 
@@ -84,8 +85,9 @@ class Run:
             device = part.device
             at = self._reach(index, at, device)
             own: dict[str, Any] = {"use_cache": False, "device": device}
-            if self.caches is not None:
-                own |= {"past_key_values": self.caches[index], "use_cache": True}
+            cache = None if self.caches is None else self.caches[index]
+            if cache is not None:
+                own |= {"past_key_values": cache, "use_cache": True}
             if part.spec.has_head:
                 below = at.layer_outputs if knows_below else None
                 with self._drawing(part, device):

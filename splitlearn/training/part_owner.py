@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from splitlearn.cut import PartSpec
-from splitlearn.model import Blueprint, PartOutput, SplitModel, trained_parameters
+from splitlearn.model import Blueprint, GenerationSession, PartOutput, SplitModel, trained_parameters
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training.checkpoint_content import (
     GENERATORS_KEY,
@@ -98,7 +98,15 @@ class PartElsewhere(Protocol):
     is_elsewhere: bool
 
     def run(self, inputs: torch.Tensor, **arguments: Any) -> PartOutput:
-        """Run the part; see `SplitModel.run`."""
+        """Run the part; see `SplitModel.run`.
+
+        Args:
+            inputs: smashed data of shape (B, T, D), or token ids (B, T) for a bottom.
+            **arguments: mask, positions and so on; in generation a session as ``past_key_values``.
+        """
+
+    def begin_session(self) -> GenerationSession:
+        """Return an empty key-value cache that the holder keeps for one generation."""
 
 
 class LocalOwner:

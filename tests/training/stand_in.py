@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import nn
 
 from splitlearn.boundary import tensors_of
-from splitlearn.model import PartOutput, SplitModel
+from splitlearn.model import LocalSession, PartOutput, SplitModel
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training.part_owner import LocalOwner
+
+
+class SessionStandIn:
+    """What the data's owner has of a session: a number, by which the holder of the part finds the cache."""
+
+    def __init__(self, number: int, sessions: dict[int, LocalSession]) -> None:
+        self.number = number
+        self._sessions = sessions
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return self._sessions[self.number].num_cached_tokens
+
+    @num_cached_tokens.setter
+    def num_cached_tokens(self, number: int) -> None:
+        self._sessions[self.number].num_cached_tokens = number
+
+    def change(self, name: str, *arguments: Any) -> None:
+        self._sessions[self.number].change(name, *arguments)
+
+    def end(self) -> None:
+        self._sessions.pop(self.number).end()
 
 
 class StandIn(nn.Module):
@@ -20,15 +43,27 @@ class StandIn(nn.Module):
 
     def __init__(self, part: SplitModel, owner: LocalOwner, generators: NamedGenerators) -> None:
         super().__init__()
+        sessions: dict[int, LocalSession] = {}
 
         # In a closure, so that no parameter is found by walking over modules.
         def run(*args: Any, **kwargs: Any) -> PartOutput:
+            session = kwargs.get("past_key_values")
+            if session is not None:
+                kwargs["past_key_values"] = sessions[session.number].cache
             with generators.drawing(part.spec.name):
                 return part.train(self.training).run(*args, **kwargs)
 
         self._run = run
+        self._begin = lambda: LocalSession(part)
+        self.sessions = sessions
+        self._numbers = itertools.count()
         self.spec, self.blueprint, self.device, self.owner = part.spec, part.blueprint, part.device, owner
         self._is_trained = any(parameter.requires_grad for parameter in part.parameters())
+
+    def begin_session(self) -> SessionStandIn:
+        number = next(self._numbers)
+        self.sessions[number] = self._begin()
+        return SessionStandIn(number, self.sessions)
 
     def run(self, inputs: torch.Tensor, **arguments: Any) -> PartOutput:
         """Run the part, with one autograd step that stands for all of its graph."""
