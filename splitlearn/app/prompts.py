@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from splitlearn.data import PromptFormat, PromptTemplate, with_learned_ends
+from splitlearn.redaction import reason_of
 
 Message = dict[str, Any]
 
@@ -117,7 +118,7 @@ def _fill_template(template: str, prompt: str) -> str:
         return filled.fill({filled.columns[0]: prompt})
     try:
         row = json.loads(prompt)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or set(row) != set(filled.columns):
         example = json.dumps(dict.fromkeys(filled.columns, "..."))
@@ -134,7 +135,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], system:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     except Exception as error:
         # A template is a program of the model's authors and raises what it likes.
-        raise ValueError(f"the chat template refuses the prompt: {error}") from error
+        raise ValueError(f"the chat template refuses the prompt: {reason_of(error)}") from error
 
 
 def _ask_text(tokenizer: PreTrainedTokenizerBase, prompt: str, merges: bool, settings: dict[str, Any]) -> Question:

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from splitlearn.redaction import reason_of
+
 Row = dict[str, Any]
 # By the end of a file's name, before that of a compression.
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
@@ -149,16 +151,13 @@ def _is_whole(path: Path, head: Sequence[tuple[int, str]]) -> bool:
         return True
     try:
         found = json.loads(first)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return ".json" in [suffix.lower() for suffix in path.suffixes[-2:]]
     return len(head) == 1 and isinstance(found, dict) and isinstance(found.get("data"), list)
 
 
 def _array_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} line {error.lineno} is not JSON ({error.msg})") from error
+    found = _parse(path, 1, text)
     if isinstance(found, dict):
         found = found["data"] if isinstance(found.get("data"), list) else [found]
     for number, row in enumerate(found, 1):
@@ -168,13 +167,21 @@ def _array_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
 
 
 def _parse_line(path: Path, number: int, line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} line {number} is not JSON ({error.msg})") from error
+    row = _parse(path, number, line)
     if not isinstance(row, dict):
         raise ValueError(f"{path} line {number} is {json.dumps(row)[:40]} and no object with fields")
     return row
+
+
+def _parse(path: Path, number: int, text: str) -> Any:
+    """Return what the JSON ``text``, which begins in line ``number``, stands for."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} line {number + error.lineno - 1} is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, or lists within lists.
+        raise ValueError(f"{path} line {number} cannot be read as JSON ({reason_of(error)})") from error
 
 
 def _open_csv(path: Path, kind: str, columns: Sequence[str] | None) -> Any:

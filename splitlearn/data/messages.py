@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from splitlearn.redaction import reason_of
+
 Message = dict[str, Any]
 # What ShareGPT files call the speakers.
 _SPEAKERS = {
@@ -48,8 +50,8 @@ def read_tools(tools: Any) -> list[Any]:
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"'tools' is a text that is not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"'tools' is a text that is not JSON ({reason_of(error)})") from error
     if isinstance(tools, Mapping):
         tools = [tools]
     if not isinstance(tools, list):
@@ -85,8 +87,8 @@ def _from_sharegpt(message: Message) -> Message:
         return {"role": _SPEAKERS[speaker], "content": said}
     try:
         calls = json.loads(said)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"a message from function_call is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a message from function_call is not JSON ({reason_of(error)})") from error
     calls = calls if isinstance(calls, list) else [calls]
     return {"role": "assistant", "tool_calls": [{"type": "function", "function": call} for call in calls]}
 
@@ -99,7 +101,7 @@ def _read_call(call: Any) -> Any:
         return call
     try:
         arguments = json.loads(function["arguments"])
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return call
     return {**call, "function": {**function, "arguments": arguments}}
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from splitlearn.redaction import reason_of
+
 # In a run's folder: the chat template that the run was given instead of the tokenizer's own; empty for none.
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -24,16 +26,22 @@ def read_tokenizer(name_or_path: str, revision: str | None = None, run_folder: P
         run_folder: the run's folder; None for the base model.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, or its files cannot be used.
+        ValueError: the run's chat template is no text.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, revision=revision or "main")
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"no tokenizer in {name_or_path}: {reason}") from error
+        # Some wrong settings show only in use, such as a length that is a text.
+        tokenizer(_SAMPLE)
+    except Exception as error:
+        # Its files are settings of a class that transformers chooses by them, and it raises what it likes.
+        raise FileNotFoundError(f"no tokenizer in {name_or_path}: {reason_of(error)}") from error
     template = None if run_folder is None else run_folder / TEMPLATE_FILE
     if template is not None and template.is_file():
-        tokenizer.chat_template = template.read_text(encoding="utf-8") or None
+        try:
+            tokenizer.chat_template = template.read_text(encoding="utf-8") or None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{template} holds no UTF-8 text") from error
     return tokenizer
 
 
