@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from splitlearn.app.checkpoints import FinishedRunError, find_best
 from splitlearn.app.configuration import plain
-from splitlearn.app.run_folder import foreign_file, holds_run, own_files, remove, save_hydra_files
+from splitlearn.app.run_folder import abandoned_searches, foreign_file, holds_run, own_files, remove, save_hydra_files
 from splitlearn.cut import CutError
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
-from splitlearn.files import write_text
+from splitlearn.files import WriteError, remove_leftovers, write_text
 from splitlearn.redaction import without_queries
 from splitlearn.runs import CONFIG_FILE, RUNNING, RunSummary, new_run_id, print_summary, write_summary
 from splitlearn.training import SplitCausalLM, part_memory
@@ -48,6 +49,7 @@ class Recorder:
         self._summary = RunSummary(run_id=self.run_id, model=model, folder=str(folder.resolve()), tags=tags, **points)
         self._is_taken = holds_run(folder) or foreign_file(folder) is not None
         self._trainer: Trainer | None = None
+        self._is_complete = False
 
     def note(self, **values: Any) -> None:
         """Note what has become known of the run, under the names of `RunSummary`'s attributes."""
@@ -65,12 +67,14 @@ class Recorder:
         self.has_begun, self._trainer = True, trainer
         if replaces:
             remove([path for path in own_files(self.folder) if path != record])
+        remove(abandoned_searches(self.folder))
+        remove_leftovers(self.folder / "checkpoints")
         save_hydra_files(self.folder, cfg)
         write_text(self.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
 
     def end_badly(self, error: BaseException) -> None:
         """Write why the run ended before it was done, unless the folder is still an earlier run's."""
-        if isinstance(error, FinishedRunError) or (self._is_taken and not self.has_begun):
+        if isinstance(error, FinishedRunError) or self._is_complete or (self._is_taken and not self.has_begun):
             return
         status, reason = "failed", without_queries(str(error)) or type(error).__name__
         if isinstance(error, CutError):
@@ -81,9 +85,11 @@ class Recorder:
             status, reason = "interrupted", self._how_it_was_stopped()
         if self._trainer is not None:
             self.note(best=find_best(self._trainer))
-        else:
-            save_hydra_files(self.folder, self._cfg)
-        write_summary(self.folder, replace(self._summary, status=status, reason=reason))
+        # On a full disk the record may not be written either; the error that is raised says so.
+        with suppress(WriteError):
+            if self._trainer is None:
+                save_hydra_files(self.folder, self._cfg)
+            write_summary(self.folder, replace(self._summary, status=status, reason=reason))
 
     def _how_it_was_stopped(self) -> str:
         if (self.folder / "checkpoints" / LAST).is_file():
@@ -135,6 +141,7 @@ class Recorder:
             base=self._describe_base(module),
         )
         write_summary(self.folder, self._summary)
+        self._is_complete = True
         print_summary(self._summary)
 
     def _describe_base(self, module: SplitCausalLM) -> dict[str, Any]:

@@ -117,6 +117,14 @@ def own_files(folder: Path) -> list[Path]:
     return [*checkpoints, *(folder / name for name in named if (folder / name).is_file()), *events, *aside]
 
 
+def abandoned_searches(folder: Path) -> list[Path]:
+    """Return the checkpoints that Lightning writes while it searches for a learning rate or batch size, and then removes.
+
+    The run holds the lock on its folder, so the processes that left them there are gone.
+    """
+    return [path for pattern in (".lr_find_*.ckpt", ".scale_batch_size_*.ckpt") for path in folder.glob(pattern)]
+
+
 def remove(files: list[Path]) -> None:
     """Remove files, and the folders that are empty without them."""
     for path in files:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from splitlearn.app.checking import check_settings
 from splitlearn.app.checkpoints import check_fit_of, find_checkpoint, read_checkpoint, refuse_finished
 from splitlearn.app.configuration import make, naming_settings
+from splitlearn.app.disk_checks import check_disk
 from splitlearn.app.fitting import fit, step_of_end
 from splitlearn.app.held_out import measure_before
 from splitlearn.app.making import make_module, make_trainer
@@ -114,6 +115,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=opened.source.name, tokenizer_revision=commit)
     figures = RunFigures()
     trainer = make_trainer(cfg, run_folder, [figures, Traffic(), RunIdentity(recorder.run_id, starts)], placement)
+    check_disk(opened, module, trainer, run_folder, cfg.save_parts)
     # Bad data are found here, before weights are read.
     datamodule.setup("fit")
     check_data(datamodule, opened, cfg.verbose)

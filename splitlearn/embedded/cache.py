@@ -6,15 +6,23 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from splitlearn.files import whole_folder
+from splitlearn.files import WriteError, whole_folder
 
 
 def cache_folder() -> Path:
-    """Return the cache: ``$SPLITLEARN_CACHE``, else ``splitlearn`` under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the cache: ``$SPLITLEARN_CACHE``, else ``splitlearn`` under ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        FileNotFoundError: none is named, and the user has no home folder.
+    """
     chosen = os.environ.get("SPLITLEARN_CACHE")
     if chosen:
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "splitlearn"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "splitlearn"
+    except RuntimeError as error:
+        # No HOME, and no entry of the user in the system's list.
+        raise FileNotFoundError("this user has no home folder for the cache; name a folder with SPLITLEARN_CACHE") from error
 
 
 def build_once(name: str, build: Callable[[Path], None]) -> Path:
@@ -28,7 +36,8 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
         build: fills the empty folder it is given.
 
     Raises:
-        OSError: the cache cannot be written, or the disk is full.
+        FileNotFoundError: no cache is named, and the user has no home folder.
+        WriteError: the cache cannot be written.
     """
     folder = cache_folder() / name
     if folder.is_dir():
@@ -39,4 +48,6 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
     except FileExistsError:
         if not folder.is_dir():
             raise
+    except WriteError as error:
+        raise WriteError(f"{error}; SPLITLEARN_CACHE names another folder for the cache") from error
     return folder

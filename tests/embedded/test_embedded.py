@@ -79,3 +79,15 @@ def test_two_that_build_at_once_agree() -> None:
     assert results == [cache_folder() / "thing"] * 2
     assert [path.name for path in cache_folder().iterdir()] == ["thing"]
     assert (results[0] / "content").read_text() == "same"
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPLITLEARN_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def has_none(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", has_none)
+    with pytest.raises(FileNotFoundError, match="no home folder for the cache; name a folder with SPLITLEARN_CACHE"):
+        cache_folder()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from splitlearn.cli import main
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -67,6 +69,17 @@ def start(work: Callable[[], object]) -> Forked:
 def run(work: Callable[[], object]) -> Ended:
     """Call a function as `start` does, and wait for the end of its process."""
     return start(work).wait()
+
+
+def run_command(*arguments: str, prepare: Callable[[], object] = lambda: None) -> Ended:
+    """Run a command of the command line in a process of its own in which something is prepared first."""
+
+    def work() -> None:
+        prepare()
+        sys.argv = ["splitlearn", *arguments]
+        main()
+
+    return run(work)
 
 
 def die() -> None:

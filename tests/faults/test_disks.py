@@ -14,7 +14,7 @@ import torch
 from splitlearn.checkpoint import write_torch_file
 from splitlearn.checkpoint.tensor_file import write_tensor_file
 from splitlearn.files import whole_folder, write_text, writing
-from tests.faults.processes import Ended, run
+from tests.faults.processes import Ended, run, run_command
 
 # In kibibytes: room for an old file beside a part of the new one.
 ROOM, NEW = 400, 600
@@ -89,3 +89,38 @@ def test_a_full_disk_leaves_the_old_file(kind: str, is_known: bool, small_disk: 
     assert ended.text.count("\n") == 1 and content(small_disk) == {"file": "old"}
     if kind in ("a checkpoint", "tensors"):
         assert "; 0.59 MiB are needed and 0.3" in ended.text
+
+
+TINY = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=8", "data.max_val_blocks=2", "trainer.max_steps=2"]
+TINY += ["trainer.enable_progress_bar=false", "verbose=false"]
+
+
+def test_a_run_whose_checkpoints_are_too_large_is_refused_before_it_trains(tmp_path: Path) -> None:
+    """Fault: checkpoints larger than files may be. Promise: one sentence with path and bytes, before weights are read."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**7, 10**7))
+
+    ended = run_command("train", *TINY, f"hydra.run.dir={tmp_path}", prepare=limit)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert ended.status == 2
+    assert ended.text.endswith(f"error: {path} cannot be written (File too large); 21.05 MiB are needed\n")
+    assert "Traceback" not in ended.text and not path.exists() and not (tmp_path / "metrics").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "parts"])
+def test_a_run_whose_folders_cannot_be_written_is_refused_before_it_trains(name: str, tmp_path: Path) -> None:
+    """Fault: a folder of the run that its user may not write. Promise: one sentence with the path, before weights are read."""
+    (tmp_path / name).mkdir(mode=0o555)
+    if os.access(tmp_path / name, os.W_OK):
+        # Root may write everywhere but on a file system that is read-only.
+        command = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / name)]
+        if subprocess.run(command, capture_output=True).returncode != 0:
+            pytest.skip("this user may write everywhere")
+    try:
+        ended = run_command("train", *TINY, f"hydra.run.dir={tmp_path}")
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / name)], capture_output=True)
+    assert ended.status == 2 and "Traceback" not in ended.text
+    assert f"error: {tmp_path / name} cannot be written (" in ended.text.splitlines()[-1]
+    assert not (tmp_path / "metrics").exists()

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.tuner import lr_finder
 
 from splitlearn.checkpoint import tensor_file, write_torch_file
 from splitlearn.files import whole_file, whole_folder, write_text
-from tests.faults.processes import die, run, start
+from tests.faults.processes import die, run, run_command, start
 
 Stop = Callable[[], object]
 
@@ -86,3 +87,51 @@ def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
     assert names(tmp_path) == ["first", "second"] and (tmp_path / "first").read_text() == "half"
     for descriptor in (ready, say_ready, go_on, say_go_on):
         os.close(descriptor)
+
+
+TINY = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=8", "data.max_val_blocks=2", "trainer.max_steps=2"]
+TINY += ["trainer.enable_progress_bar=false", "verbose=false"]
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob(".*") if path.name not in (".run.lock", ".run.json", ".hydra"))
+
+
+def kill_in(name: str) -> Stop:
+    """Have the process killed as Lightning or a run writes a checkpoint whose name begins so, when half of it is written."""
+
+    def prepare() -> None:
+        save = torch.save
+
+        def half(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+            if Path(file.name).name.startswith(name):
+                file.write(b"half")
+                file.flush()
+                die()
+            save(content, file, *args, **kwargs)
+
+        vars(torch)["save"] = half
+
+    return prepare
+
+
+@pytest.mark.parametrize("name", ["last", "trunk"])
+def test_what_a_killed_run_left_goes_with_the_next_run_in_its_folder(name: str, tmp_path: Path) -> None:
+    """Fault: kill -9 while a run saves a checkpoint or its parts. Promise: the next run in its folder removes what was left."""
+    first = run_command("train", *TINY, f"hydra.run.dir={tmp_path}", prepare=kill_in(name))
+    assert first.status == -9 and hidden(tmp_path) != [], first.text
+    ended = run_command("train", *TINY, f"hydra.run.dir={tmp_path}", "ckpt_path=auto")
+    assert ended.status == 0 and hidden(tmp_path) == [], ended.text
+
+
+def test_what_a_killed_search_left_goes_with_the_next_run(tmp_path: Path) -> None:
+    """Fault: kill -9 while Lightning searches for a learning rate. Promise: the next run removes its hidden checkpoint."""
+    search = "callbacks=[default,find_learning_rate]"
+
+    def prepare() -> None:
+        vars(lr_finder)["_try_loop_run"] = lambda *args: die()
+
+    first = run_command("train", *TINY, search, f"hydra.run.dir={tmp_path}", prepare=prepare)
+    assert first.status == -9 and hidden(tmp_path)[0].startswith(".lr_find_"), first.text
+    ended = run_command("train", *TINY, f"hydra.run.dir={tmp_path}", "overwrite=true")
+    assert ended.status == 0 and hidden(tmp_path) == [], ended.text

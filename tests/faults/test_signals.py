@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import splitlearn.app
 from splitlearn.app import saving
 from splitlearn.app.recorder import Recorder
 from splitlearn.checkpoint import torch_file
-from splitlearn.cli import COMMANDS, main
+from splitlearn.cli import COMMANDS
 from splitlearn.data import BlockDataModule
 from splitlearn.runs import read_summary
 from splitlearn.training import SplitCausalLM, WholeFileCheckpointIO
 from splitlearn.training.callbacks import LastCheckpoint
-from tests.faults.processes import Ended, run
+from tests.faults.processes import Ended, run_command
 
 TINY = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=8", "data.max_val_blocks=2", "trainer.max_steps=2"]
 TINY += ["trainer.enable_progress_bar=false", "verbose=false"]
@@ -59,17 +58,6 @@ PHASES: dict[str, tuple[Callable[[int], None], bool]] = {
     "validating": (lambda number: before(SplitCausalLM, "validation_step", number, has_trained), True),
     "saving parts": (lambda number: before(saving, "save_parts", number), True),
 }
-
-
-def run_command(*arguments: str, prepare: Callable[[], None]) -> Ended:
-    """Run a command in a process of its own in which something is prepared first."""
-
-    def work() -> None:
-        prepare()
-        sys.argv = ["splitlearn", *arguments]
-        main()
-
-    return run(work)
 
 
 def train(folder: Path, prepare: Callable[[], None]) -> Ended:
