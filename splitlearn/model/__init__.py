@@ -6,12 +6,13 @@ from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.digest import digest, part_digest
 from splitlearn.model.parameter_names import fill_parameters, named_parameters, stored_names, trained_parameters
+from splitlearn.model.part_call import PartOutput
 from splitlearn.model.passage import Neutral
 from splitlearn.model.quantized import count_values, is_quantized, keep_trainable, stored_bytes
 from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.running import Finished
 from splitlearn.model.sessions import GenerationSession, LocalSession
-from splitlearn.model.split_model import PartOutput, SplitModel
+from splitlearn.model.split_model import SplitModel
 from splitlearn.model.surgery import cut_out
 from splitlearn.model.tensors import put_tensor
 from splitlearn.model.ties import Tie, become_equal, ends_elsewhere, find_ties, tie_parts

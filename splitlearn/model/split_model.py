@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +16,18 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 
 from splitlearn.boundary import LayerOutputs, to_device
-from splitlearn.checkpoint import CheckpointError, PartReceipt, read_part_file, write_part_file
+from splitlearn.checkpoint import PartReceipt, read_part_file, write_part_file
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
 from splitlearn.model.description import describe_part, read_description
-from splitlearn.model.passage import Passage, PassageResult
+from splitlearn.model.part_call import PartOutput, call_part
+from splitlearn.model.passage import Passage
 from splitlearn.model.quantized import count_values, stored_bytes
-from splitlearn.model.recorded_outputs import (
-    join_outputs,
-    own_outputs,
-    refuse_choice_of_layers,
-    refuse_without_parts_below,
-    router_logits_below,
-)
+from splitlearn.model.recorded_outputs import refuse_choice_of_layers, refuse_without_parts_below
 from splitlearn.model.surgery import cut_out
-from splitlearn.model.tensors import put_tensor, share_parameters
+from splitlearn.model.tensors import fill_from_whole
 from splitlearn.runs import Stamp
-
-
-@dataclass(frozen=True, eq=False)
-class PartOutput:
-    """A part's output, with the recorded outputs of its layers.
-
-    Attributes:
-        output: smashed data of shape (B, T, D); from a top transformers' output.
-        layer_outputs: recorded outputs of a bottom or trunk by transformers' name; a top's are in its output.
-    """
-
-    output: Any
-    layer_outputs: LayerOutputs = field(default_factory=dict)
 
 
 class SplitModel(nn.Module):
@@ -189,7 +170,8 @@ class SplitModel(nn.Module):
         for name in ("attention_mask", "position_ids", self._cache_name, "use_cache"):
             if name not in self._accepted and not self._accepts_any:
                 arguments.pop(name, None)
-        output = self._run(to_device(inputs, device), arguments, below or {}, skips_head)
+        anatomy, inputs = self.blueprint.anatomy, to_device(inputs, device)
+        output = call_part(self.model, self.spec, anatomy, self._passage, inputs, arguments, below or {}, skips_head)
         if fills_cache and isinstance(past_key_values, PartCache):
             past_key_values.num_cached_tokens += inputs.shape[1]
         if recorded is not None:
@@ -208,32 +190,6 @@ class SplitModel(nn.Module):
         if not is_right or inputs.is_floating_point() == takes_ids:
             expected = "token ids of shape (B, T)" if takes_ids else "smashed data of shape (B, T, D)"
             raise ValueError(f"{self.spec.name} takes {expected}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
-
-    def _run(
-        self, inputs: torch.Tensor, arguments: dict[str, Any], below: Mapping[str, LayerOutputs], skips_head: bool
-    ) -> PartOutput:
-        base = self.blueprint.anatomy.base(self.model)
-        if self.spec.has_embedding:
-            result = self._passage.run(lambda: base(input_ids=inputs, **arguments), None)
-            hidden_BTD = result.output[0] if result.hidden_BTD is None else result.hidden_BTD
-            return self._lower_output(replace(result, hidden_BTD=hidden_BTD), arguments)
-        model = self.model if self.spec.has_head and not skips_head else base
-        # Give the model zeros of the right shape; `Passage` puts the smashed data in at its first layer. Some models change
-        # their inputs in place, and some have several streams of hidden states, (B, T, streams, D).
-        shape_BTD = inputs.new_zeros(*inputs.shape[:2], inputs.shape[-1])
-        routers_below = router_logits_below(below) if self.spec.has_head else ()
-        result = self._passage.run(lambda: model(inputs_embeds=shape_BTD, **arguments), inputs, routers_below)
-        if not self.spec.has_head:
-            return self._lower_output(result, arguments)
-        if below:
-            join_outputs(self.spec, result, below)
-        return PartOutput(result.output)
-
-    def _lower_output(self, result: PassageResult, arguments: Mapping[str, Any]) -> PartOutput:
-        asked = arguments.get("output_hidden_states")
-        if asked is None:
-            asked = getattr(self.blueprint.anatomy.base(self.model).config, "output_hidden_states", False)
-        return PartOutput(result.hidden_BTD, own_outputs(self.spec, result, bool(asked)))
 
     def loss(self, logits_BTV: torch.Tensor, labels_BT: torch.Tensor, num_tokens: torch.Tensor | int) -> torch.Tensor:
         """Return the model's own next-token loss, summed over supervised tokens and divided by ``num_tokens``.
@@ -319,17 +275,6 @@ class SplitModel(nn.Module):
             CheckpointError: a tensor of the part is missing or has another shape.
         """
         model, passage = cut_out(blueprint.meta_model, part, blueprint.anatomy)
-        for name, place in [*model.named_parameters(), *model.named_buffers()]:
-            whole_name = blueprint.global_name(name, part)
-            # Earlier versions saved a parameter with two names under one of them.
-            tensor = next((tensors[alias] for alias in (whole_name, *blueprint.aliases(whole_name)) if alias in tensors), None)
-            if tensor is None:
-                raise CheckpointError(f"{source} lacks the tensor {whole_name}")
-            if tensor.shape != place.shape:
-                raise CheckpointError(
-                    f"{source}: {name} has shape {tuple(tensor.shape)}, but the model needs {tuple(place.shape)}"
-                )
-            put_tensor(model, name, tensor)
-        share_parameters(model)
+        fill_from_whole(model, blueprint, part, tensors, source)
         model.eval()
         return cls(blueprint, part, model, passage)
