@@ -81,6 +81,7 @@ def receive(
     return list(received)
 
 
+# Both are once_differentiable: gradients pass through the ticket, outside autograd, so second derivatives would be wrong.
 class _Send(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -90,6 +91,7 @@ class _Send(torch.autograd.Function):
         ticket.encoded = [encode(place, tensor.detach()) for place, tensor in enumerate(tensors)]
         ticket.dtypes = [tensor.dtype for tensor in tensors]
         ticket.devices = [tensor.device for tensor in tensors]
+        # The wire's value is never used: it only connects the two halves in autograd's graph.
         return tensors[0].new_zeros(())
 
     @staticmethod
@@ -112,6 +114,7 @@ class _Receive(torch.autograd.Function):
         give_back: Encode,
         decode_gradient: Decode,
     ) -> Any:
+        # Tensors that the receiver did not use have no gradient, and none is sent back for them.
         ctx.set_materialize_grads(False)
         ctx.ticket, ctx.give_back, ctx.decode_gradient = ticket, give_back, decode_gradient
         # Drop the encoded tensors from the ticket, so that they are freed as they are decoded.
@@ -132,6 +135,7 @@ class _Receive(torch.autograd.Function):
         ticket.gradients = [
             None if gradient is None else _return(ctx, place, gradient) for place, gradient in enumerate(gradients)
         ]
+        # The wire's gradient only triggers the sender's backward; the real gradients travel in the ticket.
         wire_gradient = torch.zeros((), dtype=ticket.dtypes[0], device=ticket.devices[0])
         return wire_gradient, None, None, None, None, None
 

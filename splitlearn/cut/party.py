@@ -90,6 +90,7 @@ def place_party(party: Party, devices: Any, general: Mapping[str, str], num_gpus
     foreign = [part for part in devices if part not in party.parts] if isinstance(devices, Mapping) else []
     if foreign:
         raise PlacementError(f"{where} names {foreign[0]!r}, but {party.name!r} holds {', '.join(party.parts)}")
+    # The party's own devices override the general ones, which are checked already.
     own = dict.fromkeys(party.parts, devices) if isinstance(devices, str) else dict(devices or {})
     resolved = {part: general[part] for part in party.parts}
     for part, device in own.items():

@@ -94,6 +94,7 @@ class SplitPlan:
     def __post_init__(self) -> None:
         for field in ("num_layers", "split_point_1", "split_point_2"):
             value = getattr(self, field)
+            # bool is a subclass of int, but no number of layers.
             if isinstance(value, bool) or not isinstance(value, int):
                 raise CutError(f"{field} is {value!r} ({type(value).__name__}); it must be a whole number of layers")
         if self.num_layers < 1:

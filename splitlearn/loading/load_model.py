@@ -198,6 +198,7 @@ def load_whole(loaders: Mapping[PartSpec, PartLoader], devices: Mapping[str, str
     detached = {name: tensor.detach() for name, tensor in tensors.items()}
     # transformers ties these tensors; parts that hold them untied get a copy.
     detached |= {name: detached[name].clone() for name in loader.blueprint.untied}
+    # Drop the whole model: from here on a tensor lives only as long as a part still needs it.
     del whole, tensors
     parts: list[SplitModel] = []
     for spec, own in loaders.items():

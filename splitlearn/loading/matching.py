@@ -112,6 +112,7 @@ def _is_ignorable(name: str, model: PreTrainedModel) -> bool:
 
 def _missing(blueprint: Blueprint, matches: list[Match], expected: set[str]) -> list[str]:
     fed = {target for match in matches for target in match.targets}
+    # One stored end of a tie feeds both.
     for target, source in blueprint.ties.items():
         if target in fed or source in fed:
             fed |= {target, source}

@@ -133,6 +133,7 @@ class OpenedCheckpoint:
     def _settled(self, loader: PartLoader) -> Blueprint:
         """Return a loader's blueprint without ties that are known to be contradicted, and with the unknown ones marked."""
         blueprint = loader.blueprint
+        # True: equal values; False: the checkpoint contradicts the tie; None: not compared.
         verdicts = {pair: self._are_equal.get((blueprint.dtype, pair[0])) for pair in blueprint.ties.items()}
         stored_twice = {pair for pair in verdicts if len(loader.stored_names(pair)) == 2}
         unsettled = frozenset(pair[0] for pair in stored_twice if verdicts[pair] is None)

@@ -257,6 +257,7 @@ class PartLoader:
                     config = quantization_of_part(quantization, model, self.blueprint, reading.part, self.quantized_names)
                 fill_by_conversion(model, self.blueprint, tensors, config, f"{self.source.name}: {reading.part.name}")
         except (AttributeError, ZeroDivisionError) as error:
+            # Without layers some classes divide by their number, or look for the first one.
             if reading.part.start < reading.part.end:
                 raise
             raise CutError(

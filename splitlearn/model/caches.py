@@ -100,6 +100,7 @@ def cache_of_part(whole: Cache, part: PartSpec, num_cached_tokens: int) -> PartC
             f"a {type(whole).__name__} with {len(whole.layers)} layers cannot be divided among the parts of a model of "
             f"{part.num_layers} layers: make it with the model's configuration, or use make_cache()"
         )
+    # A shallow copy, so that both caches hold the same entries.
     sliced: Any = copy.copy(whole)
     sliced.layers = whole.layers[part.start : part.end]
     sliced.num_cached_tokens = num_cached_tokens

@@ -42,6 +42,7 @@ def make_generator(meta_model: PreTrainedModel, forward: Callable[..., Any], par
         "__module__": whole_class.__module__,
     }
     generator_class: Any = type(whole_class.__name__, (whole_class,), namespace)
+    # Without the class's own __init__, which would make all modules; the module's attributes come from the meta model.
     generator = generator_class.__new__(generator_class)
     nn.Module.__init__(generator)
     module_state = set(vars(generator))

@@ -74,6 +74,7 @@ class Run:
         """
         layers = {name: value for name, value in arguments.items() if name not in _HEAD_ARGUMENTS}
         head = {name: value for name, value in arguments.items() if name in _HEAD_ARGUMENTS}
+        # Tensors travel in the parcel; plain settings are passed to every part.
         context = {name: value for name, value in layers.items() if any(True for _ in tensors_of(value))}
         settings = {name: value for name, value in layers.items() if name not in context and value is not None}
         at = inputs if isinstance(inputs, Handover) else Handover(_as_parcel(inputs, context))

@@ -48,11 +48,13 @@ def _keep_slice(config: PreTrainedConfig, num_layers: int, start: int, end: int)
     computed = _computed_lists(config, num_layers)
     values = config.__dict__
     for name, value in list(values.items()):
+        # A list of token ids may have as many entries as there are layers by chance.
         if isinstance(value, (list, tuple)) and len(value) == num_layers and not name.endswith("token_id"):
             values[name] = type(value)(value[start:end])
         elif name in _LAYER_COUNT_ATTRIBUTES and value == num_layers:
             values[name] = end - start
     if computed:
+        # Properties live in the class, so a subclass overrides them with the slices.
         namespace = {name: value[start:end] for name, value in computed.items()}
         config.__class__ = type(type(config).__name__, (type(config),), {"__module__": type(config).__module__, **namespace})
 

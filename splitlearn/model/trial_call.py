@@ -85,6 +85,7 @@ def _own_tensors_replaced(modules: list[nn.Module]) -> Iterator[None]:
         for store in stores:
             for name, tensor in store.items():
                 if tensor is not None:
+                    # An operation cannot mix these meta tensors with the stand-ins, which are on the CPU.
                     ones = torch.ones(tensor.shape, dtype=tensor.dtype, device="cpu")
                     is_trained = isinstance(tensor, nn.Parameter)
                     store[name] = nn.Parameter(ones, requires_grad=ones.is_floating_point()) if is_trained else ones

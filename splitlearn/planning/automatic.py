@@ -63,6 +63,7 @@ def _plans(num_layers: int, blueprint: Blueprint) -> list[SplitPlan]:
     for first in range(least, num_layers + 1 - least):
         for second in range(first + least, num_layers + 1 - least):
             plan = SplitPlan(num_layers, first, second)
+            # Some architectures need a layer in the top.
             try:
                 blueprint.check(plan)
             except CutError:

@@ -242,6 +242,7 @@ def _needs(
         held = frozen.own_bytes if method == "lora" else 0
         activations = kept[method]
         needs[method] = Need(
+            # Trained weights, their gradients and AdamW's averages have the same size.
             own_bytes=held + trained * (2 + _ADAMW_STATES) + (activations.of(part) if activations else 0),
             mapped_bytes=frozen.mapped_bytes if method == "lora" else 0,
             is_known=activations is not None,

@@ -107,6 +107,7 @@ class StreamedModel:
         for path in paths:
             self._anatomy.replace(self._model, path, part.model.get_submodule(path))
         if part.spec.has_embedding:
+            # Buffers of the modules on the way to the layers, such as position ids, belong to no replaced module.
             steps = self._anatomy.layers_path.split(".")
             for depth in range(len(steps)):
                 way = ".".join(steps[:depth])
@@ -122,6 +123,7 @@ class StreamedModel:
 
         def drop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._seen[part.end] = output if isinstance(output, torch.Tensor) else output[0]
+            # Free the layer's weights.
             module.to("meta")
 
         layer.register_forward_pre_hook(fill, with_kwargs=True)

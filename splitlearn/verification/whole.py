@@ -118,6 +118,7 @@ def _compare_gradients(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor
             counterpart.grad = None
         parameter.grad = None
 
+    # Compare each gradient as soon as it is complete and free both, so that the parts' gradients never exist all at once.
     hooks = [parameter.register_post_accumulate_grad_hook(hook) for parameter, hook in _with_names(split, settle)]
     torch.manual_seed(seed)
     loss = split.train()(ids_BT, attention_mask=mask_BT, labels=labels_BT).loss
@@ -127,6 +128,7 @@ def _compare_gradients(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor
     whole.zero_grad(set_to_none=True)
     whole.eval()
     split.eval()
+    # A gradient that the parts did not compute is a difference too.
     difference = float("inf") if awaited else largest
     return [compare_tensors("training loss, left padding", expected, loss), Outcome("all gradients", compared, difference)]
 
@@ -142,6 +144,7 @@ def _with_names(split: ComposedCausalLM, call: Callable[[str, torch.nn.Parameter
 
 def _compare_generation(whole: Any, split: ComposedCausalLM, ids_BT: torch.Tensor, num_new_tokens: int) -> Outcome:
     settings: dict[str, Any] = {"attention_mask": padded(ids_BT, "left"), "max_new_tokens": num_new_tokens}
+    # Both models generate the same number of tokens, also where an end-of-text token would come first.
     settings |= {"min_new_tokens": num_new_tokens, "do_sample": False, "pad_token_id": 0}
     if not whole._supports_default_dynamic_cache():
         settings["use_cache"] = False
