@@ -54,6 +54,7 @@ def measure(folder: Path) -> dict[str, float]:
     from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 
     from splitlearn.app import compose, plan
+    from splitlearn.cut import Placement
     from splitlearn.loading import ModelFactory, ModelRequest
     from splitlearn.memory import MemoryTracker
     from splitlearn.planning import cost_of
@@ -63,7 +64,7 @@ def measure(folder: Path) -> dict[str, float]:
     figures: dict[str, float] = {}
     began_s = time.perf_counter()
     opened = ModelRequest(folder, 1, 3).open()
-    cost_of(opened, dict.fromkeys(("bottom", "trunk", "top"), "cpu"), 8, 128, 8, with_activations=False)
+    cost_of(opened, Placement.one_party(num_gpus=0), 8, 128, 8, with_activations=False)
     figures["short_plan_s"] = time.perf_counter() - began_s
     began_s = time.perf_counter()
     cost = plan(cfg)

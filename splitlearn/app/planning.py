@@ -34,5 +34,5 @@ def plan(cfg: DictConfig) -> CutCost:
     if cfg.check:
         refuse_non_finite(opened.source, {match.source for match in opened.loader.matches})
     in_full = dtype_in_full(opened.request.dtype, opened.dtype)
-    cost = cost_of(opened, placement.devices, cfg.rows, cfg.tokens, cfg.lora_rank, full_dtype=in_full)
+    cost = cost_of(opened, placement, cfg.rows, cfg.tokens, cfg.lora_rank, full_dtype=in_full)
     return replace(cost, model=cfg.model.name_or_path)

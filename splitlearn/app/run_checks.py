@@ -28,7 +28,7 @@ def check_memory(opened: OpenedModel, module: SplitCausalLM) -> None:
     refuse_divided_ties(opened.blueprint, opened.plan, module.placement, module.trained)
     size: dict[str, Any] = {"num_rows": 1, "num_tokens": 1, "lora_rank": 1, "with_activations": False}
     size["full_dtype"] = dtype_in_full(opened.request.dtype, opened.dtype)
-    cost = cost_of(opened, module.placement.devices, **size)
+    cost = cost_of(opened, module.placement, **size)
     check_fit(cost, least_methods(module.trained))
 
 

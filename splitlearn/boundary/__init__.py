@@ -3,7 +3,7 @@
 from splitlearn.boundary.boundary import Boundary, Ticket, pass_directly
 from splitlearn.boundary.calls import CallKind
 from splitlearn.boundary.codecs import CODECS, Codec
-from splitlearn.boundary.meter import COUNTS, CUT_NAMES, TrafficMeter
+from splitlearn.boundary.meter import COUNTS, CUT_NAMES, PAYLOADS, TrafficMeter
 from splitlearn.boundary.observer import BoundaryObserver
 from splitlearn.boundary.parcel import Handover, LayerOutputs, Parcel, tensors_of, to_device
 from splitlearn.boundary.routes import U_SHAPED, Direction, Route, find_routes
@@ -12,6 +12,7 @@ __all__ = [
     "CODECS",
     "COUNTS",
     "CUT_NAMES",
+    "PAYLOADS",
     "U_SHAPED",
     "Boundary",
     "BoundaryObserver",

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from splitlearn.cut import PartSpec
+from splitlearn.cut import PART_NAMES, PartSpec, Placement
 from splitlearn.loading import OpenedModel, PartLoader
 from splitlearn.model import Blueprint, embedding_width
 from splitlearn.planning.activations import Activations, measure_activations
 from splitlearn.planning.quantized import bytes_per_value
+from splitlearn.planning.traffic import traffic_of_step
 
 METHODS = ("load", "lora", "full")
 # AdamW keeps two averages of each gradient, in the weights' dtype.
@@ -84,7 +85,9 @@ class CutCost:
         num_tokens: tokens of a row.
         lora_rank: rank of the adapters that ``lora`` assumes.
         parts: the cost of each part.
-        smashed_bytes: bytes of smashed data over each of the two cuts for one batch; gradients take as many on the way back.
+        smashed_bytes: bytes of smashed data at each of the two cuts for one batch.
+        parties: the party that holds each part, by the part's name.
+        traffic: bytes that a step sends over each cut if all parts are trained, as `traffic_of_step` returns them.
         left_out: tensors of the checkpoint that the model does not have and that are not read.
     """
 
@@ -100,6 +103,8 @@ class CutCost:
     lora_rank: int
     parts: tuple[PartCost, ...]
     smashed_bytes: int
+    parties: Mapping[str, str]
+    traffic: Mapping[str, Mapping[str, int]]
     left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +114,7 @@ class CutCost:
 
 def cost_of(
     opened: OpenedModel,
-    devices: Mapping[str, str],
+    placement: Placement,
     num_rows: int,
     num_tokens: int,
     lora_rank: int,
@@ -120,7 +125,7 @@ def cost_of(
 
     Args:
         opened: the model, cut; its request says how frozen linear layers are quantized.
-        devices: where each part goes.
+        placement: who holds which part, and on which device.
         num_rows: rows of a batch (B).
         num_tokens: tokens of a row (T).
         lora_rank: rank of adapters beside every linear layer but the head.
@@ -161,8 +166,10 @@ def cost_of(
         num_rows=num_rows,
         num_tokens=num_tokens,
         lora_rank=lora_rank,
-        parts=tuple(_part_cost(loader, part, devices, kept, lora_rank, sizes, in_full) for part in plan.parts),
+        parts=tuple(_part_cost(loader, part, placement.devices, kept, lora_rank, sizes, in_full) for part in plan.parts),
         smashed_bytes=num_rows * num_tokens * hidden_size * blueprint.dtype.itemsize,
+        parties={name: placement.holder(name) for name in PART_NAMES},
+        traffic=traffic_of_step(placement, num_rows, num_tokens, hidden_size, blueprint.dtype),
         left_out=tuple(loader.left_out),
     )
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 from rich.console import Group
 from rich.table import Table
 
+from splitlearn.boundary import PAYLOADS, Direction
 from splitlearn.loading import describe_left_out
 from splitlearn.memory import format_bytes
 from splitlearn.planning.costs import METHODS, CutCost, Need
 from splitlearn.planning.fit import device_memory, needed_by_device
 from splitlearn.terminal import make_console
 
+_PAYLOADS = {"activation": "smashed data", "gradient": "gradients"}
 _HEADINGS = {"load": "loaded, frozen", "lora": "LoRA", "full": "full fine-tuning"}
 
 
 def print_plan(cost: CutCost) -> None:
-    """Print the parts' layers and files, the memory they need, and the bytes over the cuts; 1 GiB is 2**30 bytes.
+    """Print the parts' layers and files, the memory they need and who holds them, and the bytes over the cuts.
+
+    1 GiB is 2**30 bytes.
 
     Args:
         cost: the cost of the cut.
     """
     left_out = [describe_left_out(cost.left_out)] if cost.left_out else []
-    make_console().print(Group(_parts_table(cost), _memory_table(cost), _traffic(cost), *left_out))
+    make_console().print(Group(_parts_table(cost), _memory_table(cost), _traffic_table(cost), *left_out))
 
 
 def _parts_table(cost: CutCost) -> Table:
@@ -54,8 +58,10 @@ def _memory_table(cost: CutCost) -> Table:
     table.add_column("")
     for heading in _HEADINGS.values():
         table.add_column(heading, justify="right")
+    is_divided = len(set(cost.parties.values())) > 1
     for part in cost.parts:
-        table.add_row(part.part, *(_describe(part.needs[method]) for method in METHODS))
+        holder = f" ({cost.parties[part.part]})" if is_divided else ""
+        table.add_row(f"{part.part}{holder}", *(_describe(part.needs[method]) for method in METHODS))
     table.add_section()
     needed = {method: needed_by_device(cost, {part.part: method for part in cost.parts}) for method in METHODS}
     for device in dict.fromkeys(part.device for part in cost.parts):
@@ -83,8 +89,20 @@ def _verdict(needed: int, available: int) -> str:
     return ", too much" if needed > available else ""
 
 
-def _traffic(cost: CutCost) -> str:
-    size = format_bytes(cost.smashed_bytes)
-    return (
-        f"each step sends {size} of smashed data over each cut, and as much in gradients back if anything below it is trained"
+def _traffic_table(cost: CutCost) -> Table:
+    table = Table(title="sent in a step, if all parts are trained", title_justify="left", caption_justify="left")
+    table.add_column("")
+    for direction in Direction:
+        table.add_column(direction.value, justify="right")
+    for cut, counts in cost.traffic.items():
+        cells = []
+        for direction in Direction:
+            sizes = {payload: counts[f"{payload}_{direction}_bytes"] for payload in PAYLOADS}
+            sent = [f"{format_bytes(size)} {_PAYLOADS[payload]}" for payload, size in sizes.items() if size]
+            cells.append("\n".join(sent) or "nothing")
+        table.add_row(cut.replace("_", " "), *cells)
+    table.caption = (
+        "Uplink: from the data's owner to a server. Labels that are sent count as smashed data. Masks and positions, which not "
+        "every batch has, are not counted."
     )
+    return table

@@ -55,6 +55,7 @@ class PlanSettings:
 
     model: ModelSettings
     split: SplitSettings
+    placement: PlacementSettings
     device: str
     device_map: Any
     rows: Annotated[int, Rule(least=1)]

@@ -19,7 +19,20 @@ def test_it_prints_parts_memory_and_traffic(monkeypatch: pytest.MonkeyPatch, cap
     printed = capsys.readouterr().out
     for expected in ("embedded:qwen2_tiny cut at 2 / 6, float32", "layers 2-5", "full fine-tuning", "2 x 64 tokens"):
         assert expected in printed
-    assert "each step sends 64.0 KiB of smashed data" in printed, "2 x 64 tokens of 128 float32 numbers"
+    assert "cut 1 │ 64.0 KiB smashed data" in printed, "2 x 64 tokens of 128 float32 numbers"
+    assert "bottom (client)" in printed and "trunk (server)" in printed
+
+
+def test_another_placement_sends_other_bytes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "placement=vanilla", "rows=2", "tokens=64", "json=true")
+    cost = json.loads(capsys.readouterr().out)
+    assert cost["parties"] == {"bottom": "client", "trunk": "server", "top": "server"}
+    labels = 2 * 64 * 8
+    assert cost["traffic"]["cut_1"]["activation_uplink_bytes"] == 64 * 1024 + labels
+    assert not any(cost["traffic"]["cut_2"].values())
+    run(monkeypatch, "placement=one_party")
+    printed = capsys.readouterr().out
+    assert printed.count("nothing") == 4 and "(owner)" not in printed
 
 
 def test_it_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from transformers import Qwen2Config
 from benchmarks.sparse_checkpoint import write_sparse_checkpoint
 from splitlearn.app import compose, plan
 from splitlearn.checkpoint.shard import Shard, open_shard
-from splitlearn.cut import PART_NAMES
+from splitlearn.cut import PART_NAMES, Placement
 from splitlearn.embedded import resolve_model
 from splitlearn.loading import ModelFactory, ModelRequest
 from splitlearn.model.quantized import stored_bytes
@@ -102,7 +102,7 @@ def test_a_tied_head_counts_once_on_one_device_and_twice_on_two(
 
 def test_training_needs_weights_gradients_and_both_averages_of_adamw(tiny_checkpoint: Callable[..., Path]) -> None:
     opened = ModelRequest(str(tiny_checkpoint("llama")), split_point_1=2, split_point_2=4).open()
-    cost = cost_of(opened, dict.fromkeys(PART_NAMES, "cpu"), num_rows=1, num_tokens=8, lora_rank=4, with_activations=False)
+    cost = cost_of(opened, Placement.one_party(num_gpus=0), num_rows=1, num_tokens=8, lora_rank=4, with_activations=False)
     for part in cost.parts:
         assert part.needs["full"].own_bytes == 4 * part.weight_bytes
 
