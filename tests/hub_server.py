@@ -78,7 +78,8 @@ class HubServer:
 
     @property
     def storage_endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._storage.server_port}"
+        # Another host than the hub's: huggingface_hub < 2 tells the two apart by their hosts alone, whatever the ports.
+        return f"http://localhost:{self._storage.server_port}"
 
     @property
     def sent_bytes(self) -> int:
@@ -232,6 +233,8 @@ class _StorageHandler(_Handler):
         for header, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(header, value)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         due = hub.cuts.get(name)
         body = body[: due.pop(0)] if due else body
         for start in range(0, len(body), _CHUNK_BYTES):

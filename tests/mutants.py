@@ -34,8 +34,9 @@ _PRELOADED = ("torch", "transformers", "lightning.pytorch", "datasets", "peft", 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # pytest's exit statuses.
 _PASSED, _FAILED, _CANNOT_RUN = 0, 1, 3
-# Endless loops are mutants, too.
+# Endless loops are mutants, too. Where the machine is busy, tests that merely take long would look like them.
 _TIMEOUT_S = 300
+_TIMED_OUT = "not done after"
 
 
 class MutantError(Exception):
@@ -114,7 +115,7 @@ def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
     if process.is_alive():
         process.kill()
         process.join()
-        return _FAILED, f"not done after {limit_s} s"
+        return _FAILED, f"{_TIMED_OUT} {limit_s} s"
     status = process.exitcode
     return _FAILED if status is None or status < 0 else status, output.read_text(encoding="utf-8", errors="replace")
 
@@ -184,7 +185,8 @@ def survives(root: Path, mutant: Mutant) -> bool:
     if status not in (_PASSED, _FAILED):
         raise MutantError(f"{mutant.name}: its tests cannot be run:\n{output}")
     took_s = time.monotonic() - begin
-    print(f"{'SURVIVED' if status == _PASSED else 'killed  '} {mutant.name} ({took_s:.0f} s)", flush=True)
+    verdict = "SURVIVED" if status == _PASSED else "timed out" if output.startswith(_TIMED_OUT) else "killed"
+    print(f"{verdict:9} {mutant.name} ({took_s:.0f} s)", flush=True)
     return status == _PASSED
 
 
