@@ -28,7 +28,7 @@ from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
 from splitlearn.data import BlockDataModule
 from splitlearn.runs import Stamp, hold_run_folder, open_run_folder, read_summary
-from splitlearn.settings import check
+from splitlearn.settings import check, without_interpolation
 from splitlearn.silence import without_lightning_advice
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.callbacks import RunFigures, RunIdentity, Traffic
@@ -81,7 +81,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     check(cfg, "train")
     cfg = copy.deepcopy(cfg)
     if folder is not None:
-        cfg.run_folder = str(folder)
+        cfg.run_folder = without_interpolation(str(folder))
     with hold_run_folder(open_run_folder(cfg.run_folder)):
         recorder = Recorder(cfg, Path(cfg.run_folder))
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from splitlearn.app import compose, evaluate, export, generate, train
 from splitlearn.app import training as training_module
@@ -170,8 +172,35 @@ def test_a_kill_while_a_run_is_replaced(completed: Path, tmp_path: Path) -> None
     assert saved_stamps(run) == saved_stamps(completed)
 
 
+def test_a_configuration_of_somebody_elses_run(completed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault: a run folder from elsewhere names ${oc.env:...}. Promise: it is text; no variable is read, shown or published."""
+    monkeypatch.setenv("SECRET_TOKEN", "hf_hidden")
+    name = "${oc.env:SECRET_TOKEN}"
+    run = shutil.copytree(completed, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"] |= {"source": name, "block_size": 16}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "prompt_format.json").write_text(json.dumps({"system": name, "end_text": name}))
+    for file in ("config", "hydra", "overrides"):
+        (run / ".hydra").mkdir(exist_ok=True)
+        (run / ".hydra" / f"{file}.yaml").write_text(f"data: {{source: '{name}'}}")
+    out = export(command("export", run, out=tmp_path / "out"))
+    assert f"Data: {name}, blocks of 16 tokens." in (out / "README.md").read_text()
+    assert not [path for path in out.rglob("*") if b"hf_hidden" in path.read_bytes()]
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        evaluate(command("evaluate", run))
+    assert name in str(error.value) and "hf_hidden" not in str(error.value)
+    config["model"]["name_or_path"] = name
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    for task in (export, evaluate):
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            task(command(task.__name__, run, **({"out": tmp_path / "again"} if task is export else {})))
+        assert name in str(error.value) and "hf_hidden" not in str(error.value)
+
+
 def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
     """Fault: a second run starts in the folder of one that runs. Promise: a sentence names its process and host."""
+    folder = tmp_path / "run ${1}"
     reading, writing = os.pipe()
 
     def block(*args: object) -> None:
@@ -180,15 +209,15 @@ def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
 
     def run_until_blocked() -> None:
         training_module.open_model = block  # type: ignore[assignment]
-        run_tiny(tmp_path, "trainer.max_steps=1")
+        run_tiny(folder, "trainer.max_steps=1")
 
     with another_process(run_until_blocked) as first:
         assert os.read(reading, 7) == b"running"
-        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != ".run.lock"}
+        before = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".run.lock"}
         with pytest.raises(ValueError) as error:
-            run_tiny(tmp_path, "trainer.max_steps=1")
-        assert f"{tmp_path} is in use by another run, process {first} on {socket.gethostname()}" in str(error.value)
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != ".run.lock"} == before
+            run_tiny(folder, "trainer.max_steps=1")
+        assert f"{folder} is in use by another run, process {first} on {socket.gethostname()}" in str(error.value)
+        assert {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".run.lock"} == before
     # The lock is the dead process's no longer.
-    run_tiny(tmp_path, "trainer.max_steps=1")
-    assert (tmp_path / "summary.json").is_file()
+    run_tiny(folder, "trainer.max_steps=1")
+    assert (folder / "summary.json").is_file()
