@@ -71,7 +71,7 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
         (b"", "Expecting value"),
         (b'{"status": "comp', "Unterminated string"),
         (b"\xff\xfe", "can't decode byte"),
-        (b"[1]", "it holds no record"),
+        (b"[1]", "holds a list where an object with fields is needed"),
         (b'{"metrics": [1, 2]}', r"metrics is \[1, 2\]"),
         (b'{"status": 3}', "status is 3"),
         (b'{"split_point_1": true}', "split_point_1 is true"),
