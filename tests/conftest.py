@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Tests run side by side; the commands that they start take one thread each, as they do themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import torch
 import transformers
 
@@ -21,6 +22,9 @@ from splitlearn.checkpoint import shard
 from tests.tiny_models import write_tiny_checkpoint
 
 transformers.utils.logging.disable_progress_bar()
+# The same examples in every run, and no time limit for one: the machine may be busy. No folder of examples is kept.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

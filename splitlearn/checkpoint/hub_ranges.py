@@ -28,7 +28,7 @@ _RETRY_AFTER_S = 1.0
 # A connection that breaks before it has sent this much counts as failed; otherwise a server that sends single bytes would be
 # retried for ever.
 _PROGRESS_BYTES = 64 * 2**10
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
 class RangesRefusedError(Exception):

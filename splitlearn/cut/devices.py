@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from splitlearn.cut.plan import PART_NAMES
 
-_DEVICE = re.compile(r"(cpu|cuda|meta)(?::(\d+))?")
+# More digits than a device has would be slow to read, and beyond 4300 Python refuses to.
+_DEVICE = re.compile(r"(cpu|cuda|meta)(?::([0-9]{1,4}))?")
 
 
 class DeviceMapError(ValueError):

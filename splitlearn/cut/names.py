@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+# No model has more layers than nine digits say, and Python refuses to read numbers of thousands of digits.
+_LAYER = re.compile(r"(?:^|\.)([0-9]{1,9})\.")
 _HEAD = re.compile(r"(?:^|\.)(lm_head\.|(embed_out|output_projection|output|head|decoder)\.(weight|bias)$)")
 _EMBEDDING = re.compile(r"(?:^|\.)\w*(embed|embd|wte|wpe)\w*\.")
 _BEFORE_LAYERS = re.compile(r"(?:^|\.)(project_in|emb_norm|per_layer_\w+)\.")

@@ -66,7 +66,7 @@ def parse_party(name: object, settings: object) -> tuple[Party, Any]:
     if isinstance(parts, str) or not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
         raise PlacementError(f"{where}.parts is {parts!r}; give a list such as [bottom, top]")
     address = settings.get("address")
-    if address is not None and (not isinstance(address, str) or not re.fullmatch(r"\S+:\d+", address)):
+    if address is not None and (not isinstance(address, str) or not re.fullmatch(r"\S+:[0-9]{1,5}", address)):
         raise PlacementError(f"{where}.address is {address!r}; give host:port, or null for a party of this process")
     ordered = sorted(parts, key=lambda part: PART_NAMES.index(part) if part in PART_NAMES else len(PART_NAMES))
     return Party(name, tuple(ordered), address=address), settings.get("devices")

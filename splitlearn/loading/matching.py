@@ -125,13 +125,20 @@ def _missing_members(matches: list[Match]) -> list[str]:
     lists: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
     for match in matches:
         if match.pattern is not None and "*" in match.pattern:
-            number = re.search(re.escape(match.pattern).replace(r"\*", r"(\d+)"), match.source)
+            number = re.search(re.escape(match.pattern).replace(r"\*", r"([0-9]{1,9})"), match.source)
             if number is not None:
                 lists[match.targets[0]][match.pattern][int(number.group(1))] = match.source
     sizes: dict[str, int] = defaultdict(int)
     for by_pattern in lists.values():
         for pattern, members in by_pattern.items():
-            sizes[pattern] = max(sizes[pattern], 1 + max(members))
+            last = max(members)
+            if last >= len(matches):
+                # Counting up to a damaged number would take time and memory without end.
+                raise CheckpointError(
+                    f"{members[last]} is the name of a tensor, but the checkpoint has only {len(matches):,} tensors; "
+                    "fetch it again"
+                )
+            sizes[pattern] = max(sizes[pattern], 1 + last)
     missing = []
     for by_pattern in lists.values():
         # Compare with the longest list in any layer: a list missing its last expert looks complete on its own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from splitlearn.checkpoint import CheckpointError, CheckpointSource, read_part_file
 from splitlearn.checkpoint.header import read_header
@@ -159,3 +161,18 @@ def test_compressed_archives(tmp_path: Path) -> None:
     read_part_file(tmp_path / "plain.pt")
     with pytest.raises(CheckpointError, match=r"packed\.pt is damaged"):
         read_part_file(packed)
+
+
+def test_an_expert_of_a_number_without_measure(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """Fault: a tensor's name gives an expert a number in the millions. Promise: refused without counting up to it."""
+    folder = shutil.copytree(tiny_checkpoint("mixtral"), tmp_path / "model")
+    name, far = (f"model.layers.1.block_sparse_moe.experts.{number}.w1.weight" for number in (3, 3_000_000))
+    index = json.loads((folder / INDEX_FILE).read_text())
+    shard = folder / index["weight_map"][name]
+    save_file({far if key == name else key: tensor for key, tensor in load_file(shard).items()}, shard)
+    weight_map = {far if key == name else key: file for key, file in index["weight_map"].items()}
+    edit(folder / INDEX_FILE, weight_map=weight_map)
+    with pytest.raises(
+        CheckpointError, match=r"experts\.3000000\.w1\.weight is the name of a tensor, but the checkpoint has only"
+    ):
+        ModelRequest(folder, 2, 4).open().check()
