@@ -1,6 +1,6 @@
 """Reading and writing weights: finding and opening a checkpoint's files, and parts on disk."""
 
-from splitlearn.checkpoint.config_file import MAX_LAYERS, parse_config, read_config_file
+from splitlearn.checkpoint.config_file import MAX_LAYERS, parse_config, read_config_file, refuse_kernels
 from splitlearn.checkpoint.errors import CheckpointError, name_some
 from splitlearn.checkpoint.main_file import CONFIG_FILE, INDEX_FILE
 from splitlearn.checkpoint.part_file import read_part_file, write_part_file
@@ -38,6 +38,7 @@ __all__ = [
     "read_tensor_file",
     "read_tensors",
     "read_torch_file",
+    "refuse_kernels",
     "verify_tensor_file",
     "verify_torch_file",
     "write_part_file",

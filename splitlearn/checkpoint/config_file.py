@@ -38,6 +38,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except JsonError as error:
         raise CheckpointError(f"{error}; fetch it again") from error
     check_numbers(settings, str(path))
+    refuse_kernels(settings, str(path))
     return settings
 
 
@@ -52,6 +53,7 @@ def parse_config(text: str, where: str) -> dict[str, Any]:
     except JsonError as error:
         raise CheckpointError(str(error)) from error
     check_numbers(settings, where)
+    refuse_kernels(settings, where)
     return settings
 
 
@@ -67,6 +69,23 @@ def check_numbers(settings: dict[str, Any], where: str) -> None:
         if abs(value) > limit and (limit != _MAX_NUMBER or isinstance(value, int)):
             shown = str(value) if abs(value) <= _MAX_NUMBER else "a number of 20 digits or more"
             raise CheckpointError(f"{path} in {where} is {shown}, and no model has more than {limit:,}; is the file damaged?")
+
+
+def refuse_kernels(settings: dict[str, Any], where: str) -> None:
+    """Refuse a configuration that names attention to be fetched from a hub: transformers would download and run its code.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            refuse_kernels(value, where)
+        if name.endswith("attn_implementation"):
+            for word in value.values() if isinstance(value, dict) else (value,):
+                if isinstance(word, str) and "/" in word:
+                    raise CheckpointError(
+                        f"{name} in {where} is {word!r}, code of a hub's repository, which is not run; write 'sdpa' there"
+                    )
 
 
 def _numbers(settings: Any, path: str = "") -> Iterator[tuple[str, int | float]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import WeakFileLock
 
+from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.header import FileHeader, parse_header
 from splitlearn.files import whole_file
 
@@ -61,6 +62,8 @@ class PartialFile:
         if not self._header_path.is_file():
             return None
         first, _, text = self._header_path.read_bytes().partition(b"\n")
+        if not first.isdigit():
+            raise CheckpointError(f"{self._header_path} is damaged; delete it")
         return parse_header(text, int(first), str(self._header_path))
 
     def keep_header(self, text: bytes, file_bytes: int) -> FileHeader:
@@ -146,7 +149,9 @@ def _ranges(lines: list[str]) -> Iterator[Range]:
     for line in lines:
         try:
             start, end = json.loads(line)
-        except ValueError:
+            is_range = type(start) is int and type(end) is int
+        except (ValueError, TypeError, RecursionError):
             # A process was killed while it wrote this line.
             continue
-        yield start, end
+        if is_range:
+            yield start, end

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
-from splitlearn.checkpoint import CheckpointError, parse_config
+from splitlearn.checkpoint import CheckpointError, parse_config, refuse_kernels
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
 from splitlearn.redaction import reason_of
@@ -57,6 +57,7 @@ def read_description(
         UnsupportedModelError: the installed transformers cannot build the model.
     """
     try:
+        refuse_kernels(dict(description), str(path))
         # JSON has no infinities: transformers writes them as objects.
         config = AutoConfig.for_model(
             **PreTrainedConfig._decode_special_floats(parse_config(description["config"], f"the configuration in {path}"))

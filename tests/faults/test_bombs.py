@@ -92,6 +92,22 @@ def test_configurations_that_no_model_has(folder: Path, changes: dict[str, Any],
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attn_implementation": "someone/kernel"},
+        {"_attn_implementation": "someone/kernel@main"},
+        {"attn_implementation": {"": "someone/kernel"}},
+        {"text_config": {"attn_implementation": "someone/kernel"}},
+    ],
+)
+def test_configurations_that_ask_for_code(folder: Path, changes: dict[str, Any]) -> None:
+    """Fault: `config.json` names attention that transformers would download as code. Promise: refused, nothing is asked."""
+    edit(folder / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=r"is .someone/kernel.*code of a hub's repository"):
+        read_config(folder)
+
+
 @pytest.mark.parametrize("text", ["[" * 200_000, "null", "3", '"text"', "[]", ""])
 def test_configurations_that_are_none(folder: Path, text: str) -> None:
     """Fault: `config.json` is deep, empty or no object. Promise: CheckpointError with its path."""
