@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
-# What a run logs, which callbacks may watch.
+# Metrics that a run logs, so callbacks may watch them.
 METRICS = (
     "train_loss",
     "train_loss_step",
@@ -89,5 +89,5 @@ def _check_finders(cfg: DictConfig) -> None:
 
 
 def _is_range(low: Any, high: Any) -> bool:
-    are_numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (low, high))
+    are_numbers = all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in (low, high))
     return are_numbers and 0 < low < high < math.inf

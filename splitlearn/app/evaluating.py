@@ -94,7 +94,7 @@ def _make_data(cfg: DictConfig, run: DictConfig, name: str, commit: str | None) 
     """Return the run's data, or given data that are read as the run's; of these all rows are held out."""
     target = run.data.get("_target_")
     if target not in TARGETS or not str(target).startswith("splitlearn.data."):
-        # What a configuration file names would be run.
+        # Hydra would import and call any class that a configuration file names.
         raise ValueError(
             f"the run's data module {target} is none of splitlearn's own, so it is not made from its configuration"
         )
@@ -102,7 +102,7 @@ def _make_data(cfg: DictConfig, run: DictConfig, name: str, commit: str | None) 
     settings = {**plain(run.data), **given}
     if "source" in given:
         settings |= {"val_fraction": 0, "val_source": None, "streaming": False}
-        settings |= {f"max_train_{what}": given.get(f"max_val_{what}") for what in ("rows", "blocks")}
+        settings |= {f"max_train_{unit}": given.get(f"max_val_{unit}") for unit in ("rows", "blocks")}
     run.data = literal(settings)
     data: BlockDataModule = make(run.data, tokenizer_name_or_path=name, tokenizer_revision=commit)
     data.setup("validate")

@@ -1,4 +1,4 @@
-"""What is done with a completed run: exporting its model, and having it go on from a prompt."""
+"""Exporting the model of a completed run, and generating with it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
         stream: print the text as it comes, under headings if two models are compared or there are several prompts.
 
     Returns:
-        What the trained model said to each prompt, after what the base model said to each if ``cfg.compare``.
+        The trained model's answer to each prompt; with ``cfg.compare`` the base model's answers come first.
 
     Raises:
         ValueError: a setting or the checkpoint cannot be used.
@@ -93,7 +93,7 @@ def converse(cfg: DictConfig, turns: Iterable[str], stream: bool = False) -> Ite
     if cfg.compare:
         raise ValueError("compare is true, but one conversation has one model; leave compare=false")
     speaker = _Speaker(cfg, *open_run(cfg.run, cfg.ckpt))
-    # What cannot be a conversation is refused before weights are read.
+    # A model without a chat template is refused before weights are read.
     speaker.ask([{"role": "user", "content": "?"}])
     model = speaker.restore(speaker.record)
     messages: list[Message] = []
@@ -148,5 +148,5 @@ class _Speaker:
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> int | None:
     """Return what fills up finished answers: one that the model has, which added padding tokens may not be."""
-    known = (token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None and token < vocab_size)
-    return next(known, None)
+    usable = (token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None and token < vocab_size)
+    return next(usable, None)

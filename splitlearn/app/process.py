@@ -24,7 +24,7 @@ _SAY_ALL = (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryErro
 def leaving_no_trace(task: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Have a function leave signal handlers, environment variables and torch's settings as it found them.
 
-    What it made is freed once its result is dropped. An error does not keep it: local variables leave its traceback, and the
+    Its objects are freed once its result is dropped. An error does not keep them: local variables leave its traceback, and the
     traceback itself goes where the message says all, unless ``HYDRA_FULL_ERROR=1`` asks for everything. Ctrl-C ends the
     function with KeyboardInterrupt, where Lightning would exit the process, and SIGTERM with an exit status of 143.
     """

@@ -20,7 +20,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """What a model is asked, as tokens.
+    """A prompt as tokens.
 
     Attributes:
         ids: token ids of shape (1, T).
@@ -59,7 +59,7 @@ def read_prompts(cfg: DictConfig) -> list[str]:
     if cfg.prompt is not None and cfg.prompt_file is not None:
         raise ValueError("prompt and prompt_file are both set; give one of them")
     if cfg.prompt_file is None:
-        return [str(each) for each in cfg.prompt] if OmegaConf.is_list(cfg.prompt) else [str(cfg.prompt)]
+        return [str(prompt) for prompt in cfg.prompt] if OmegaConf.is_list(cfg.prompt) else [str(cfg.prompt)]
     path = Path(cfg.prompt_file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"prompt_file is {path}, which is no file")
@@ -161,7 +161,7 @@ def _encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> torch.Ten
     """Return token ids of shape (1, T)."""
     encoded = tokenizer(prompt, return_special_tokens_mask=True)
     ids, are_added = list(encoded["input_ids"]), encoded["special_tokens_mask"]
-    # What a tokenizer puts behind a text would say that nothing follows.
+    # A closing token of the tokenizer would tell the model that the text is over.
     while len(ids) > 1 and are_added[len(ids) - 1]:
         ids.pop()
     return torch.tensor([ids], dtype=torch.long)

@@ -119,7 +119,7 @@ class Recorder:
         if after is not None and not math.isfinite(after):
             status, reason = "diverged", "the held-out loss is no longer a finite number"
         if isinstance(datamodule, BlockDataModule):
-            # Of a stream, rows that were left out are known only now.
+            # A stream's rows are read during training, so only now is it known which were left out.
             self.note(batch_size=datamodule.batch_size, rows=datamodule.counts)
         else:
             self.note(batch_size=cfg.data.get("batch_size"))

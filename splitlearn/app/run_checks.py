@@ -1,4 +1,4 @@
-"""What a run is refused for once its model is opened and its data are set up, before any weights are read."""
+"""Checks of an opened model and of data that are set up, made before any weights are read."""
 
 from __future__ import annotations
 

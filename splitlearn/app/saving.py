@@ -1,4 +1,4 @@
-"""What a run leaves in its folder besides its record: adapters, parts, and how its model is asked."""
+"""Writing adapters, parts and the prompt format into a run's folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def save_trained(cfg: DictConfig, module: SplitCausalLM, run_folder: Path, stamp
         folders["adapters"] = str((run_folder / "adapters").resolve())
         wanted = [part for part in module.parts if module.trained[part.spec.name].trains_weights]
     if cfg.model.quantization is not None:
-        # What was quantized is in the base checkpoint, with more digits.
+        # The base checkpoint holds the quantized weights with more digits.
         wanted = [part for part in wanted if module.trained[part.spec.name].trains_all_weights]
     if cfg.save_parts and wanted:
         save_parts(wanted, run_folder / "parts", stamp)

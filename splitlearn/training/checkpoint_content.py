@@ -82,11 +82,11 @@ def under_own_names(
 
 def gradients(parts: Sequence[SplitModel]) -> dict[str, torch.Tensor]:
     """Return the gradients of parts by name; both ends of a tie that are two tensors have one each until the step."""
-    found: dict[nn.Parameter, str] = {}
+    names: dict[nn.Parameter, str] = {}
     for name, parameter in named_parameters(parts).items():
         if parameter.grad is not None:
-            found.setdefault(parameter, name)
-    return {name: parameter.grad for parameter, name in found.items() if parameter.grad is not None}
+            names.setdefault(parameter, name)
+    return {name: parameter.grad for parameter, name in names.items() if parameter.grad is not None}
 
 
 def load_gradients(parts: Sequence[SplitModel], tensors: Mapping[str, torch.Tensor]) -> None:

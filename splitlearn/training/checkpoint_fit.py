@@ -86,16 +86,16 @@ def check_checkpoint(
         if name in saved and saved[name] != settings[name]:
             raise CheckpointError(f"the checkpoint was saved with {name}={saved[name]}, this run has {settings[name]}")
     stored = set(checkpoint["state_dict"])
-    for names, what in ((trained - stored, "lacks trained tensors"), (stored - trained, "holds tensors not trained here")):
+    for names, problem in ((trained - stored, "lacks trained tensors"), (stored - trained, "holds tensors not trained here")):
         if names:
-            raise CheckpointError(f"the checkpoint {what}: {name_some(list(names))}")
+            raise CheckpointError(f"the checkpoint {problem}: {name_some(list(names))}")
     differences = compare_bases(checkpoint.get("base", {}), base)
     if differences:
         raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
     if saved.get("optimizer") is not None:
         # Lightning puts them back with the optimizer's state, whatever the run's settings say.
         with naming_group("optimizer"):
-            before, now = (Optimization.from_plain(each["optimizer"] or {}).rates for each in (saved, settings))
+            before, now = (Optimization.from_plain(values["optimizer"] or {}).rates for values in (saved, settings))
             changed = [f"{named(name)} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]]
         if changed:
             raise CheckpointError(f"a run goes on with the rates of its checkpoint, but {'; '.join(changed)}")

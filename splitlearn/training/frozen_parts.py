@@ -54,7 +54,7 @@ class FrozenParts:
         self.number = next((index for index, name in enumerate(PART_NAMES) if trained[name].trains_anything), len(PART_NAMES))
         # The top returns logits and not smashed data.
         self.number = min(self.number, len(PART_NAMES) - 1)
-        # What share of the last batch's rows they were run on.
+        # Fraction of the last batch's rows that the frozen parts were run on; the others were kept.
         self.share_run = 1.0
         if settings.keep == "none":
             return
@@ -122,9 +122,9 @@ class FrozenParts:
             "autocast": torch.is_autocast_enabled(bottom.device.type),
         }
         if self._settings.keep == "disk":
-            # What later runs find must be of the same weights and data.
+            # Rows on disk outlive the run, so the key must tell weights and data apart.
             frozen = self._composed.parts[: self.number]
             key["weights"] = digest(tensor for part in frozen for tensor in part.named_tensors().items())
             key["data"] = data.digest(name)
-        room_bytes = int(self._settings.max_gib * GIB) - sum(each.num_bytes for each in self._caches.values())
+        room_bytes = int(self._settings.max_gib * GIB) - sum(cache.num_bytes for cache in self._caches.values())
         return ActivationCache(self._settings, data.num_rows(name), key, max_bytes=max(room_bytes, 0))

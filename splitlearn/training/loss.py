@@ -18,7 +18,7 @@ from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.trials import Trials
 
 Batch = dict[str, torch.Tensor]
-# What transformers' models and configurations call the weight of a mixture of experts' router loss.
+# Names of the router loss's weight in transformers' models and configurations.
 _ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
 _MIB = 2**20
 # Fewer at a time are slow.

@@ -25,13 +25,13 @@ def unique_parameters(parts: Iterable[torch.nn.Module]) -> list[torch.nn.Paramet
     Args:
         parts: the parts that one optimizer steps.
     """
-    found = (parameter for part in parts for parameter in part.parameters() if parameter.requires_grad)
-    return list(dict.fromkeys(found))
+    trained = (parameter for part in parts for parameter in part.parameters() if parameter.requires_grad)
+    return list(dict.fromkeys(trained))
 
 
 @dataclass(frozen=True)
 class PartOptimization:
-    """What differs for one part.
+    """Settings of one part that differ from the common ones.
 
     Attributes:
         train: what of the part is trained: True for its adapters, or everything where no part has any; False for nothing;
@@ -127,7 +127,7 @@ class Optimization:
         if rate is None or not trained.intersection(adapted):
             return self
         higher = max(rate, least)
-        # What is not adapted is frozen, unless the settings name what of it is trained.
+        # A part without adapters is frozen, unless the settings name which of its tensors are trained.
         if all(name in adapted or self.of(name).train is True for name in trained):
             return replace(self, learning_rate=higher)
         parts = {name: self.of(name) for name in PART_NAMES}
@@ -148,12 +148,12 @@ class Optimization:
 
     @property
     def rates(self) -> dict[str, Any]:
-        """What optimizer state keeps of the settings, by their names."""
-        told: dict[str, Any] = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "betas")}
+        """The settings that Lightning restores with the optimizer state, by name."""
+        rates: dict[str, Any] = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "betas")}
         for part in PART_NAMES:
             for name in ("learning_rate", "weight_decay"):
-                told[f"parts.{part}.{name}"] = getattr(self.of(part), name)
-        return told
+                rates[f"parts.{part}.{name}"] = getattr(self.of(part), name)
+        return rates
 
     def make_optimizer(self, parts: Sequence[SplitModel], leave_out: Collection[torch.nn.Parameter] = ()) -> torch.optim.AdamW:
         """Return one AdamW with two parameter groups, decayed and not, for each trained part.
@@ -170,9 +170,10 @@ class Optimization:
             settings = self.of(part.spec.name)
             decay = self.weight_decay if settings.weight_decay is None else settings.weight_decay
             rate = self.learning_rate if settings.learning_rate is None else settings.learning_rate
-            own = [each for each in part.parameters() if each.requires_grad and each not in seen]
+            own = [parameter for parameter in part.parameters() if parameter.requires_grad and parameter not in seen]
             seen.update(own)
-            matrices, vectors = [each for each in own if each.ndim > 1], [each for each in own if each.ndim <= 1]
+            matrices = [parameter for parameter in own if parameter.ndim > 1]
+            vectors = [parameter for parameter in own if parameter.ndim <= 1]
             for kind, parameters, weight_decay in (("", matrices, decay), ("/no_decay", vectors, 0.0)):
                 if parameters:
                     name = f"{part.spec.name}{kind}"

@@ -1,4 +1,4 @@
-"""What each part holds in memory."""
+"""The parameters and bytes that each part holds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def part_memory(parts: Sequence[SplitModel]) -> list[PartMemory]:
     seen: set[torch.nn.Parameter] = set()
     counted = []
     for part in parts:
-        own = [each for each in part.parameters() if each not in seen]
+        own = [parameter for parameter in part.parameters() if parameter not in seen]
         seen.update(own)
         counted.append(
             PartMemory(
@@ -51,9 +51,9 @@ def part_memory(parts: Sequence[SplitModel]) -> list[PartMemory]:
                 layers=part.spec.describe(),
                 device=str(part.device),
                 dtype=str(part.dtype).removeprefix("torch."),
-                num_parameters=sum(count_values(each) for each in own),
-                num_trainable=sum(each.numel() for each in own if each.requires_grad),
-                weight_bytes=sum(stored_bytes(each) for each in own),
+                num_parameters=sum(count_values(parameter) for parameter in own),
+                num_trainable=sum(parameter.numel() for parameter in own if parameter.requires_grad),
+                weight_bytes=sum(stored_bytes(parameter) for parameter in own),
             )
         )
     return counted

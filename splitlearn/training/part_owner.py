@@ -1,8 +1,8 @@
 """Who owns what of an optimizer step, when parts may be held by several parties.
 
 The party that has the data owns the step: it says when one is taken, at which learning rates, and by how much gradients are
-scaled and clipped. Whoever holds a part owns its parameters, their gradients and their optimizer state, and is only told what
-to do.
+scaled and clipped. Whoever holds a part owns its parameters, their gradients and their optimizer state, and follows
+orders.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GradientNorms = Mapping[str, Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class StepOrder:
-    """What the owner of the step tells the holder of a part.
+    """An order of the step's owner to the holder of a part.
 
     Attributes:
         number: how many steps were taken before this one.
@@ -48,7 +48,7 @@ class StepOrder:
 
 
 class PartOwner(Protocol):
-    """What the holder of a part offers for a step. Forward and backward go through the part itself."""
+    """The interface of a part's holder for a step. Forward and backward go through the part itself."""
 
     def group_settings(self) -> list[dict[str, Any]]:
         """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group, in order."""

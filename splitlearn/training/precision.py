@@ -16,7 +16,7 @@ PRECISIONS: tuple[_Name, ...] = get_args(_Name)
 
 
 class SplitPrecision(Precision):
-    """What the weights are, or bfloat16 autocast on every kind of device that a part lives on.
+    """The precision of the weights, or bfloat16 autocast on every kind of device that a part lives on.
 
     Lightning's own plugin autocasts on one kind of device only. Weights that are bfloat16 themselves are loaded so, by whoever
     asks for ``"bf16-true"``: that keeps rotary frequencies in fp32, which Lightning's plugin would convert too.

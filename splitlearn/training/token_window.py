@@ -39,7 +39,7 @@ class TokenWindow:
         """Scale the gradients to the mean over all tokens since the last call, begin anew, and return the factor."""
         factor = self._first / max(self._total, 1)
         self.reset()
-        gradients = [each.grad for each in parameters if each.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if factor != 1.0 and gradients:
             torch._foreach_mul_(gradients, factor)
         return factor

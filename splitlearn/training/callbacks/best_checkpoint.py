@@ -89,7 +89,7 @@ class BestCheckpoint(ModelCheckpoint):
         path = self.format_checkpoint_name(self._monitor_candidates(trainer))
         if path in self._kept and self._last_global_step_saved == step:
             return
-        self._kept = [*(each for each in self._kept if each != path), path]
+        self._kept = [*(kept for kept in self._kept if kept != path), path]
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_checkpoint(trainer, path)
 

@@ -86,8 +86,8 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the data loader to its place, and wait for signals."""
         loader = trainer.train_dataloader
-        # Lightning itself does this only if nobody has asked for the number of steps before, which schedules do of data whose
-        # length is known. Of others it holds the first batch already.
+        # Lightning skips restoring the loader once `estimated_stepping_batches` was read, which our scheduler does for data of
+        # known length, so restore it here. For a stream Lightning has restored it, and fetched the first batch already.
         if self._places and loader is not None and hasattr(loader, "load_state_dict") and sized_len(loader) is not None:
             loader.load_state_dict(self._places[0])
         self._places = []
@@ -104,7 +104,7 @@ class ExactResume(Callback):
         epoch_loop = trainer.fit_loop.epoch_loop
         waits = epoch_loop.batch_progress.is_last_batch or trainer.fit_loop._should_accumulate()
         if self._signals.received is not None and not waits and not will_validate(trainer):
-            # What this step logged would otherwise come after the hook that ends the run.
+            # Lightning would write this step's metrics only after this hook, which ends the run.
             trainer._logger_connector.update_train_step_metrics()
             for logger in trainer.loggers:
                 logger.save()

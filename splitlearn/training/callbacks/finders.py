@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.parsing import lightning_setattr
 
 from splitlearn.naming import named
 
-# What the search leaves to others of the memory that is free when it begins.
+# Fraction of the memory that is free at the beginning which the search may use.
 _SHARE_OF_FREE = 0.9
 
 

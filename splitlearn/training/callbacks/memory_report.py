@@ -1,4 +1,4 @@
-"""What the parts and the process hold in memory, at every epoch's end."""
+"""Reporting the memory of parts and process at every epoch's end."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class MemoryReport(Callback):
         parts = part_memory(pl_module.parts)
         peak = {"rss_bytes": pl_module.tracker.peak_rss_bytes, "anonymous_bytes": pl_module.tracker.peak_anonymous_bytes}
         pl_module.log_dict(_metrics(parts, snapshot, peak["rss_bytes"]))
-        report = {"epoch": trainer.current_epoch + 1, "parts": [each.to_dict() for each in parts]}
+        report = {"epoch": trainer.current_epoch + 1, "parts": [part.to_dict() for part in parts]}
         self._epochs.append(report | {"process": snapshot.to_dict(), "peak": peak})
         write_json(Path(trainer.default_root_dir) / self._filename, {"unit": "bytes", "epochs": self._epochs})
         if self._print_table:

@@ -72,8 +72,8 @@ class LineProgress(ProgressBar):
         self._last_s = time.monotonic()
         if self._is_enabled:
             metrics = self.get_metrics(trainer, pl_module)
-            told = [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float)]
-            print(f"epoch {trainer.current_epoch + 1}, {place}: {', '.join(told)}", flush=True)
+            figures = [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float)]
+            print(f"epoch {trainer.current_epoch + 1}, {place}: {', '.join(figures)}", flush=True)
 
 
 def make_progress(refresh_rate: int = 10, interval_s: float = 30.0) -> ProgressBar:

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.throughput import Throughput, get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-# What is counted over the whole run, however often it was interrupted.
+# Counts that go on over interruptions: checkpoints hold them.
 _COUNTS = ("busy_s", "batches", "rows", "tokens", "padding_tokens")
 
 
@@ -144,5 +144,5 @@ def _available_flops(trainer: Trainer, module: LightningModule) -> float | None:
     dtype = next(module.parameters()).dtype
     if str(trainer.precision_plugin.precision).startswith("bf16"):
         dtype = torch.bfloat16
-    each = [get_available_flops(device, dtype) for device in _devices(module)]
-    return sum(flops for flops in each if flops) if all(each) else None
+    peaks = [get_available_flops(device, dtype) for device in _devices(module)]
+    return sum(flops for flops in peaks if flops) if all(peaks) else None

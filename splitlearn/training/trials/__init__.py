@@ -1,4 +1,4 @@
-"""What is found out about a model by running its parts on made-up tokens, rather than by its name."""
+"""Finding out about a model by running its parts on made-up tokens, rather than by its name."""
 
 from splitlearn.training.trials.trials import Trials
 

@@ -40,7 +40,8 @@ def count_flops(parts: Sequence[SplitModel], num_frozen: int, num_rows: int, num
         with torch.compiler.set_stance("force_eager"), torch.random.fork_rng():
             return _count([copy.deepcopy(part, shared) for part in parts], num_frozen, num_rows, num_tokens)
     except Exception:
-        # Whatever a model or a quantized weight does with values that are not there: nothing is known then.
+        # Fake tensors have no values. A model or a quantized weight that reads some fails here, each in its own way, and the
+        # count stays unknown.
         return None
 
 

@@ -19,7 +19,7 @@ _HEAD_TOKENS = 4
 
 
 class Trials:
-    """What running a model on made-up tokens shows; each trial runs when its answer is first needed, and only once.
+    """Properties of a model, found by running it on made-up tokens. Each trial runs once, when its answer is first needed.
 
     Trials call one part after another and never the whole model, so nothing of them passes a cut.
 
