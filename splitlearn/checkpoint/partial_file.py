@@ -13,7 +13,7 @@ from huggingface_hub.utils import WeakFileLock
 
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.header import FileHeader, parse_header
-from splitlearn.files import whole_file
+from splitlearn.files import explain_full_disk, whole_file
 
 Range = tuple[int, int]
 
@@ -119,7 +119,7 @@ class PartialFile:
         Yields:
             The file's descriptor.
         """
-        with WeakFileLock(self.path.with_name(f"{self.path.name}.lock")):
+        with WeakFileLock(self.path.with_name(f"{self.path.name}.lock")), explain_full_disk(self.path):
             first, _, text = self._header_path.read_bytes().partition(b"\n")
             if not self.path.is_file() or self.path.stat().st_size != int(first):
                 # The recorded ranges describe a deleted file; discard them.

@@ -15,6 +15,7 @@ from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.main_file import SINGLE_FILE
 from splitlearn.checkpoint.shard import open_shard
 from splitlearn.checkpoint.source import CheckpointSource
+from splitlearn.files import check_room
 
 _MAX_SHARD_SIZE = "100MB"
 
@@ -35,12 +36,15 @@ def prepare_checkpoint(
         FileNotFoundError: the source or its ``config.json`` does not exist.
         CheckpointError: the source is not one of these, has a PEFT adapter beside it, or ``out`` is not empty.
         ImportError: a GGUF file is given and the packages that read it are not installed.
+        WriteError: the disk has no room.
     """
     file, target = _find_file(Path(source)), Path(out)
     if not target.is_dir() or any(target.iterdir()):
         raise CheckpointError(f"{target} must be an empty folder")
     # An adapter would be copied along, or applied to the dequantised weights.
     CheckpointSource(file.parent).refuse_adapter()
+    # What a GGUF file holds takes more room once it is dequantised.
+    check_room(target, file.stat().st_size, in_one_file=False)
     if file.suffix == ".gguf":
         _prepare_gguf(file, target, dtype, max_shard_size)
     else:

@@ -1,12 +1,22 @@
 """Writing files and folders whole or not at all, and hidden folders for work under way."""
 
 from splitlearn.files.temporary import claim_folder, release_all_folders, remove_leftovers
-from splitlearn.files.writing import WriteError, check_room, whole_file, whole_folder, write_error, write_json, write_text
+from splitlearn.files.writing import (
+    WriteError,
+    check_room,
+    explain_full_disk,
+    whole_file,
+    whole_folder,
+    write_error,
+    write_json,
+    write_text,
+)
 
 __all__ = [
     "WriteError",
     "check_room",
     "claim_folder",
+    "explain_full_disk",
     "release_all_folders",
     "remove_leftovers",
     "whole_file",

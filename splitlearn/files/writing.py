@@ -46,7 +46,7 @@ def whole_file(path: Path, num_bytes: int | None = None) -> Iterator[Path]:
     Raises:
         WriteError: the folder cannot be written or the disk is full; an older file is left as it was.
     """
-    with _told_in_a_sentence(path, num_bytes):
+    with explain_full_disk(path, num_bytes):
         check_room(path, num_bytes or 0)
         with _temporary_beside(path) as temporary:
             temporary.touch(mode=0o666, exist_ok=False)
@@ -76,7 +76,7 @@ def whole_folder(path: Path, exist_ok: bool = False, num_bytes: int | None = Non
         FileExistsError: ``path`` is there when the block ends, and must not be.
         WriteError: the folder cannot be written or the disk is full; what was there is left as it was.
     """
-    with _told_in_a_sentence(path, num_bytes):
+    with explain_full_disk(path, num_bytes):
         check_room(path, num_bytes or 0, in_one_file=False)
         with _temporary_beside(path) as temporary:
             temporary.mkdir()
@@ -194,8 +194,16 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _told_in_a_sentence(path: Path, num_bytes: int | None) -> Iterator[None]:
-    """Raise errors of a disk or file that cannot take more as a `WriteError` with the path and the bytes needed."""
+def explain_full_disk(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+    """Raise errors of a disk or file that cannot take more as a sentence.
+
+    Args:
+        path: the file or folder that the block writes.
+        num_bytes: how large it will be at least, where that is known.
+
+    Raises:
+        WriteError: the disk is full or read-only, or the file may not grow; the message has the path and the bytes needed.
+    """
     try:
         yield
     except WriteError:

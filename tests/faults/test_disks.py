@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from splitlearn.checkpoint import write_torch_file
+from splitlearn.checkpoint import prepare_checkpoint, write_torch_file
+from splitlearn.checkpoint.partial_file import PartialFile
 from splitlearn.checkpoint.tensor_file import write_tensor_file
-from splitlearn.files import whole_folder, write_text, writing
+from splitlearn.files import WriteError, whole_folder, write_text, writing
 from tests.faults.processes import Ended, run, run_command
 
 # In kibibytes: room for an old file beside a part of the new one.
@@ -89,6 +92,36 @@ def test_a_full_disk_leaves_the_old_file(kind: str, is_known: bool, small_disk: 
     assert ended.text.count("\n") == 1 and content(small_disk) == {"file": "old"}
     if kind in ("a checkpoint", "tensors"):
         assert "; 0.59 MiB are needed and 0.3" in ended.text
+
+
+def test_a_download_that_finds_no_room(tmp_path: Path) -> None:
+    """Fault: a file of the hub does not fit. Promise: one sentence with the path; the next try goes on where this one ended."""
+    header = b'{"a":{"dtype":"F32","shape":[250],"data_offsets":[0,1000]}}'
+    file = PartialFile(tmp_path / "file")
+    file.keep_header(header, 8 + len(header) + 1000)
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+        try:
+            with file.filling():
+                pass
+        except WriteError as error:
+            print(error)
+
+    assert run(work).text == f"{tmp_path / 'file'} cannot be written (File too large)\n"
+    with file.filling():
+        assert file.missing([(0, 1000)]) == [(0, 1000)]
+
+
+def test_a_checkpoint_is_not_prepared_where_it_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault: a disk without room for a prepared checkpoint. Promise: one sentence before anything is written."""
+    write_tensor_file({"a": torch.zeros(1000)}, tmp_path / "model.safetensors")
+    write_text(tmp_path / "config.json", "{}")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=2**40, free=3000))
+    with pytest.raises(WriteError, match=r"out cannot be written \(No space left on device\); 0\.00 MiB are needed"):
+        prepare_checkpoint(tmp_path, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 TINY = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=8", "data.max_val_blocks=2", "trainer.max_steps=2"]
