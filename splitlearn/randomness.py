@@ -86,7 +86,8 @@ class NamedGenerators:
         for name, of_name in state["states"].items():
             for device, own in of_name.items():
                 if device == "cpu" or torch.cuda.is_available():
-                    self.generator(name, torch.device(device)).set_state(own)
+                    # A checkpoint may have been read to a GPU.
+                    self.generator(name, torch.device(device)).set_state(own.cpu())
 
 
 def default_generators(device: torch.device) -> list[torch.Generator]:
