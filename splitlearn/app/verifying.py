@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 from splitlearn.app.configuration import naming_settings
 from splitlearn.app.models import open_model
 from splitlearn.cut import SplitPlan
+from splitlearn.export import RunRecord, check_saved_state
 from splitlearn.runs import CONFIG_FILE, SUMMARY_FILE, read_run_config, read_summary
 from splitlearn.settings import check
 from splitlearn.verification import (
@@ -76,4 +78,16 @@ def verify_run(cfg: DictConfig) -> list[FileOutcome]:
             problem = str(error)
         if path.is_file():
             outcomes.append(FileOutcome(name, path.stat().st_size, problem))
-    return outcomes + verify_saved_files(folder)
+    return _with_mixture(outcomes, folder) + verify_saved_files(folder)
+
+
+def _with_mixture(outcomes: list[FileOutcome], folder: Path) -> list[FileOutcome]:
+    """Add to the record of a completed run that the folder holds files of another run or step, if it does."""
+    summary = None if any(outcome.problem for outcome in outcomes) else read_summary(folder)
+    if summary is None or not summary.is_completed:
+        return outcomes
+    try:
+        check_saved_state(RunRecord.read(folder))
+    except (ValueError, FileNotFoundError) as error:
+        return [replace(outcome, problem=str(error)) if outcome.file == SUMMARY_FILE else outcome for outcome in outcomes]
+    return outcomes

@@ -33,7 +33,9 @@ def prepare(command: str, argv: list[str]) -> list[str]:
         print_version()
         raise SystemExit(0)
     parsed = _parse(arguments, command)
-    if parsed.shell_completion or parsed.hydra_help or parsed.experimental_rerun is not None:
+    if parsed.experimental_rerun is not None:
+        raise SettingError("--experimental-rerun reads a pickle file, which may run code; give the settings of that run again")
+    if parsed.shell_completion or parsed.hydra_help:
         return argv
     overrides = list(parsed.overrides)
     flags = _without(arguments, overrides)

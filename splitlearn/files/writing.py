@@ -243,14 +243,15 @@ def _set_modes(folder: Path, file_mode: int) -> None:
 
 def _rename_folder(folder: Path, path: Path) -> None:
     # The system would put a folder in the place of an empty one.
+    refusal = FileExistsError(f"{path} exists already: another process has made it meanwhile; name another folder")
     if path.exists():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        raise refusal
     try:
         folder.rename(path)
     except OSError as error:
         # Another process made it meanwhile; the system reports it in several ways.
         if path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+            raise refusal from error
         raise
 
 

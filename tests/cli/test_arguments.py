@@ -52,6 +52,11 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
         prepare("train", ["--config-dir", str(tmp_path), "experiment=mine"])
 
 
+def test_a_pickle_of_an_earlier_run_is_not_read() -> None:
+    with pytest.raises(SettingError, match="reads a pickle file, which may run code"):
+        prepare("train", ["--experimental-rerun", "run/.hydra/config.pickle"])
+
+
 def test_completion_and_hydras_own_help_are_hydras() -> None:
     assert prepare("train", ["-sc", "install=bash"]) == ["-sc", "install=bash"]
     assert prepare("train", ["--hydra-help"]) == ["--hydra-help"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,14 +18,15 @@ import pytest
 import torch
 import yaml
 
-from splitlearn.app import compose, evaluate, export, generate, train
+from splitlearn.app import compose, evaluate, export, generate, train, verify_run
 from splitlearn.app import training as training_module
 from splitlearn.app.checkpoints import read_checkpoint
 from splitlearn.checkpoint import read_part_file
 from splitlearn.cut import PART_NAMES
 from splitlearn.export import RunRecord, check_saved_state
 from splitlearn.loading import ModelFactory
-from splitlearn.runs import read_summary, write_summary
+from splitlearn.model import SplitModel
+from splitlearn.runs import Stamp, read_summary, write_summary
 
 TINY = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=16", "data.max_val_blocks=2", "verbose=false"]
 TINY += ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "optimizer.learning_rate=1e-2"]
@@ -156,6 +158,20 @@ def test_a_kill_at_any_moment_in_a_folder_used_before(
     assert list(dict.fromkeys(states)) == ["old", "neither", "new"] and states == sorted(states, key="old neither new".index)
 
 
+def test_a_part_of_another_run_is_copied_into_a_folder(completed: Path, tmp_path: Path) -> None:
+    """Fault: a part of another state lies in a completed run. Promise: verify, export, generate and evaluate name it."""
+    run = shutil.copytree(completed, tmp_path / "run")
+    SplitModel.load(run / "parts" / "top.pt").save(run / "parts" / "top.pt", Stamp("f" * 32, 2))
+    named = r"parts/top.pt is of run f{32} at step 2, but .*summary.json is of run \w+ at step 2"
+    for task, cfg in ((export, command("export", run, out=tmp_path / "out")), (evaluate, command("evaluate", run))):
+        with pytest.raises(ValueError, match=named):
+            task(cfg)
+    with pytest.raises(ValueError, match=named):
+        generate(command("generate", run, prompt="a", max_new_tokens=1))
+    problems = {outcome.file: outcome.problem for outcome in verify_run(command("verify", run)) if outcome.problem}
+    assert list(problems) == ["summary.json"] and re.search(named, problems["summary.json"])
+
+
 def test_a_kill_while_a_run_is_replaced(completed: Path, tmp_path: Path) -> None:
     """Fault: kill -9 while overwrite=true removes the old run. Promise: its checkpoints are not taken for the new run's."""
     run = shutil.copytree(completed, tmp_path / "run")
@@ -190,6 +206,10 @@ def test_a_configuration_of_somebody_elses_run(completed: Path, tmp_path: Path, 
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         evaluate(command("evaluate", run))
     assert name in str(error.value) and "hf_hidden" not in str(error.value)
+    config["model"]["name_or_path"] = {"_target_": "os.system", "command": "false"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"config.yaml is damaged .*: it does not say model.name_or_path"):
+        export(command("export", run, out=tmp_path / "again"))
     config["model"]["name_or_path"] = name
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     for task in (export, evaluate):
