@@ -27,6 +27,7 @@ from splitlearn.export import RunRecord, check_saved_state
 from splitlearn.loading import ModelFactory
 from splitlearn.model import SplitModel
 from splitlearn.runs import Stamp, read_summary, write_summary
+from tests.faults import processes
 
 TINY = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=16", "data.max_val_blocks=2", "verbose=false"]
 TINY += ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "optimizer.learning_rate=1e-2"]
@@ -216,6 +217,18 @@ def test_a_configuration_of_somebody_elses_run(completed: Path, tmp_path: Path, 
         with pytest.raises((ValueError, FileNotFoundError)) as error:
             task(command(task.__name__, run, **({"out": tmp_path / "again"} if task is export else {})))
         assert name in str(error.value) and "hf_hidden" not in str(error.value)
+
+
+def test_two_exports_to_one_place_at_once(completed: Path, tmp_path: Path) -> None:
+    """Fault: two exports write one folder at once. Promise: one is there whole, the other is told so; nothing else is left."""
+    expected = export(command("export", completed, out=tmp_path / "expected"))
+    cfg = command("export", completed, out=tmp_path / "exports" / "out")
+    ended = [process.wait() for process in [processes.start(lambda: export(cfg)) for _ in range(2)]]
+    assert sorted(end.status for end in ended) == [0, 1]
+    assert re.search(r"exports/out exists already", next(end.text for end in ended if end.status))
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["out"]
+    for path in expected.iterdir():
+        assert (tmp_path / "exports" / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_two_runs_at_once_in_one_folder(tmp_path: Path) -> None:
