@@ -44,7 +44,7 @@ def read_tensor_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
 
     Args:
         path: the file.
-        remedy: what to do about a damaged one, for messages.
+        remedy: the remedy for a damaged file, for messages.
 
     Raises:
         CheckpointError: it is damaged or no safetensors file.
@@ -58,7 +58,7 @@ def verify_tensor_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
 
     Args:
         path: the file.
-        remedy: what to do about a damaged one, for messages.
+        remedy: the remedy for a damaged file, for messages.
 
     Raises:
         CheckpointError: it is damaged.

@@ -19,13 +19,13 @@ from splitlearn.redaction import reason_of
 _CHUNK_BYTES = 4 * 2**20
 
 
-def read_torch_file(path: Path, what: str, remedy: str) -> Any:
+def read_torch_file(path: Path, kind: str, remedy: str) -> Any:
     """Read a torch file of plain values and tensors, which are mapped from the file where that can be done.
 
     Args:
         path: the file.
-        what: what it should be, for messages, such as ``"checkpoint of a run"``.
-        remedy: what to do about a damaged one, for messages.
+        kind: the kind of file that is expected, for messages, such as ``"checkpoint of a run"``.
+        remedy: the remedy for a damaged file, for messages.
 
     Raises:
         CheckpointError: it is empty, cut short, something else, or would run code when read.
@@ -34,7 +34,7 @@ def read_torch_file(path: Path, what: str, remedy: str) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if not path.is_file():
-        raise CheckpointError(f"{path} is a folder and no {what}; {remedy}")
+        raise CheckpointError(f"{path} is a folder and no {kind}; {remedy}")
     try:
         # Files from before torch 1.6 are no zip archives and cannot be mapped.
         is_archive = zipfile.is_zipfile(path)
@@ -43,7 +43,7 @@ def read_torch_file(path: Path, what: str, remedy: str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:
         # Damaged archives and pickles make torch raise almost anything.
-        raise CheckpointError(f"{path} is damaged, or no {what} ({type(error).__name__}); {remedy}") from error
+        raise CheckpointError(f"{path} is damaged, or no {kind} ({type(error).__name__}); {remedy}") from error
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -73,7 +73,7 @@ def read_description(
     except CheckpointError:
         raise
     except Exception as error:
-        # A configuration's class computes with what it is given, and raises what it likes.
+        # Configuration classes compute with the values in the file, so a bad value can raise any exception.
         raise CheckpointError(f"{path} does not say which part it is ({reason_of(error)}); save the part again") from error
     dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
     drawn = draw_blueprint(config, dtype, generation_config, origin)

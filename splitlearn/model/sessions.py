@@ -1,7 +1,7 @@
 """Generating through a part that another party holds: its key-value cache stays there.
 
-In the unsplit model's cache a `LayerElsewhere` stands for each of the part's layers. What transformers does to the cache
-(reorder it for beams, crop it) thereby reaches the party that holds the part.
+In the unsplit model's cache a `LayerElsewhere` stands for each of the part's layers. Operations on the cache
+(reordering it for beams, cropping) thereby reach the party that holds the part.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from splitlearn.model.blueprint import Blueprint
 from splitlearn.model.caches import PartCache, cache_of_part, make_cache
 from splitlearn.model.split_model import SplitModel
 
-# What transformers does to all entries of a cache at once.
+# Methods that transformers calls on all entries of a cache at once.
 _CHANGES = ("reset", "reorder_cache", "crop", "batch_repeat_interleave", "batch_select_indices", "activate_past_recording")
 
 
@@ -151,7 +151,7 @@ class LayerElsewhere(CacheLayerMixin):
         self._change("batch_select_indices", indices)
 
     def activate_past_recording(self) -> None:
-        """Have the holder keep what cropping needs."""
+        """Have the holder keep the states that cropping needs."""
         self._change("activate_past_recording")
 
     def _change(self, name: str, *arguments: Any) -> None:
@@ -160,7 +160,7 @@ class LayerElsewhere(CacheLayerMixin):
 
 
 class SessionHolder(Protocol):
-    """What generating needs of a part that another party holds.
+    """The interface through which a part that another party holds takes part in generation.
 
     Attributes:
         spec: which part it is.

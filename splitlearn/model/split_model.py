@@ -98,7 +98,7 @@ class SplitModel(nn.Module):
     def run(self, inputs: torch.Tensor, below: Mapping[str, LayerOutputs] | None = None, **arguments: Any) -> PartOutput:
         """Run the part among the others of its model, as `ComposedCausalLM.run` does.
 
-        The part's own hooks see what `forward` takes and returns.
+        The part's own hooks see the arguments and the result of `forward`.
 
         Args:
             inputs: as for `forward`.
@@ -106,7 +106,7 @@ class SplitModel(nn.Module):
             **arguments: as for `forward`.
 
         Returns:
-            What `forward` returns, with the recorded outputs of a bottom or trunk.
+            The result of `forward`, with the recorded outputs of a bottom or trunk.
 
         Raises:
             ValueError: as `forward`.

@@ -20,12 +20,12 @@ _REMEDY = "use another checkpoint, or train again"
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """What was found out about one file of a run.
+    """The check of one file of a run.
 
     Attributes:
         file: its name in the run's folder.
-        num_bytes: how long it is.
-        problem: what is wrong with it; None if nothing is.
+        num_bytes: its length in bytes.
+        problem: the fault in words; None if there is none.
     """
 
     file: str
