@@ -78,7 +78,8 @@ def hold_run_folder(folder: Path) -> Iterator[None]:
     lock = None
     try:
         # Some releases of filelock set permissions of their own, whatever the user's mask.
-        (folder / LOCK_FILE).touch(mode=0o666)
+        with suppress(FileExistsError):
+            (folder / LOCK_FILE).touch(mode=0o666, exist_ok=False)
         lock = FileLock(folder / LOCK_FILE, mode=(folder / LOCK_FILE).stat().st_mode & 0o777)
         _acquire(lock, folder)
     except (NotImplementedError, OSError) as error:
