@@ -84,7 +84,9 @@ class Recorder:
         elif not isinstance(error, Exception):
             status, reason = "interrupted", self._how_it_was_stopped()
         if self._trainer is not None:
-            self.note(best=find_best(self._trainer))
+            # With too little memory the best checkpoint cannot be read either.
+            with suppress(ValueError, OSError, MemoryError):
+                self.note(best=find_best(self._trainer))
         # On a full disk the record may not be written either; the error that is raised says so.
         with suppress(WriteError):
             if self._trainer is None:
