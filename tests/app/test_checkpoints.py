@@ -130,6 +130,7 @@ def test_a_second_run_in_a_folder_is_refused_or_takes_the_place_of_the_first(tmp
     train(compose(*SHORT, "trainer.max_steps=3", "save_parts=false", "overwrite=true"), folder=tmp_path)
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {
+        LOCK_FILE,
         "checkpoints/last.ckpt",
         "checkpoints/other.ckpt",
         "checkpoints/step_000003.ckpt",
