@@ -20,11 +20,12 @@ _HEADER = """\
 # When something goes wrong
 
 Each row is a test of the suite with real files, processes, signals or a local hub: the fault, the promise, and the test that
-shows it. The page is made of the tests' own words by `python -m tests.faults.table`, so it promises nothing that is not tested.
+shows it. The page is made of the tests' own words by `python -m tests.faults.table`, so that it promises nothing that is not
+tested.
 
-Errors are one sentence on the terminal and exit status 2. A run that is stopped ends with 128 and the signal's number (130 after
-Ctrl+C, 143 after SIGTERM). Files and folders are written whole or not at all. [SECURITY.md](../SECURITY.md) says what is trusted
-and what is not.
+Errors are one sentence on the terminal and exit status 2. A run that is stopped ends with 128 and the signal's number: 130 after
+Ctrl+C, 143 after SIGTERM. Files and folders are written whole or not at all. [SECURITY.md](../SECURITY.md) says what is
+trusted and what is not.
 """
 
 
