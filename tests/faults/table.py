@@ -23,8 +23,8 @@ Each row is a test of the suite with real files, processes, signals or a local h
 shows it. The page is made of the tests' own words by `python -m tests.faults.table`, so that it promises nothing that is not
 tested.
 
-Errors are one sentence on the terminal and exit status 2. A run that is stopped ends with 128 and the signal's number: 130 after
-Ctrl+C, 143 after SIGTERM. Files and folders are written whole or not at all. [SECURITY.md](../SECURITY.md) says what is
+Errors are one sentence on the terminal and exit status 2. A run that is stopped ends with 128 and the signal's number: 130
+after Ctrl+C, 143 after SIGTERM. Files and folders are written whole or not at all. [SECURITY.md](../SECURITY.md) says what is
 trusted and what is not.
 """
 
