@@ -174,6 +174,8 @@ def test_a_flipped_byte_is_found_by_the_checksum(run: Path) -> None:
             verify_torch_file(path, "save it again")
 
 
+# torch means to give quantized tensors up; files that hold them stay.
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning", "ignore:TypedStorage is deprecated:UserWarning")
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
