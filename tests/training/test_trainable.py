@@ -112,7 +112,7 @@ def test_frozen_parts_get_no_adapters_and_are_run_once(tiny_checkpoint: Callable
         layer: Any = part.layers[0]
         layer.mlp.register_forward_pre_hook(lambda mlp, inputs, name=part.spec.name: calls.append(name))
     trunk = module.parts[1]
-    trunk.register_forward_hook(lambda part, inputs, output: calls.append(f"needs gradients: {output.output.requires_grad}"))
+    trunk.register_forward_hook(lambda part, inputs, output: calls.append(f"needs gradients: {output.requires_grad}"))
     module.composed.train()(**batches([2])[0]).loss.backward()
     assert calls == ["bottom", "trunk", "needs gradients: False", "top", "top"], "the top's layers run again, no others"
 
