@@ -56,12 +56,10 @@ def test_contexts_nest() -> None:
     ],
 )
 def test_the_library_speaks_of_arguments_and_the_app_of_settings(call: Callable[[], Any], argument: str, setting: str) -> None:
-    with pytest.raises(ValueError, match="") as told:
+    with pytest.raises(ValueError, match=rf"^{re.escape(argument)} (is|names) "):
         call()
-    assert re.match(rf"{re.escape(argument)} (is|names) ", str(told.value))
-    with naming_settings(), pytest.raises(ValueError, match="") as told:
+    with naming_settings(), pytest.raises(ValueError, match=rf"^{re.escape(setting)} (is|names) "):
         call()
-    assert re.match(rf"{re.escape(setting)} (is|names) ", str(told.value))
 
 
 def made(**settings: Any) -> SplitCausalLM:

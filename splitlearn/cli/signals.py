@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -64,7 +64,7 @@ def telling_signals() -> Iterator[None]:
             raise SystemExit(_ENDED_BY_SIGNAL + _state.received)
 
 
-def _handle_with(handler: signal._HANDLER) -> None:
+def _handle_with(handler: Callable[[int, FrameType | None], None]) -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:

@@ -65,6 +65,7 @@ INTERNALS = [
     Internal(
         "lightning.pytorch.utilities.parsing", "lightning_setattr", "setting what was found", ("model", "attribute", "value")
     ),
+    Internal("lightning.pytorch.utilities.exceptions", "SIGTERMException", "runs that SIGTERM ended, told as such"),
     Internal("lightning.pytorch.trainer.states", "TrainerFn", "telling validations of training from others"),
     Internal("lightning.fabric.utilities.data", "sized_len", "whether the length of data is known", ("dataloader",)),
     Internal("lightning.fabric.utilities.data", "AttributeDict", "the type of a module's hyperparameters"),

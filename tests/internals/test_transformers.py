@@ -40,6 +40,7 @@ INTERNALS = [
     Internal("transformers.quantizers.auto", "AutoHfQuantizer", "which layers would be quantized"),
     Internal("transformers.quantizers.auto", "AutoQuantizationConfig", "settings of quantization from plain values"),
     Internal("transformers.loss.loss_utils", "ForCausalLMLoss", "transformers' own loss", ("logits", "labels", "vocab_size")),
+    Internal("transformers.cache_utils", "CacheLayerMixin", "a cache's layer whose content is with a part elsewhere"),
     Internal("transformers.pytorch_utils", "Conv1D", "the linear layers of GPT-2"),
     Internal(MODEL, "_keys_to_ignore_on_load_missing", "tensors that a checkpoint may lack"),
     Internal(MODEL, "_keys_to_ignore_on_load_unexpected", "tensors that a checkpoint may have beyond the model's"),
