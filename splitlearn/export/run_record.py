@@ -172,4 +172,4 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
     missing = [name for name in ("name_or_path", "type", "dtype") if not isinstance(model, dict) or name not in model]
     if missing or not isinstance(model, dict) or not isinstance(model["name_or_path"], str):
         missing = missing or ["name_or_path"]
-        raise CheckpointError(f"{path} is damaged or no configuration of a run: it does not say model.{missing[0]}")
+        raise CheckpointError(f"{path} is damaged or no configuration of a run: its `model` does not say {missing[0]}")

@@ -209,7 +209,7 @@ def test_a_configuration_of_somebody_elses_run(completed: Path, tmp_path: Path, 
     assert name in str(error.value) and "hf_hidden" not in str(error.value)
     config["model"]["name_or_path"] = {"_target_": "os.system", "command": "false"}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(ValueError, match=r"config.yaml is damaged .*: it does not say model.name_or_path"):
+    with pytest.raises(ValueError, match=r"config.yaml is damaged .*: its `model` does not say name_or_path"):
         export(command("export", run, out=tmp_path / "again"))
     config["model"]["name_or_path"] = name
     (run / "config.yaml").write_text(yaml.safe_dump(config))
