@@ -6,8 +6,8 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from splitlearn.cut import PART_NAMES
 from splitlearn.model.blueprint import compare_blueprints, compare_ties
 from splitlearn.model.caches import PartCache, count_cached_tokens, make_cache
 from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
+from splitlearn.model.modes import evaluating
 from splitlearn.model.running import Finished, Run
 from splitlearn.model.sessions import GenerationSession, divide_cache
 from splitlearn.model.split_model import SplitModel
@@ -137,16 +138,9 @@ class ComposedCausalLM(nn.Module):
                 output[name] = cache
         return output
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Put all modules in evaluation mode, and each back into its own mode afterwards."""
-        was_training = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            yield
-        finally:
-            for module, training in was_training.items():
-                module.training = training
+        return evaluating(self)
 
     def run(
         self,

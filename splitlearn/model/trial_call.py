@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from splitlearn.model.modes import evaluating
 from splitlearn.model.refusals import UnsupportedModelError
 
 
@@ -62,18 +63,6 @@ def _forwards_replaced(replacements: dict[nn.Module, Callable[..., Any]]) -> Ite
     finally:
         for module in replacements:
             del module.forward
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, so that LayerDrop does not leave out the first layer; modes are restored afterwards."""
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in was_training.items():
-            module.training = training
 
 
 @contextmanager
@@ -133,7 +122,8 @@ def run_to_layers(
     # Two rows, so that a stand-in's output can be unpacked like the (cos, sin) pair of a rotary embedding.
     ids = torch.ones(2, 3, dtype=torch.long, device="cpu")
     with (
-        _evaluating(model),
+        # In training mode LayerDrop may leave out the first layer.
+        evaluating(model),
         _forwards_replaced(replacements | dict.fromkeys(layers, reached)),
         _own_tensors_replaced(way),
         torch.enable_grad(),
