@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from splitlearn.files import check_room, write_error
+from splitlearn.files import check_room, check_writable
 from splitlearn.loading import OpenedModel, dtype_in_full
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.callbacks import LAST
@@ -38,7 +37,7 @@ def check_disk(opened: OpenedModel, module: SplitCausalLM, trainer: Trainer, run
     written = [run_folder / "parts"] if saves_parts else []
     written += [run_folder / "adapters"] if module.adapters.method is not None else []
     for folder in (*sorted(folders), *written):
-        _try_to_write(folder)
+        check_writable(folder)
     trained = _bytes_trained(opened, module)
     checkpoint, needed = _TENSORS_A_WEIGHT * trained, trained if saves_parts else 0
     if folders:
@@ -46,16 +45,6 @@ def check_disk(opened: OpenedModel, module: SplitCausalLM, trainer: Trainer, run
         # Where checkpoints go elsewhere, their disk may be another one.
         needed += checkpoint if run_folder in min(folders).parents else 0
     check_room(run_folder / "parts", needed - _bytes_in({*folders, *written}), in_one_file=False)
-
-
-def _try_to_write(folder: Path) -> None:
-    there = folder if folder.is_dir() else next(above for above in folder.absolute().parents if above.is_dir())
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise write_error(folder, error.errno) from error
 
 
 def _bytes_in(folders: Iterable[Path]) -> int:

@@ -4,10 +4,10 @@ from splitlearn.files.temporary import claim_folder, release_all_folders, remove
 from splitlearn.files.writing import (
     WriteError,
     check_room,
+    check_writable,
     explain_full_disk,
     whole_file,
     whole_folder,
-    write_error,
     write_json,
     write_text,
 )
@@ -15,13 +15,13 @@ from splitlearn.files.writing import (
 __all__ = [
     "WriteError",
     "check_room",
+    "check_writable",
     "claim_folder",
     "explain_full_disk",
     "release_all_folders",
     "remove_leftovers",
     "whole_file",
     "whole_folder",
-    "write_error",
     "write_json",
     "write_text",
 ]

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,20 @@ def check_room(path: Path, num_bytes: int, in_one_file: bool = True) -> None:
     # Some network file systems tell nothing.
     if disk.total > 0 and disk.free < num_bytes:
         raise write_error(path, errno.ENOSPC, num_bytes)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which no file can be made; for one that is not there, the folder above it counts.
+
+    Raises:
+        WriteError: none can be made.
+    """
+    try:
+        tempfile.TemporaryFile(dir=_existing(folder / "file")).close()
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise write_error(folder, error.errno) from error
 
 
 def write_error(path: Path, number: int, num_bytes: int | None = None) -> WriteError:
