@@ -37,9 +37,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         settings = read_json_object(path, _MAX_BYTES)
     except JsonError as error:
         raise CheckpointError(f"{error}; fetch it again") from error
-    check_numbers(settings, str(path))
-    refuse_kernels(settings, str(path))
-    return settings
+    return _checked(settings, str(path))
 
 
 def parse_config(text: str, where: str) -> dict[str, Any]:
@@ -52,12 +50,16 @@ def parse_config(text: str, where: str) -> dict[str, Any]:
         settings = parse_json_object(text.encode("utf-8", "surrogatepass"), where, _MAX_BYTES)
     except JsonError as error:
         raise CheckpointError(str(error)) from error
-    check_numbers(settings, where)
+    return _checked(settings, where)
+
+
+def _checked(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    _check_numbers(settings, where)
     refuse_kernels(settings, where)
     return settings
 
 
-def check_numbers(settings: dict[str, Any], where: str) -> None:
+def _check_numbers(settings: dict[str, Any], where: str) -> None:
     """Refuse numbers that no model is made of.
 
     Raises:

@@ -53,7 +53,7 @@ def read_tensor_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
     return _read(path, remedy)[0]
 
 
-def verify_tensor_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
+def verify_tensor_file(path: Path, remedy: str) -> None:
     """Read all tensors of a safetensors file, and compare them with the digest in its header if there is one.
 
     Args:
@@ -67,7 +67,6 @@ def verify_tensor_file(path: Path, remedy: str) -> dict[str, torch.Tensor]:
     tensors, notes = _read(path, remedy)
     if notes.get(_DIGEST, "") not in ("", _digest(tensors)):
         raise CheckpointError(f"{path} is damaged (its tensors are not those that were written); {remedy}")
-    return tensors
 
 
 def _read(path: Path, remedy: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

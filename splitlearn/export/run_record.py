@@ -169,7 +169,9 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
         CheckpointError: it does not; the message names what is missing.
     """
     model = config.get("model")
-    missing = [name for name in ("name_or_path", "type", "dtype") if not isinstance(model, dict) or name not in model]
-    if missing or not isinstance(model, dict) or not isinstance(model["name_or_path"], str):
-        missing = missing or ["name_or_path"]
+    model = model if isinstance(model, dict) else {}
+    missing = [name for name in ("name_or_path", "type", "dtype") if name not in model]
+    if not missing and not isinstance(model["name_or_path"], str):
+        missing = ["name_or_path"]
+    if missing:
         raise CheckpointError(f"{path} is damaged or no configuration of a run: its `model` does not say {missing[0]}")

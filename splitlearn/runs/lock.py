@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import socket
 import time
 import warnings
@@ -16,6 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from splitlearn.files import write_json
+from splitlearn.json_text import read_json_object
 
 LOCK_FILE = ".run.lock"
 # Apart from the lock's own file, which some releases of filelock empty when they try to take the lock.
@@ -104,7 +104,7 @@ def hold_run_folder(folder: Path) -> Iterator[None]:
 def find_holder(folder: Path) -> Holder | None:
     """Return the process that runs in a folder; None if there is none, as far as can be seen from this machine."""
     try:
-        values = json.loads((folder / HOLDER_FILE).read_text(encoding="utf-8"))
+        values = read_json_object(folder / HOLDER_FILE)
         holder = Holder(int(values["process"]), str(values["host"]), float(values["started_s"]))
     except (OSError, ValueError, TypeError, KeyError):
         return None

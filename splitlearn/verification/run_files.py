@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from splitlearn.checkpoint import read_part_file, read_torch_file, verify_tensor_file, verify_torch_file
+from splitlearn.checkpoint import read_part_file, read_tensor_file, read_torch_file, verify_tensor_file, verify_torch_file
 from splitlearn.redaction import reason_of
 from splitlearn.terminal import make_console
 from splitlearn.verification.finite import describe_non_finite, find_non_finite
@@ -87,7 +87,7 @@ def _verify(path: Path, folder: Path) -> FileOutcome:
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if path.suffix == ".safetensors":
-        yield from verify_tensor_file(path, _REMEDY).items()
+        yield from read_tensor_file(path, _REMEDY).items()
     elif path.suffix == ".pt":
         yield from read_part_file(path)[1].items()
     else:
