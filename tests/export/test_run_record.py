@@ -105,12 +105,16 @@ def test_adapters_of_a_checkpoint_are_kept_beside_the_weights(tmp_path: Path) ->
     assert not list(out.glob(".*"))
 
 
-@pytest.mark.parametrize(("choice", "rate"), [("full", 3), ("adapters", 0.3)])
-def test_the_best_is_not_the_last(choice: str, rate: float, tmp_path: Path) -> None:
+# Adapters alone change the loss by little, whatever their rate: the final norm bounds what the head gets.
+BESIDE_A_FULL_HEAD = ["model.untie=true", "peft=lora", "peft.parts.top=false", "optimizer.parts.top.train=full"]
+
+
+@pytest.mark.parametrize("choice", [CHOICES["full"], BESIDE_A_FULL_HEAD], ids=["full", "adapters beside a full head"])
+def test_the_best_is_not_the_last(choice: list[str], tmp_path: Path) -> None:
     """A learning rate that rises too high: an earlier step is the best, and is what load_best_model_at_end saves."""
-    settings = ["eval_steps=1", "trainer.max_steps=4", f"optimizer.learning_rate={rate}", "optimizer.warmup_fraction=1"]
+    settings = ["eval_steps=1", "trainer.max_steps=4", "optimizer.learning_rate=3", "optimizer.warmup_fraction=1"]
     settings += ["load_best_model_at_end=true"]
-    result = train(compose(*SHORT, *settings, *CHOICES[choice]), folder=tmp_path / "run")
+    result = train(compose(*SHORT, *settings, *choice), folder=tmp_path / "run")
     best = json.loads((tmp_path / "run" / "summary.json").read_text())["best"]
     assert best["step"] < 4 and Path(best["file"]).name == f"step_{best['step']:06d}.ckpt"
     assert result.metrics["val_loss_after"] == best["val_loss"]
