@@ -42,6 +42,14 @@ class RunSummary:
         rows: how many rows were read, are used, and were left out, by reason.
         metrics: held-out loss and perplexity before and after, steps, tokens, seconds, tokens per second, and peaks in GiB.
         traffic: bytes over each cut in training, by payload and direction, in all and per optimizer step; and in evaluation.
+        memory: bytes as measured in training: ``parts`` has for each part ``parameter_bytes``, ``gradient_bytes``,
+            ``optimizer_bytes`` and ``activation_bytes`` (kept for the backward pass); ``parties`` has for each party the sum
+            over its parts; ``planned_parties`` has the same sums as reckoned before training.
+        phases: seconds of a training step by phase (``data``, ``bottom``, ``cut_1``, ``trunk``, ``cut_2``, ``top``,
+            ``backward``, ``optimizer``, and ``step`` for the whole), each with ``median_s``, ``p95_s`` and ``p99_s``; and
+            ``num_steps``, the steps they are of.
+        overrides: the swept overrides of this job, such as ``["split.point_1=2", "seed=1"]``; None for a single run.
+        sweep: the folder of the sweep that the run is a job of; None for a single run.
         best: the best held-out loss, with its step, epoch and checkpoint file.
         stopped_early: why the run stopped before its last step.
         parts: for each part its layers, device, dtype, numbers of parameters and bytes.
@@ -72,6 +80,10 @@ class RunSummary:
     rows: dict[str, int] | None = None
     metrics: dict[str, Any] | None = None
     traffic: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    phases: dict[str, Any] | None = None
+    overrides: list[Any] | None = None
+    sweep: str | None = None
     best: dict[str, Any] | None = None
     stopped_early: str | None = None
     parts: list[dict[str, Any]] | None = None
