@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from splitlearn.loading import ModelFactory, ModelRequest
     from splitlearn.memory import MemoryTracker
     from splitlearn.model import ComposedCausalLM, SplitModel
+    from splitlearn.report import Budgets, read_runs, recommend
     from splitlearn.settings import compose
     from splitlearn.training import SplitCausalLM
 
 _HOMES = {
+    "Budgets": "splitlearn.report",
     "ComposedCausalLM": "splitlearn.model",
     "CutError": "splitlearn.cut",
     "MemoryTracker": "splitlearn.memory",
@@ -25,10 +27,13 @@ _HOMES = {
     "SplitModel": "splitlearn.model",
     "SplitPlan": "splitlearn.cut",
     "compose": "splitlearn.settings",
+    "read_runs": "splitlearn.report",
+    "recommend": "splitlearn.report",
     "train": "splitlearn.app",
 }
 
 __all__ = [
+    "Budgets",
     "ComposedCausalLM",
     "CutError",
     "MemoryTracker",
@@ -38,6 +43,8 @@ __all__ = [
     "SplitModel",
     "SplitPlan",
     "compose",
+    "read_runs",
+    "recommend",
     "train",
 ]
 

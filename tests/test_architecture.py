@@ -20,7 +20,7 @@ FOR_USERS = {"splitlearn", "splitlearn.utils", "splitlearn.__main__"}
 # Modules that other packages import past the package's face, each with its reason.
 PAST_THE_FACE: dict[str, str] = {}
 # Units that answer at once: importing them must not import a library that takes seconds.
-QUICK = ("cli", "cut", "files", "memory", "runs", "settings", "terminal")
+QUICK = ("cli", "cut", "files", "memory", "report", "runs", "settings", "terminal")
 SLOW_LIBRARIES = {"bitsandbytes", "datasets", "lightning", "peft", "torch", "torchao", "transformers"}
 
 

@@ -47,6 +47,7 @@ class Recorder:
         model, tags = cfg.model.name_or_path, plain(cfg.tags)
         self.run_id = new_run_id()
         self._summary = RunSummary(run_id=self.run_id, model=model, folder=str(folder.resolve()), tags=tags, **points)
+        self.note(seed=cfg.seed)
         self._is_taken = holds_run(folder) or foreign_file(folder) is not None
         self._trainer: Trainer | None = None
         self._is_complete = False

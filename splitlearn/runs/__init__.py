@@ -1,6 +1,6 @@
 """A run on disk: its folder, the configuration that it ran with, and the record of how it went."""
 
-from splitlearn.runs.config import CONFIG_FILE, read_run_config
+from splitlearn.runs.config import CONFIG_FILE, read_run_config, read_run_overrides
 from splitlearn.runs.folder import open_run_folder
 from splitlearn.runs.lineage import checkpoint_run, checkpoint_starts, mark_checkpoint, refuse_other_run
 from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, find_holder, hold_run_folder
@@ -25,6 +25,7 @@ __all__ = [
     "open_run_folder",
     "print_summary",
     "read_run_config",
+    "read_run_overrides",
     "read_summary",
     "refuse_other_run",
     "write_summary",

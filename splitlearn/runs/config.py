@@ -10,6 +10,8 @@ import yaml
 from splitlearn.redaction import reason_of
 
 CONFIG_FILE = "config.yaml"
+# Hydra's record of what was typed.
+_OVERRIDES_FILE = ".hydra/overrides.yaml"
 _MAX_BYTES = 2**20
 
 
@@ -33,6 +35,19 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged or no configuration of a run: it holds no settings")
     return values
+
+
+def read_run_overrides(folder: Path) -> list[str] | None:
+    """Return the overrides that a run was started with, one for each setting that was typed.
+
+    Returns:
+        The overrides; None if the folder does not hold them, or not as Hydra writes them.
+    """
+    try:
+        values = _parse(folder / _OVERRIDES_FILE)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, list) and all(isinstance(value, str) for value in values) else None
 
 
 def _parse(path: Path) -> Any:

@@ -37,6 +37,7 @@ class RunSummary:
         folder: the run's folder.
         split_point_1: first layer of the trunk.
         split_point_2: first layer of the top.
+        seed: the run's seed; None in records of releases that did not note it.
         placement: parties with their parts and devices, and which data cross each cut.
         tags: words of the user's own.
         rows: how many rows were read, are used, and were left out, by reason.
@@ -75,6 +76,7 @@ class RunSummary:
     folder: str | None = None
     split_point_1: int | None = None
     split_point_2: int | None = None
+    seed: int | None = None
     placement: dict[str, Any] | None = None
     tags: list[Any] | None = None
     rows: dict[str, int] | None = None
