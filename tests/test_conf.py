@@ -24,7 +24,7 @@ GROUPS = {
     "activation_cache": 3,
     "optimizer": 1,
     "trainer": 1,
-    "callbacks": 12,
+    "callbacks": 14,
     "logger": 6,
     "experiment": 2,
     "debug": 2,

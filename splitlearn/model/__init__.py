@@ -8,7 +8,7 @@ from splitlearn.model.digest import digest, part_digest
 from splitlearn.model.parameter_names import fill_parameters, named_parameters, stored_names, trained_parameters
 from splitlearn.model.part_call import PartOutput
 from splitlearn.model.passage import Neutral
-from splitlearn.model.quantized import count_values, is_quantized, keep_trainable, stored_bytes
+from splitlearn.model.quantized import count_values, is_quantized, keep_trainable, raw_tensors, stored_bytes
 from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.model.running import Finished
 from splitlearn.model.sessions import GenerationSession, LocalSession
@@ -48,6 +48,7 @@ __all__ = [
     "part_digest",
     "plan_cut",
     "put_tensor",
+    "raw_tensors",
     "stored_bytes",
     "stored_names",
     "tie_parts",

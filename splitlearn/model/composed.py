@@ -22,7 +22,7 @@ from splitlearn.model.blueprint import compare_blueprints, compare_ties
 from splitlearn.model.caches import PartCache, count_cached_tokens, make_cache
 from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
 from splitlearn.model.modes import evaluating
-from splitlearn.model.running import Finished, Run
+from splitlearn.model.running import Finished, Run, StageObserver
 from splitlearn.model.sessions import GenerationSession, divide_cache
 from splitlearn.model.split_model import SplitModel
 from splitlearn.randomness import NamedGenerators
@@ -44,6 +44,8 @@ class ComposedCausalLM(nn.Module):
     Attributes:
         meter: counts the bytes that cross the cuts.
         boundaries: the boundaries at cut 1 and cut 2; all data that go from part to part pass them.
+        stage_observers: are called with the name of each stage of a training run as it begins: ``"bottom"``, ``"cut_1"``,
+            ``"trunk"``, ``"cut_2"``, ``"top"``. Evaluation, generation and trials are not shown.
 
     Raises:
         ValueError: the parts are not bottom, trunk and top of one cut, are of different models, commits or dtypes, or were
@@ -80,6 +82,7 @@ class ComposedCausalLM(nn.Module):
         self.generators = generators
         below, above = (Boundary(route, self.meter, generators=generators) for route in routes)
         self.boundaries = below, above
+        self.stage_observers: list[StageObserver] = []
 
     @property
     def parts(self) -> tuple[SplitModel, SplitModel, SplitModel]:
@@ -175,7 +178,9 @@ class ComposedCausalLM(nn.Module):
             kind = CallKind.TRAIN if self.training and torch.is_grad_enabled() else CallKind.EVALUATE
         labels_BT = arguments.get("labels") if labels_BT is None else labels_BT
         arguments = {**self._recorded_outputs(), **arguments}
-        return Run(self.parts, self.boundaries, kind, caches, labels_BT, self.generators)(inputs, start, stop, arguments)
+        observers = self.stage_observers if kind is CallKind.TRAIN else ()
+        run = Run(self.parts, self.boundaries, kind, caches, labels_BT, self.generators, observers)
+        return run(inputs, start, stop, arguments)
 
     def _recorded_outputs(self) -> dict[str, bool]:
         """Return the per-layer outputs that the model's configuration asks for.

@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,9 @@ from splitlearn.model.caches import PartCache
 from splitlearn.model.sessions import GenerationSession
 from splitlearn.model.split_model import SplitModel
 from splitlearn.randomness import NamedGenerators
+
+# Is told the stage of a run that begins: a part's name or a cut's.
+StageObserver = Callable[[str], None]
 
 # Arguments of a causal LM's forward that only its head uses; all others go to every part.
 _HEAD_ARGUMENTS = ("labels", "logits_to_keep", "num_items_in_batch", "shift_labels", "skips_head")
@@ -46,6 +49,7 @@ class Run:
         caches: the key-value cache of each part, or its session if another party holds it; None fills none.
         labels_BT: labels of shape (B, T) that the holder of the top must be sent; None if no loss is computed.
         generators: random number generators of the parts in training, by the part's name; None leaves torch's default ones.
+        observers: are told each stage as it begins: ``"bottom"``, ``"cut_1"``, ``"trunk"``, ``"cut_2"``, ``"top"``.
     """
 
     parts: Sequence[SplitModel]
@@ -54,6 +58,7 @@ class Run:
     caches: Sequence[PartCache | GenerationSession | None] | None = None
     labels_BT: torch.Tensor | None = None
     generators: NamedGenerators | None = None
+    observers: Sequence[StageObserver] = ()
 
     def __call__(
         self, inputs: torch.Tensor | Parcel | Handover, start: int, stop: int, arguments: Mapping[str, Any]
@@ -85,6 +90,7 @@ class Run:
             # Looked up once for the boundary, the generators and the part: it walks the part's modules to the first tensor.
             device = part.device
             at = self._reach(index, at, device)
+            self._begin_stage(part.spec.name)
             own: dict[str, Any] = {"use_cache": False, "device": device}
             cache = None if self.caches is None else self.caches[index]
             if cache is not None:
@@ -100,6 +106,10 @@ class Run:
             at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
         return at
 
+    def _begin_stage(self, stage: str) -> None:
+        for observer in self.observers:
+            observer(stage)
+
     def _drawing(self, part: SplitModel, device: torch.device) -> AbstractContextManager[None]:
         """Have a part draw from its own generator; a trial draws from none that a run goes on with."""
         # Swapping generators takes some 15 microseconds, which generating would show.
@@ -112,6 +122,7 @@ class Run:
         if index == 0:
             return at
         boundary, below, above = self.boundaries[index - 1], self.parts[index - 1], self.parts[index]
+        self._begin_stage(boundary.route.name)
         differs = below.blueprint.dtype != above.blueprint.dtype
         dtype = above.blueprint.dtype
         parcel = at.parcel

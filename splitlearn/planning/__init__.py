@@ -4,6 +4,7 @@ from splitlearn.planning.automatic import choose_cut
 from splitlearn.planning.costs import METHODS, CutCost, Need, PartCost, cost_of
 from splitlearn.planning.fit import DoesNotFitError, check_fit, least_methods
 from splitlearn.planning.report import print_plan
+from splitlearn.planning.training_memory import planned_by_party
 
 __all__ = [
     "METHODS",
@@ -15,5 +16,6 @@ __all__ = [
     "choose_cut",
     "cost_of",
     "least_methods",
+    "planned_by_party",
     "print_plan",
 ]

@@ -117,8 +117,8 @@ def measure_activations(
         blueprint: the model.
         num_rows: rows of the batch (B).
         num_tokens: tokens of each row (T).
-        lora_rank: measure with all weights frozen and adapters of this rank beside every linear layer but the head; None
-            measures with all weights trained.
+        lora_rank: measure with all weights frozen and adapters of this rank beside every linear layer but the head; 0 without
+            adapters, as in a frozen part that gradients pass; None with all weights trained.
 
     Returns:
         The bytes, or None if the model cannot run without values, because they decide which operations it runs.
@@ -147,7 +147,7 @@ def _measure(blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: in
         if lora_rank is not None:
             model.requires_grad_(False)
             head = model.get_output_embeddings()
-            for module in model.modules():
+            for module in model.modules() if lora_rank else ():
                 if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
                     module.register_forward_hook(_adapter(module, lora_rank, ledger))
         _follow(layers, twins, ledger)

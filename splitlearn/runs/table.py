@@ -52,6 +52,17 @@ def _parts_table(summary: RunSummary) -> Table:
     return table
 
 
+def _memory_line(summary: RunSummary) -> list[str]:
+    """Say what each party's parts took in training, and what was planned, where it was measured."""
+    memory = summary.memory or {}
+    planned = memory.get("planned_parties") or {}
+    taken = [
+        f"{party} {format_bytes(size)}" + (f" (planned {format_bytes(planned[party])})" if party in planned else "")
+        for party, size in (memory.get("parties") or {}).items()
+    ]
+    return [f"training took, with gradients, optimizer and kept activations: {', '.join(taken)}"] if taken else []
+
+
 def _padding_line(metrics: dict[str, Any]) -> list[str]:
     """Say what padding cost, where there was some."""
     num_padding = metrics.get("train_padding_tokens", 0)
@@ -90,6 +101,7 @@ def _footer(summary: RunSummary) -> str:
     lines = [
         f"peak RAM {metrics['peak_rss_gib']:.2f} GiB (anonymous {metrics['peak_anonymous_gib']:.2f})"
         + (f", peak GPU {metrics['peak_gpu_gib']:.2f} GiB" if metrics["peak_gpu_gib"] else ""),
+        *_memory_line(summary),
         f"{metrics['train_tokens']:,} tokens trained in {metrics['train_s']:.0f} s"
         + (f" ({rate:,.0f} tokens/s in the steps)" if rate else ""),
         *_padding_line(metrics),

@@ -171,6 +171,14 @@ class MemoryReportSettings:
 
 
 @dataclass
+class StepPhasesSettings:
+    """``splitlearn.training.callbacks.StepPhases``."""
+
+    _target_: str
+    synchronize: bool
+
+
+@dataclass
 class ProgressSettings:
     """``splitlearn.training.callbacks.make_progress``."""
 
@@ -281,6 +289,8 @@ TARGETS: dict[str, type] = {
     f"{_CALLBACKS}.FindBatchSize": BatchSizeFinderSettings,
     f"{_CALLBACKS}.FindLearningRate": LearningRateFinderSettings,
     f"{_CALLBACKS}.MemoryReport": MemoryReportSettings,
+    f"{_CALLBACKS}.PartBytes": NoSettings,
+    f"{_CALLBACKS}.StepPhases": StepPhasesSettings,
     f"{_CALLBACKS}.make_progress": ProgressSettings,
     f"{_CALLBACKS}.TokenThroughput": ThroughputSettings,
 }

@@ -6,7 +6,7 @@ from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.checkpoint_schema import check_progress, check_schema
 from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
-from splitlearn.training.part_memory import PartMemory, part_memory
+from splitlearn.training.part_memory import PartMemory, bytes_by_party, part_memory
 from splitlearn.training.precision import SplitPrecision
 from splitlearn.training.preparing import PreparedParts, prepare_parts
 from splitlearn.training.refusals import refuse_divided_ties
@@ -24,6 +24,7 @@ __all__ = [
     "SplitStrategy",
     "TrainingSettings",
     "WholeFileCheckpointIO",
+    "bytes_by_party",
     "check_layout",
     "check_progress",
     "check_schema",

@@ -1,13 +1,14 @@
-"""The parameters and bytes that each part holds."""
+"""The parameters and bytes that each part holds, and what training adds to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from splitlearn.cut import Placement
 from splitlearn.model import SplitModel, count_values, stored_bytes
 
 
@@ -40,20 +41,61 @@ class PartMemory:
 
 def part_memory(parts: Sequence[SplitModel]) -> list[PartMemory]:
     """Count each part's parameters and bytes; a tensor that two parts share counts for the lower one."""
+    return [
+        PartMemory(
+            name=part.spec.name,
+            layers=part.spec.describe(),
+            device=str(part.device),
+            dtype=str(part.dtype).removeprefix("torch."),
+            num_parameters=sum(count_values(parameter) for parameter in own),
+            num_trainable=sum(parameter.numel() for parameter in own if parameter.requires_grad),
+            weight_bytes=sum(stored_bytes(parameter) for parameter in own),
+        )
+        for part, own in _own_parameters(parts)
+    ]
+
+
+def training_bytes(parts: Sequence[SplitModel], optimizer: torch.optim.Optimizer) -> dict[str, dict[str, int]]:
+    """Return for each part the bytes of its parameters, of their gradients, and of their optimizer state, as they are now.
+
+    Args:
+        parts: the parts; a tensor that two of them share counts for the lower one.
+        optimizer: the optimizer that steps them.
+
+    Returns:
+        By the part's name ``parameter_bytes``, ``gradient_bytes`` and ``optimizer_bytes``.
+    """
+    measured = {}
+    for part, own in _own_parameters(parts):
+        # Asking the state for a parameter that it lacks would add an entry.
+        states = [optimizer.state[parameter] for parameter in own if parameter in optimizer.state]
+        measured[part.spec.name] = {
+            "parameter_bytes": sum(stored_bytes(parameter) for parameter in own),
+            "gradient_bytes": sum(parameter.grad.nbytes for parameter in own if parameter.grad is not None),
+            "optimizer_bytes": sum(
+                value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor)
+            ),
+        }
+    return measured
+
+
+def bytes_by_party(parts: Mapping[str, Mapping[str, int]], placement: Placement) -> dict[str, int]:
+    """Return the sum of all figures of a party's parts, for each party with a part.
+
+    Args:
+        parts: figures by the part's name, then by their own.
+        placement: who holds which part.
+    """
+    totals: dict[str, int] = {}
+    for part, figures in parts.items():
+        holder = placement.holder(part)
+        totals[holder] = totals.get(holder, 0) + sum(figures.values())
+    return totals
+
+
+def _own_parameters(parts: Sequence[SplitModel]) -> Iterator[tuple[SplitModel, list[torch.nn.Parameter]]]:
     seen: set[torch.nn.Parameter] = set()
-    counted = []
     for part in parts:
         own = [parameter for parameter in part.parameters() if parameter not in seen]
         seen.update(own)
-        counted.append(
-            PartMemory(
-                name=part.spec.name,
-                layers=part.spec.describe(),
-                device=str(part.device),
-                dtype=str(part.dtype).removeprefix("torch."),
-                num_parameters=sum(count_values(parameter) for parameter in own),
-                num_trainable=sum(parameter.numel() for parameter in own if parameter.requires_grad),
-                weight_bytes=sum(stored_bytes(parameter) for parameter in own),
-            )
-        )
-    return counted
+        yield part, own

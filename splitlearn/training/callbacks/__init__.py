@@ -8,9 +8,11 @@ from splitlearn.training.callbacks.finders import FindBatchSize, FindLearningRat
 from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
 from splitlearn.training.callbacks.last_checkpoint import LAST, LastCheckpoint
 from splitlearn.training.callbacks.memory_report import MemoryReport
+from splitlearn.training.callbacks.part_bytes import PartBytes
 from splitlearn.training.callbacks.progress import LineProgress, make_progress
 from splitlearn.training.callbacks.run_figures import RunFigures, saved_figures
 from splitlearn.training.callbacks.run_identity import RunIdentity
+from splitlearn.training.callbacks.step_phases import StepPhases
 from splitlearn.training.callbacks.token_throughput import TokenThroughput, count_tokens
 from splitlearn.training.callbacks.traffic import Traffic
 
@@ -26,8 +28,10 @@ __all__ = [
     "LastCheckpoint",
     "LineProgress",
     "MemoryReport",
+    "PartBytes",
     "RunFigures",
     "RunIdentity",
+    "StepPhases",
     "TokenThroughput",
     "Traffic",
     "check_data_order",

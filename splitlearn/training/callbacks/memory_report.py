@@ -12,12 +12,18 @@ from splitlearn.cut import Placement
 from splitlearn.files import write_json
 from splitlearn.memory import GIB, MemorySnapshot
 from splitlearn.terminal import make_console
+from splitlearn.training.callbacks.find_callback import find_callback
+from splitlearn.training.callbacks.part_bytes import PartBytes
 from splitlearn.training.module import SplitCausalLM
-from splitlearn.training.part_memory import PartMemory, part_memory
+from splitlearn.training.part_memory import PartMemory, bytes_by_party, part_memory
 
 
 class MemoryReport(Callback):
     """Prints a table at each training epoch's end, logs its figures, and writes them to a file in the run's folder.
+
+    The file has ``epochs``, one for each epoch's end: ``epoch``, ``step``, ``parts`` (as `PartMemory`, with the bytes that
+    `PartBytes` has measured so far), ``parties`` (their sums), ``process`` and its ``peak``; and ``snapshots``, the memory of
+    the process after each part was loaded and at each epoch's end. All sizes are bytes.
 
     Metrics, each in GiB (2**30 bytes):
         memory/bottom_gib, memory/trunk_gib, memory/top_gib: weights of the part.
@@ -64,9 +70,18 @@ class MemoryReport(Callback):
         parts = part_memory(pl_module.parts)
         peak = {"rss_bytes": pl_module.tracker.peak_rss_bytes, "anonymous_bytes": pl_module.tracker.peak_anonymous_bytes}
         pl_module.log_dict(_metrics(parts, snapshot, peak["rss_bytes"]))
-        report = {"epoch": trainer.current_epoch + 1, "parts": [part.to_dict() for part in parts]}
+        measured = find_callback(trainer, PartBytes)
+        training = {} if measured is None else measured.parts
+        report = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "parts": [part.to_dict() | training.get(part.name, {}) for part in parts],
+            "parties": bytes_by_party(training, pl_module.placement),
+        }
         self._epochs.append(report | {"process": snapshot.to_dict(), "peak": peak})
-        write_json(Path(trainer.default_root_dir) / self._filename, {"unit": "bytes", "epochs": self._epochs})
+        moments = [moment.to_dict() for moment in pl_module.tracker.snapshots]
+        content = {"unit": "bytes", "epochs": self._epochs, "snapshots": moments}
+        write_json(Path(trainer.default_root_dir) / self._filename, content)
         if self._print_table:
             # Through the progress bar, which would otherwise be drawn over the table.
             console = make_console()

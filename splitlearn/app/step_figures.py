@@ -1,0 +1,47 @@
+"""What a run's steps took, by part: memory beside the plan's figure for it, and time by phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from splitlearn.loading import OpenedModel
+from splitlearn.planning import planned_by_party
+from splitlearn.training import SplitCausalLM, bytes_by_party
+from splitlearn.training.callbacks import PartBytes, StepPhases, find_callback
+
+
+def measured_memory(trainer: Trainer, module: SplitCausalLM, opened: OpenedModel) -> dict[str, Any] | None:
+    """Return the bytes of parts and parties as in ``summary.json``; None if they were not measured.
+
+    The plan is asked about the batch that kept most for the backward pass.
+
+    Args:
+        trainer: the run's trainer, after training.
+        module: the trained module.
+        opened: the model, cut, from which the module was loaded.
+    """
+    measured = find_callback(trainer, PartBytes)
+    if measured is None or not measured.parts or measured.batch_shape is None:
+        return None
+    adapters = module.adapters
+    with_lora = [part for part in module.trained if adapters.method == "lora" and adapters.adapts(part)]
+    return {
+        "parts": measured.parts,
+        "parties": bytes_by_party(measured.parts, module.placement),
+        "planned_parties": planned_by_party(
+            opened,
+            module.placement,
+            module.trained,
+            {part: int(adapters.config_of(part).r) for part in with_lora},
+            *measured.batch_shape,
+            recomputes_layers=module.settings.gradient_checkpointing,
+        ),
+    }
+
+
+def measured_phases(trainer: Trainer) -> dict[str, Any] | None:
+    """Return the seconds of a step by phase as in ``summary.json``; None if they were not measured."""
+    phases = find_callback(trainer, StepPhases)
+    return None if phases is None else phases.summary()
