@@ -23,8 +23,8 @@ _HOST = hashlib.sha256(platform.node().encode(errors="replace")).hexdigest()[:8]
 _OWN_NAME = re.compile(rf"\..*\.{_HOST}-[0-9a-f]{{32}}\.tmp", re.DOTALL)
 # File systems allow 255 bytes, of which the rest of the name takes 47.
 _LONGEST_NAME = 200
-# The locks that this process holds, by folder, and the process itself: a forked one must not take them for its own.
-_held: dict[Path, tuple[int, int]] = {}
+# The locks that this process holds, by folder.
+_held: dict[Path, int] = {}
 
 
 def claim_folder(parent: Path, name: str) -> Path:
@@ -47,23 +47,21 @@ def claim_folder(parent: Path, name: str) -> Path:
         folder.mkdir()
         with suppress(FileNotFoundError):
             lock = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o666)
-            _held[folder] = lock, os.getpid()
+            _held[folder] = lock
             # Where a file system has no locks nobody else can lock the file either, and so nobody removes the folder.
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.fstat(lock).st_nlink:
                 return folder
-            os.close(_held.pop(folder)[0])
+            os.close(_held.pop(folder))
         # Another process came by before the file was locked, and took the folder for a dead one's.
 
 
 def release_folder(folder: Path) -> None:
     """Remove a folder of this process with all that is in it; in a forked process, leave it to the one that made it."""
     if folder in _held:
-        lock, process = _held.pop(folder)
-        if process == os.getpid():
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(_held.pop(folder))
 
 
 @atexit.register
@@ -71,6 +69,18 @@ def release_all_folders() -> None:
     """Remove all folders of this process, which is about to end."""
     for folder in list(_held):
         release_folder(folder)
+
+
+def _forget_all() -> None:
+    """Let go of the locks in a forked process, which are its parent's.
+
+    Processes that prepare batches outlive a killed run by some seconds. With its locks its folders would seem to be in use.
+    """
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def remove_leftovers(parent: Path) -> None:

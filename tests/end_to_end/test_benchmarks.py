@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import fcntl
+import importlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +68,53 @@ def test_generate_prints_both_models() -> None:
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 2, "a heading, transformers and the parts"
     assert rows[1].endswith("| 1.00x |")
+
+
+def test_kill_prints_where_signals_came_and_that_nothing_is_lost() -> None:
+    command: list[str | Path] = [sys.executable, BENCHMARKS / "kill.py", "2", "--phases", "checkpoint", "export"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert rows[0][:2] == ["| where the signal came", "rounds"] and rows[-1][:2] == ["| all", "2"]
+    assert rows[-1][-3:] == ["2", "0", "0 |"]
+
+
+@pytest.fixture
+def rounds_of_kill(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of benchmarks/kill.py that judges."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("kill_rounds")
+
+
+def test_kill_tells_what_is_left_over(rounds_of_kill: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (".run.lock", ".run.json", "model.tmp", "model"):
+        (tmp_path / name).touch()
+    assert sorted(rounds_of_kill.leftovers_within(tmp_path)) == [".run.json", "model.tmp"]
+    with (tmp_path / ".run.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "the lock .run.lock is held" in rounds_of_kill.leftovers_within(tmp_path)
+    monkeypatch.setattr(rounds_of_kill, "_NOTICES_S", 0.5)
+    program = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    child = subprocess.Popen(program, stdin=subprocess.PIPE, start_new_session=True)
+    assert [name.split()[:2] for name in rounds_of_kill.processes_of([child.pid])] == [["process", str(child.pid)]]
+    child.communicate()
+    assert rounds_of_kill.processes_of([child.pid]) == []
+
+
+def test_kill_tells_what_is_lost(rounds_of_kill: Any, tmp_path: Path) -> None:
+    world, children = (importlib.import_module(name) for name in ("kill_world", "kill_children"))
+    ended = children.run_command(["prepare"], tmp_path / "output")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model").write_text("whole")
+    whole = world.Whole(ended, world.digest_of_end(tmp_path / "out"))
+    look = (None, None, whole, ended, tmp_path / "out")
+    assert list(rounds_of_kill.look_at_folder(*look)) == []
+    (tmp_path / "out" / "model").write_text("half")
+    assert list(rounds_of_kill.look_at_folder(*look)) == ["out is there, but not whole: ['model']"]
+    assert list(rounds_of_kill.look_at_end(whole, tmp_path / "out")) == [
+        "the weights differ from those of the run that was never struck"
+    ]
+    struck = children.Ended(1, "Traceback", ended.marks, "load", 0)
+    assert len(list(rounds_of_kill.problems_of_status(struck, signal.SIGTERM))) == 2
+    struck = children.Ended(143, "interrupted by SIGTERM", ended.marks, "load", 0)
+    assert list(rounds_of_kill.problems_of_status(struck, signal.SIGTERM)) == []

@@ -70,6 +70,25 @@ def test_what_a_killed_process_left_goes_with_the_next_write(kind: str, tmp_path
     assert names(tmp_path) == ["old", "other"]
 
 
+def test_what_a_killed_process_left_goes_while_processes_that_it_forked_live_on(tmp_path: Path) -> None:
+    """Fault: kill -9 of a run whose batches other processes prepare. Promise: what it left goes before these notice its end."""
+    reading, writing = os.pipe()
+
+    def fork_and_die() -> None:
+        if os.fork() == 0:
+            os.close(writing)
+            # As long as the pipe is open at its other end.
+            os.read(reading, 1)
+            os._exit(0)
+        die()
+
+    assert run(lambda: write_some_text(tmp_path / "new", fork_and_die)).status == -9
+    write_text(tmp_path / "other", "other")
+    assert names(tmp_path) == ["other"]
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
 def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
     """Fault: two processes write beside each other. Promise: neither removes what the other has under way."""
     (ready, say_ready), (go_on, say_go_on) = os.pipe(), os.pipe()
