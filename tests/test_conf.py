@@ -28,6 +28,8 @@ GROUPS = {
     "logger": 6,
     "experiment": 2,
     "debug": 2,
+    "sweep": 1,
+    "hydra/launcher": 1,
 }
 REQUIRED = {
     "model/pretrained": "model.name_or_path=my_model",
@@ -39,7 +41,7 @@ REQUIRED = {
 }
 
 # What a class of Lightning hands on to a library that need not be installed.
-HANDED_ON = {"lightning.pytorch.loggers.WandbLogger": {"tags"}}
+HANDED_ON = {"lightning.pytorch.loggers.WandbLogger": {"group", "tags"}}
 
 
 def overrides_for(file: Path) -> list[str]:
@@ -110,7 +112,7 @@ def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
 def test_every_default_of_train_yaml_has_a_comment() -> None:
     lines = (conf_folder() / "train.yaml").read_text().split("hydra:\n")[0].splitlines()
     settings = [line for line in lines if ":" in line and not line.startswith(("#", "defaults"))]
-    assert len(settings) == 29
+    assert len(settings) == 31
     assert all("#" in line for line in settings)
 
 
@@ -125,5 +127,6 @@ def test_configuration_files_name_only_our_and_lightnings_classes() -> None:
     for file in FILES:
         for line in (conf_folder() / file).read_text().splitlines():
             if "_target_" in line:
-                assert line.split(":")[1].strip().startswith(("splitlearn.", "lightning.pytorch.")), file
+                target = line.split(":")[1].strip()
+                assert target.startswith(("splitlearn.", "lightning.pytorch.", "hydra_plugins.splitlearn_launcher.")), file
         assert isinstance(yaml.safe_load((conf_folder() / file).read_text()), dict)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from splitlearn.app.checkpoints import FinishedRunError, find_best
 from splitlearn.app.configuration import plain
 from splitlearn.app.run_folder import abandoned_searches, foreign_file, holds_run, own_files, remove, save_hydra_files
+from splitlearn.app.sweeping import keep_traceback
 from splitlearn.cut import CutError
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import WriteError, remove_leftovers, write_text
@@ -90,6 +91,8 @@ class Recorder:
                 self.note(best=find_best(self._trainer))
         # On a full disk the record may not be written either; the error that is raised says so.
         with suppress(WriteError):
+            if status in ("failed", "diverged"):
+                keep_traceback(self.folder, error)
             if self._trainer is None:
                 save_hydra_files(self.folder, self._cfg)
             write_summary(self.folder, replace(self._summary, status=status, reason=reason))

@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from splitlearn.app.checkpoints import is_checkpoint
+from splitlearn.app.sweeping import TRACEBACK_FILE
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES
 from splitlearn.data import PROMPT_FORMAT_FILE, TEMPLATE_FILE
-from splitlearn.files import write_text
 from splitlearn.runs import (
     CONFIG_FILE,
+    HYDRA_FOLDER,
     SUMMARY_FILE,
     checkpoint_starts,
     read_run_config,
     read_summary,
     refuse_other_run,
+    write_hydra_files,
 )
 
-_HYDRA = ".hydra"
 _ASIDE = "metrics_until_resume_"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", *(f"{name}.safetensors" for name in PART_NAMES))
 
@@ -108,9 +109,9 @@ def _is_empty_handed(folder: Path) -> bool:
 def own_files(folder: Path) -> list[Path]:
     """Return the files that runs have left in a folder; files of other origin are not among them."""
     checkpoints = [path for path in folder.glob("checkpoints/*.ckpt") if is_checkpoint(path)]
-    named = [SUMMARY_FILE, CONFIG_FILE, TEMPLATE_FILE, PROMPT_FORMAT_FILE, "memory_report.json"]
+    named = [SUMMARY_FILE, CONFIG_FILE, TEMPLATE_FILE, PROMPT_FORMAT_FILE, TRACEBACK_FILE, "memory_report.json"]
     if not HydraConfig.initialized() or HydraConfig.get().output_subdir is None:
-        named += [f"{_HYDRA}/{name}.yaml" for name in ("config", "hydra", "overrides")]
+        named += [f"{HYDRA_FOLDER}/{name}.yaml" for name in ("config", "hydra", "overrides")]
     named += [f"parts/{name}.pt" for name in PART_NAMES] + [f"adapters/{name}" for name in _ADAPTER_FILES]
     events = folder.glob("tensorboard/**/events.out.tfevents.*")
     aside = [path for folder_aside in folder.glob(f"{_ASIDE}*") for path in folder_aside.glob("*") if path.is_file()]
@@ -169,10 +170,7 @@ def save_hydra_files(folder: Path, cfg: DictConfig) -> None:
     hydra: Any = HydraConfig.get()
     if hydra.output_subdir is not None or Path(hydra.runtime.output_dir).resolve() != folder.resolve():
         return
-    target = folder / _HYDRA
-    write_text(target / "config.yaml", OmegaConf.to_yaml(cfg))
-    write_text(target / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})))
-    write_text(target / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
+    write_hydra_files(folder, cfg, hydra)
 
 
 def _is_run_config(folder: Path) -> bool:

@@ -27,6 +27,7 @@ from splitlearn.app.run_folder import earlier_starts, keeping_metrics, refuse_se
 from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
 from splitlearn.app.step_figures import measured_memory, measured_phases
+from splitlearn.app.sweeping import describe_job, refuse_done_job, settle_job
 from splitlearn.data import BlockDataModule
 from splitlearn.runs import Stamp, hold_run_folder, open_run_folder, read_summary
 from splitlearn.settings import check, without_interpolation
@@ -61,8 +62,8 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 
     Cut, devices, data and settings are checked before any weights are read. Whatever happens, ``summary.json`` in the run's
     folder says so: its ``status`` is ``running`` from the run's first file on, and then ``completed``, ``refused`` (no cut of
-    this model), ``failed``, ``interrupted`` or ``diverged``, the last four with a ``reason``. A folder that holds another run
-    is left as it is.
+    this model, or more than this machine's memory), ``failed``, ``interrupted`` or ``diverged``, the last four with a
+    ``reason``. A folder that holds another run is left as it is.
 
     Args:
         cfg: a configuration like ``conf/train.yaml``.
@@ -73,7 +74,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 
     Raises:
         CutError: the split points do not cut the model.
-        FinishedRunError: ``ckpt_path`` is of a run that has nothing left to do.
+        FinishedRunError: ``ckpt_path`` is of a run that has nothing left to do, or a sweep has this run done.
         ValueError: a setting, the data or the checkpoint cannot be used, or the folder holds another run, or one that goes on.
         FileNotFoundError: a file or folder does not exist.
     """
@@ -83,6 +84,7 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
     cfg = copy.deepcopy(cfg)
     if folder is not None:
         cfg.run_folder = without_interpolation(str(folder))
+    settle_job(cfg)
     with hold_run_folder(open_run_folder(cfg.run_folder)):
         recorder = Recorder(cfg, Path(cfg.run_folder))
         try:
@@ -94,6 +96,8 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
 
 def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     run_folder = recorder.folder
+    recorder.note(**describe_job())
+    refuse_done_job(run_folder, cfg.overwrite)
     ckpt_path = find_checkpoint(cfg.ckpt_path, run_folder)
     refuse_second_run(run_folder, ckpt_path, cfg.overwrite, starts_if_empty=cfg.ckpt_path == "auto")
     checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)

@@ -10,7 +10,17 @@ from hydra._internal.utils import get_args_parser
 
 from splitlearn.cli.information import print_help, print_version
 from splitlearn.cli.prompts import require_prompt, with_prompts
-from splitlearn.settings import SettingError, compose_for, forced, parse_override, setting_names, suggestion, with_literal_text
+from splitlearn.settings import (
+    SettingError,
+    compose_for,
+    fixed_keys,
+    forced,
+    key_of,
+    parse_override,
+    setting_names,
+    suggestion,
+    with_literal_text,
+)
 
 # So many values of each swept setting are checked before the sweep; each is checked in its own run, too.
 _CHECKED_VALUES = 5
@@ -47,9 +57,11 @@ def prepare(command: str, argv: list[str]) -> list[str]:
     elif texts:
         raise SettingError(f"{texts[0]} is no setting of {command}; give settings as NAME=VALUE")
     overrides = [with_literal_text(each, command, sweeps=parsed.multirun) for each in overrides]
+    if not parsed.multirun and parsed.cfg is None and parsed.info is None:
+        _refuse_grid(overrides)
     if parsed.config_path is None:
         overrides = _checked(command, overrides, parsed)
-    return [*flags, *overrides]
+    return [*flags, *overrides, *(_shared_settings(overrides) if parsed.multirun else [])]
 
 
 def _checked(command: str, overrides: list[str], parsed: argparse.Namespace) -> list[str]:
@@ -60,6 +72,20 @@ def _checked(command: str, overrides: list[str], parsed: argparse.Namespace) -> 
         if command == "generate" and parsed.cfg is None and parsed.info is None:
             require_prompt(cfg)
     return [forced(each) for each in overrides] if needs_force else overrides
+
+
+def _refuse_grid(overrides: list[str]) -> None:
+    """Refuse a grid of runs where one run is asked for."""
+    grid = next((override for override in overrides if key_of(override) == "sweep" and not override.endswith("=null")), None)
+    if grid is not None:
+        raise SettingError(f"{grid} is a grid of runs; add -m to run one after the other")
+
+
+def _shared_settings(overrides: list[str]) -> list[str]:
+    """Return the override that tells runs of a sweep which settings they share, unless the user has said so."""
+    varied = [override for override in overrides if (parsed := parse_override(override)) and parsed.is_sweep_override()]
+    shared = fixed_keys(overrides, map(key_of, varied))
+    return [] if any(key_of(override) == key_of(shared) for override in overrides) else [shared]
 
 
 def _runs(overrides: list[str]) -> Iterable[list[str]]:

@@ -15,7 +15,11 @@ from hydra.core.utils import configure_log
 
 from splitlearn.cli.arguments import prepare
 from splitlearn.cli.errors import one_sentence
+from splitlearn.cli.sweeps.outcomes import FAILED_RUNS
 from splitlearn.settings import SettingError, conf_folder
+
+# What processes of a sweep run, by the command's name.
+TASKS: dict[str, Callable[[Any], Any]] = {}
 
 
 def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -36,6 +40,7 @@ def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
             configure_log(configured.job_logging, configured.verbose)
             return run_task(cfg)
 
+        TASKS[name] = import_and_run
         run = hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(import_and_run)
 
         @functools.wraps(task)
@@ -48,6 +53,8 @@ def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 raise SystemExit(2) from None
             run()
+            if FAILED_RUNS:
+                raise SystemExit(1)
 
         return main
 

@@ -8,13 +8,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import MissingMandatoryValue
 
 from splitlearn.cli.signals import raise_errors, telling_signals
 from splitlearn.cut import CutError
 from splitlearn.redaction import redact, without_queries
+from splitlearn.settings import in_sweep
 
 # What shells report for a program that SIGINT ended.
 _INTERRUPTED = 130
@@ -44,9 +43,8 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             redact(error)
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             print(f"{'refused' if isinstance(error, CutError) else 'error'}: {_sentence(error)}", file=sys.stderr, flush=True)
-            if not in_sweep:
+            if not in_sweep():
                 raise SystemExit(2) from error
             if not isinstance(error, CutError):
                 raise

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from splitlearn.cli.command import command
+from splitlearn.runs import read_summary
+from splitlearn.settings import in_sweep
 
 
 @command("train")
@@ -17,4 +21,9 @@ def main(cfg: DictConfig) -> float | None:
     except FinishedRunError as finished:
         # Whoever starts a run until it is done, as job queues do, is told that it is.
         print(finished)
-        return None
+        return _held_out_loss(cfg.run_folder) if in_sweep() else None
+
+
+def _held_out_loss(folder: str) -> float | None:
+    summary = read_summary(Path(folder))
+    return None if summary is None else (summary.metrics or {}).get("val_loss_after")

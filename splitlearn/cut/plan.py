@@ -15,7 +15,7 @@ PART_NAMES = ("bottom", "trunk", "top")
 
 
 class CutError(ValueError):
-    """Two split points that do not cut this model: the message names the value and the values that would do."""
+    """Two split points that do not cut this model, or not on this machine: the message names the value and what would do."""
 
 
 def check_part_names(names: Collection[str], setting: str) -> list[str]:

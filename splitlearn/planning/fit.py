@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from splitlearn.cut import PartTraining
+from splitlearn.cut import CutError, PartTraining
 from splitlearn.memory import format_bytes
 from splitlearn.naming import named
 from splitlearn.planning.costs import METHODS, CutCost, Need
@@ -17,8 +17,8 @@ _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 _DOING = {"load": "loading", "lora": "LoRA fine-tuning", "full": "full fine-tuning"}
 
 
-class DoesNotFitError(ValueError):
-    """A plan for which this machine lacks memory: the message says how much it needs and has, and names remedies."""
+class DoesNotFitError(CutError):
+    """A cut for which this machine lacks memory: the message says how much it needs and has, and names remedies."""
 
 
 def device_memory(device: str) -> int:

@@ -2,8 +2,9 @@
 
 from splitlearn.runs.config import CONFIG_FILE, read_run_config, read_run_overrides
 from splitlearn.runs.folder import open_run_folder
+from splitlearn.runs.hydra_files import HYDRA_FOLDER, other_setting, write_hydra_files
 from splitlearn.runs.lineage import checkpoint_run, checkpoint_starts, mark_checkpoint, refuse_other_run
-from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, find_holder, hold_run_folder
+from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, HeldFolderError, find_holder, hold_run_folder
 from splitlearn.runs.stamp import Stamp, new_run_id
 from splitlearn.runs.summary import RUNNING, SUMMARY_FILE, RunSummary, read_summary, write_summary
 from splitlearn.runs.table import print_summary
@@ -11,9 +12,11 @@ from splitlearn.runs.table import print_summary
 __all__ = [
     "CONFIG_FILE",
     "HOLDER_FILE",
+    "HYDRA_FOLDER",
     "LOCK_FILE",
     "RUNNING",
     "SUMMARY_FILE",
+    "HeldFolderError",
     "RunSummary",
     "Stamp",
     "checkpoint_run",
@@ -23,10 +26,12 @@ __all__ = [
     "mark_checkpoint",
     "new_run_id",
     "open_run_folder",
+    "other_setting",
     "print_summary",
     "read_run_config",
     "read_run_overrides",
     "read_summary",
     "refuse_other_run",
+    "write_hydra_files",
     "write_summary",
 ]

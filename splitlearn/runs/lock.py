@@ -27,6 +27,10 @@ _PAUSE_S = 0.1
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
+class HeldFolderError(ValueError):
+    """Another process runs in the folder."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """The process that runs in a folder.
@@ -73,7 +77,8 @@ def hold_run_folder(folder: Path) -> Iterator[None]:
         folder: an existing folder that can be written.
 
     Raises:
-        ValueError: another run is in the folder; the message names its process.
+        HeldFolderError: another run is in the folder; the message names its process.
+        ValueError: the folder cannot be locked.
     """
     lock = None
     try:
@@ -121,7 +126,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             holder = find_holder(folder)
         if holder is not None or time.monotonic() > until_s:
             name = "another process" if holder is None else str(holder)
-            raise ValueError(
+            raise HeldFolderError(
                 f"{folder} is in use by another run, {name}; wait for its end, or name another folder with hydra.run.dir=..."
             )
         time.sleep(_PAUSE_S)

@@ -105,6 +105,11 @@ class RunSummary:
         return self.status == "completed"
 
     @property
+    def is_final(self) -> bool:
+        """Whether another start of the run would come to the same end: it completed, was refused or diverged."""
+        return self.status in ("completed", "refused", "diverged")
+
+    @property
     def stamp(self) -> Stamp | None:
         """The mark that the saved parts and adapters carry; None in records of releases that gave none."""
         return None if self.run_id is None or self.step is None else Stamp(self.run_id, self.step)

@@ -6,6 +6,7 @@ import pytest
 
 from splitlearn.cli.arguments import prepare
 from splitlearn.settings import SettingError
+from splitlearn.settings.sweeps import FIXED_KEYS
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,7 @@ from splitlearn.settings import SettingError
         ("train", ["-m", "split.point_1=1,2", "+learning_rate=1,2"], "learning_rate is no setting of train"),
         ("train", ["-m", "trainer.max_epochs=1,two"], "trainer.max_epochs is 'two'"),
         ("train", ["-m", "model=embedded,gtp2"], "model=gtp2 is no choice of model"),
+        ("train", ["sweep=cuts"], "sweep=cuts is a grid of runs; add -m to run one after the other"),
         ("train", ["--cfg", "job", "+model.foo=1"], "model.foo is no setting of train"),
     ],
 )
@@ -33,12 +35,14 @@ def test_what_cannot_be_meant_is_refused(command: str, arguments: list[str], sen
 
 def test_settings_may_stand_on_both_sides_of_options() -> None:
     arguments = ["split.point_1=1,2", "-m", "seed=1", "+trainer.limit_val_batches=2"]
-    assert prepare("train", arguments) == ["-m", "split.point_1=1,2", "seed=1", "+trainer.limit_val_batches=2"]
+    shared = f"{FIXED_KEYS}=['seed','trainer.limit_val_batches']"
+    assert prepare("train", arguments) == ["-m", "split.point_1=1,2", "seed=1", "+trainer.limit_val_batches=2", shared]
 
 
 def test_a_plus_is_neither_needed_nor_in_the_way() -> None:
     assert prepare("train", ["trainer.limit_val_batches=2"]) == ["++trainer.limit_val_batches=2"]
-    assert prepare("train", ["-m", "+seed=1,2", "split=thirds"]) == ["-m", "++seed=1,2", "split=thirds"]
+    swept = prepare("train", ["-m", "+seed=1,2", "split=thirds"])
+    assert swept == ["-m", "++seed=1,2", "split=thirds", f"{FIXED_KEYS}=['split']"]
 
 
 def test_text_is_quoted_for_hydra() -> None:
@@ -60,3 +64,8 @@ def test_a_pickle_of_an_earlier_run_is_not_read() -> None:
 def test_completion_and_hydras_own_help_are_hydras() -> None:
     assert prepare("train", ["-sc", "install=bash"]) == ["-sc", "install=bash"]
     assert prepare("train", ["--hydra-help"]) == ["--hydra-help"]
+
+
+def test_a_user_may_say_what_names_runs_of_a_sweep() -> None:
+    own = f"{FIXED_KEYS}=[seed]"
+    assert prepare("train", ["-m", "seed=1", own]) == ["-m", "seed=1", own]

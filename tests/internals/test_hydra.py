@@ -24,6 +24,19 @@ INTERNALS = [
     ),
     Internal("hydra.experimental.callback", "Callback", "seeing a run's folder before Hydra makes it"),
     Internal("hydra.types", "RunMode", "telling a single run from a sweep"),
+    Internal("hydra.core.config_loader", "ConfigLoader", "composing the configurations of a sweep's jobs"),
+    Internal("hydra.core.utils", "setup_globals", "Hydra's resolvers in the process of a job"),
+    Internal("hydra.core.utils", "JobRuntime", "the name of the command in the process of a job"),
+    Internal("hydra.core.utils", "JobReturn", "what sweepers are told of a job", ("overrides", "working_dir")),
+    Internal("hydra.core.utils", "JobStatus", "what sweepers are told of a job"),
+    Internal(
+        "hydra.core.utils",
+        "run_job",
+        "running a job as Hydra does",
+        ("task_function", "config", "job_dir_key", "job_subdir_key", "hydra_context"),
+    ),
+    Internal("hydra.types", "HydraContext", "running a job as Hydra does", ("config_loader", "callbacks")),
+    Internal("hydra._internal.callbacks", "Callbacks", "making Hydra's callbacks in the process of a job"),
 ]
 
 

@@ -64,7 +64,7 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_read(monkeypatch: p
     monkeypatch.setattr(fit, "device_memory", lambda device: 10**6)
     with pytest.raises(DoesNotFitError, match=r"full fine-tuning of .* needs .* on cpu"):
         train(compose("trainer.enable_progress_bar=false"), folder=tmp_path / "run")
-    assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
+    assert '"refused"' in (tmp_path / "run" / "summary.json").read_text()
 
 
 def test_what_is_not_trained_in_full_needs_at_least_to_be_loaded() -> None:
