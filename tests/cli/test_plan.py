@@ -48,7 +48,7 @@ def test_what_does_not_fit_ends_with_2(monkeypatch: pytest.MonkeyPatch, capsys: 
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, "must_fit=full")
     assert stopped.value.code == 2
-    assert "error: full fine-tuning of embedded:qwen2_tiny" in capsys.readouterr().err
+    assert "refused: full fine-tuning of embedded:qwen2_tiny" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

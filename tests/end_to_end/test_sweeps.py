@@ -20,8 +20,8 @@ from splitlearn.runs import find_holder
 pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ["data.max_train_blocks=16", "data.max_val_blocks=8", "save_parts=false", "split.point_2=6"]
-GRID = [*SHORT, "trainer.max_steps=2", "split.point_1=1,7", "data.block_size=128,100000"]
+SHORT = ["data.batch_size=2", "data.max_train_blocks=8", "data.max_val_blocks=2", "save_parts=false", "split.point_2=6"]
+GRID = [*SHORT, "trainer.max_steps=2", "split.point_1=1,7", "data.block_size=16,100000"]
 
 
 def begin(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -67,16 +67,16 @@ def test_every_job_leaves_a_record_named_by_what_varies(done: tuple[Path, int, s
     assert status == 1, text
     found = {name: record["status"] for name, record in records(folder).items()}
     assert found == {
-        "split.point_1=1,data.block_size=128": "completed",
+        "split.point_1=1,data.block_size=16": "completed",
         "split.point_1=1,data.block_size=100000": "failed",
-        "split.point_1=7,data.block_size=128": "refused",
+        "split.point_1=7,data.block_size=16": "refused",
         "split.point_1=7,data.block_size=100000": "refused",
     }
     for name, record in records(folder).items():
         assert record["overrides"] == name.split(",")
         assert record["sweep"] == str(folder)
         assert (folder / name / ".hydra" / "config.yaml").is_file()
-    completed = folder / "split.point_1=1,data.block_size=128"
+    completed = folder / "split.point_1=1,data.block_size=16"
     record = records(folder)[completed.name]
     assert record["traffic"]["cut_1"] and record["loading"]
     assert "Loading component" in (completed / "output.log").read_text()
@@ -91,7 +91,7 @@ def test_each_run_is_one_line(done: tuple[Path, int, str]) -> None:
     lines = text.splitlines()
     assert len(lines) == 6, text
     assert lines[0].startswith("sweep of 4 runs in ")
-    assert re.match(r"1/4  split.point_1=1 data.block_size=128  loss \d\.\d+  peak .*B  \d+ s  about .* left$", lines[1])
+    assert re.match(r"1/4  split.point_1=1 data.block_size=16  loss \d\.\d+  peak .*B  \d+ s  about .* left$", lines[1])
     assert "failed: data.block_size is 100000" in lines[2]
     assert "refused: split_point_1 is 7 and split_point_2 is 6" in lines[3]
     assert lines[5] == "4 runs: 1 completed, 1 failed, 2 refused"
@@ -120,7 +120,7 @@ def test_runs_of_other_settings_are_refused(done: tuple[Path, int, str]) -> None
 
 def test_a_killed_run_and_an_interrupted_sweep_are_gone_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    grid = [*SHORT, "trainer.max_steps=60", "save_steps=2", "seed=0,1", "split.point_1=1", "callbacks.progress.interval_s=1"]
+    grid = [*SHORT, "trainer.max_epochs=6", "save_steps=4", "seed=0,1", "split.point_1=1", "data.block_size=16"]
     process = begin(folder, *grid)
     first, second = folder / "seed=0", folder / "seed=1"
     until(lambda: (first / "checkpoints" / "last.ckpt").is_file(), process)
@@ -142,5 +142,5 @@ def test_a_killed_run_and_an_interrupted_sweep_are_gone_on_with(tmp_path: Path) 
     assert status == 0, text
     again = records(folder)
     for name, record in again.items():
-        assert record["status"] == "completed" and record["metrics"]["train_steps"] == 60
+        assert record["status"] == "completed" and record["metrics"]["train_steps"] == 24
         assert record["earlier_starts"] == [found[name]["run_id"]], "it went on and did not begin anew"
