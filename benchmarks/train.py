@@ -6,7 +6,9 @@
 
 Each runner has a process of its own, in turn, with the same weights, data and optimizer. A step is the time from the end of one
 optimizer step to the end of the next; the median is over all epochs but the first. Memory is the peak of training, loading
-included, above what the process held once its imports were done.
+included, above what the process held once its imports were done. A large share of it is what the C library's allocator keeps
+of freed tensors, and that differs from run to run. So the tensors of the last step, which is not timed, are counted as well:
+activations, logits and gradients at their peak, as torch's profiler tells of every allocation.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,37 @@ LABELS = {
 PEERS = {"splitlearn": ("trainer", "lightning"), "splitlearn_top": ("trainer_top", "lightning_top")}
 LEARNING_RATE = 1e-4
 NUM_EPOCHS = 3
+
+
+class StepClock:
+    """Notes when each step ended, and counts the tensors of the last step.
+
+    Args:
+        num_steps: how many steps there will be.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        self.ends_s: list[float] = []
+        self.peak_tensor_bytes = 0
+        self._num_steps = num_steps
+        self._profiler: Any = None
+
+    def tick(self, parameters: Iterable[Any]) -> None:
+        """Note the end of a step of a model with these parameters."""
+        from torch.profiler import ProfilerActivity, profile
+
+        self.ends_s.append(time.perf_counter())
+        if len(self.ends_s) == self._num_steps - 1:
+            # Some runners free gradients at the end of a step and some at the beginning of the next.
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self._gradient_bytes = sum(gradient.nbytes for gradient in gradients)
+            self._profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+            self._profiler.start()
+        elif len(self.ends_s) == self._num_steps:
+            self._profiler.stop()
+            events = self._profiler.profiler.kineto_results.events()
+            changes = [event.nbytes() for event in events if event.name() == "[memory]"]
+            self.peak_tensor_bytes = max(accumulate(changes, initial=self._gradient_bytes))
 
 
 def lora(layers: list[int] | None = None) -> Any:
@@ -75,15 +109,13 @@ def unsplit(model: str, layers: list[int] | None) -> Any:
     return get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), lora(layers))
 
 
-def run_trainer(model: str, data: Any, layers: list[int] | None, folder: Path) -> list[float]:
-    """Train under transformers' Trainer and return when each step ended."""
+def run_trainer(model: str, data: Any, layers: list[int] | None, folder: Path, clock: StepClock) -> None:
+    """Train under transformers' Trainer."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    ends_s: list[float] = []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            ends_s.append(time.perf_counter())
+            clock.tick(kwargs["model"].parameters())
 
     settings = TrainingArguments(
         str(folder),
@@ -99,18 +131,15 @@ def run_trainer(model: str, data: Any, layers: list[int] | None, folder: Path) -
     )
     rows = data.blocks["train"].remove_columns("row")
     Trainer(unsplit(model, layers), settings, train_dataset=rows, callbacks=[Clock()]).train()
-    return ends_s
 
 
-def run_lightning(module: Any, data: Any, folder: Path, strategy: Any = "auto") -> list[float]:
-    """Train under Lightning and return when each step ended."""
+def run_lightning(module: Any, data: Any, folder: Path, clock: StepClock, strategy: Any = "auto") -> None:
+    """Train under Lightning."""
     from lightning.pytorch import Callback, Trainer
-
-    ends_s: list[float] = []
 
     class Clock(Callback):
         def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-            ends_s.append(time.perf_counter())
+            clock.tick(module.parameters())
 
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     settings = {**quiet, "limit_val_batches": 0, "num_sanity_val_steps": 0, "gradient_clip_val": 1.0}
@@ -118,7 +147,6 @@ def run_lightning(module: Any, data: Any, folder: Path, strategy: Any = "auto") 
         accelerator="cpu", max_epochs=NUM_EPOCHS, default_root_dir=folder, callbacks=[Clock()], strategy=strategy, **settings
     )
     trainer.fit(module, datamodule=data)
-    return ends_s
 
 
 def unsplit_module(model: str, layers: list[int] | None) -> Any:
@@ -179,25 +207,28 @@ def measure(runner: str, model: str, cut: tuple[int, int], num_blocks: int, fold
     data = make_data(model, num_blocks)
     num_layers = AutoConfig.from_pretrained(model).num_hidden_layers
     layers = list(range(cut[1], num_layers)) if runner.endswith("top") else None
+    clock = StepClock(num_blocks // 2 * NUM_EPOCHS)
     # What a runner makes of its first batch of work, such as compiled kernels, counts for it.
     del peft
     with MemoryTracker(sample_interval_s=0.005) as tracker:
         start = tracker.snapshot("imports and data done")
         if runner.startswith("trainer"):
-            ends_s = run_trainer(model, data, layers, folder)
+            run_trainer(model, data, layers, folder, clock)
         elif runner.startswith("lightning"):
-            ends_s = run_lightning(unsplit_module(model, layers), data, folder)
+            run_lightning(unsplit_module(model, layers), data, folder, clock)
         else:
             module, strategy = split_module(model, cut, runner)
-            ends_s = run_lightning(module, data, folder, strategy)
-    steps_s = [later - earlier for earlier, later in pairwise(ends_s)]
-    per_epoch = len(ends_s) // NUM_EPOCHS
+            run_lightning(module, data, folder, clock, strategy)
+    # The profiler watches the last step.
+    steps_s = [later - earlier for earlier, later in pairwise(clock.ends_s[:-1])]
+    per_epoch = len(clock.ends_s) // NUM_EPOCHS
     # The step over an epoch's border is left out with the first epoch, and those between later epochs.
     later_s = [step for number, step in enumerate(steps_s, 1) if number > per_epoch and number % per_epoch]
     return {
         "step_s": statistics.median(later_s),
         "peak_anonymous_bytes": tracker.peak_anonymous_bytes - (start.anonymous_bytes or 0),
         "peak_rss_bytes": tracker.peak_rss_bytes - start.rss_bytes,
+        "peak_tensor_bytes": clock.peak_tensor_bytes,
     }
 
 
@@ -238,14 +269,16 @@ def report(arguments: argparse.Namespace, results: dict[str, dict[str, float]]) 
         f"{arguments.runs} runs. Ratios are to the faster of Lightning and Trainer: with the same adapters, and with adapters "
         "on all layers.",
         "",
-        "| runner | step s | to same | to all | peak anonymous GiB | to same | to all | peak resident GiB | to same | to all |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| runner | step s | to same | to all | step's tensors GiB | to same | to all "
+        "| peak anonymous GiB | to same | to all | peak resident GiB | to same | to all |",
+        f"|{'---|' * 13}",
     ]
     everything = peer_of("splitlearn", results)
     for runner, found in results.items():
         peer = peer_of(runner, results)
         cells = [LABELS[runner]]
-        for name, unit in {"step_s": 1, "peak_anonymous_bytes": 2**30, "peak_rss_bytes": 2**30}.items():
+        sizes = ("peak_tensor_bytes", "peak_anonymous_bytes", "peak_rss_bytes")
+        for name, unit in {"step_s": 1, **dict.fromkeys(sizes, 2**30)}.items():
             cells += [f"{found[name] / unit:.3f}", _ratio(found, peer, name), _ratio(found, everything, name)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
