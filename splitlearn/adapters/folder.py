@@ -13,7 +13,7 @@ from splitlearn.adapters.layers import adapter_tensors, load_adapter_tensors
 from splitlearn.adapters.settings import AdapterSettings
 from splitlearn.adapters.unsplit_config import unsplit_config
 from splitlearn.checkpoint import CheckpointError, read_tensor_file, write_tensor_file
-from splitlearn.files import whole_folder, write_json
+from splitlearn.files import refusal_to_read, whole_folder, write_json
 from splitlearn.json_text import JsonError, read_json_object
 from splitlearn.model import SplitModel
 from splitlearn.runs import Stamp
@@ -93,8 +93,8 @@ def read_stamp(folder: Path) -> Stamp | None:
     try:
         with safe_open(str(path), framework="pt") as opened:
             return Stamp.from_plain(opened.metadata())
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
+    except (SafetensorError, MemoryError) as error:
+        raise refusal_to_read(path, error) or ValueError(f"{path} is damaged ({error})") from error
 
 
 def copy_adapter(folder: Path, out: Path, stands_alone: bool) -> None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.header import DTYPES, TensorHeader, read_header
 from splitlearn.checkpoint.torch_reading import check_plain, read_torch_file
+from splitlearn.files import refusal_to_read
 
 
 class Shard(ABC):
@@ -96,8 +97,9 @@ class _SafetensorsShard(Shard):
             # Check the header before mapping: our reader's errors name the file and the fault.
             self._header = read_header(path)
             self._file = safe_open(str(path), framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from error
+        except (SafetensorError, OSError, MemoryError) as error:
+            damage = CheckpointError(f"{path} is damaged or not a safetensors file ({error}); fetch it again")
+            raise refusal_to_read(path, error) or damage from error
         self.names = frozenset(self._header.tensors)
         self.in_order = tuple(sorted(self.names))
 

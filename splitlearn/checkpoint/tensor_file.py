@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.checkpoint.header import read_header
-from splitlearn.files import whole_file
+from splitlearn.files import refusal_to_read, whole_file
 from splitlearn.redaction import reason_of
 
 # In a file's header: a digest of its tensors, which safetensors itself does not keep.
@@ -79,8 +79,9 @@ def _read(path: Path, remedy: str) -> tuple[dict[str, torch.Tensor], dict[str, s
             return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {remedy}") from error
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged, or no safetensors file ({reason_of(error)}); {remedy}") from error
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
+        damage = CheckpointError(f"{path} is damaged, or no safetensors file ({reason_of(error)}); {remedy}")
+        raise refusal_to_read(path, error) or damage from error
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from splitlearn.checkpoint.errors import CheckpointError
+from splitlearn.files import refusal_to_read
 from splitlearn.redaction import reason_of
 
 _CHUNK_BYTES = 4 * 2**20
@@ -30,6 +31,7 @@ def read_torch_file(path: Path, kind: str, remedy: str) -> Any:
     Raises:
         CheckpointError: it is empty, cut short, something else, or would run code when read.
         FileNotFoundError: there is no such file.
+        ReadError: the system does not let it be read.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -43,7 +45,8 @@ def read_torch_file(path: Path, kind: str, remedy: str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:
         # Damaged archives and pickles make torch raise almost anything.
-        raise CheckpointError(f"{path} is damaged, or no {kind} ({type(error).__name__}); {remedy}") from error
+        damage = CheckpointError(f"{path} is damaged, or no {kind} ({type(error).__name__}); {remedy}")
+        raise refusal_to_read(path, error) or damage from error
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -71,7 +74,8 @@ def verify_torch_file(path: Path, remedy: str) -> None:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged ({reason_of(error)}); {remedy}") from error
+        damage = CheckpointError(f"{path} is damaged ({reason_of(error)}); {remedy}")
+        raise refusal_to_read(path, error) or damage from error
 
 
 def check_plain(tensors: Mapping[Any, Any], where: str) -> dict[str, torch.Tensor]:

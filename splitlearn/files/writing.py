@@ -10,7 +10,6 @@ import errno
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,13 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from splitlearn.files.system_errors import system_error_of
 from splitlearn.files.temporary import LOCK_FILE, claim_folder, release_folder
 
 # What the system says of files that cannot grow or be made, whoever asks it to.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
-# safetensors' errors name the system's error in their text alone.
-_NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 
 
 class WriteError(OSError):
@@ -224,26 +222,10 @@ def explain_full_disk(path: Path, num_bytes: int | None = None) -> Iterator[None
     except WriteError:
         raise
     except Exception as error:
-        number = _system_error(error)
+        number = system_error_of(error)
         if number not in _NO_ROOM:
             raise
         raise write_error(path, number, num_bytes) from error
-
-
-def _system_error(error: BaseException) -> int | None:
-    """Return the number of the system's error that led to an error; None if there was none.
-
-    torch raises a RuntimeError while it handles the system's error, and safetensors an error of its own.
-    """
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError) and link.errno is not None:
-            return link.errno
-        match = _NUMBER_IN_TEXT.search(str(link))
-        if match:
-            return int(match[1])
-        link = link.__cause__ or link.__context__
-    return None
 
 
 def _set_modes(folder: Path, file_mode: int) -> None:
