@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": "have a run's model go on from a prompt",
     "evaluate": "measure a run's model, or one of its checkpoints, on held-out text",
     "export": "write a run's model as one ordinary Hugging Face folder",
+    "report": "put the runs of sweeps into one table and one page, and recommend a cut",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
 }
 

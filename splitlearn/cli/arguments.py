@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
+from splitlearn.cli.folders import require_folders, with_folders
 from splitlearn.cli.information import print_help, print_version
 from splitlearn.cli.prompts import require_prompt, with_prompts
 from splitlearn.settings import (
@@ -54,6 +55,8 @@ def prepare(command: str, argv: list[str]) -> list[str]:
         raise SystemExit(0)
     if command == "generate":
         overrides = with_prompts(overrides, texts)
+    elif command == "report":
+        overrides = with_folders(overrides, texts)
     elif texts:
         raise SettingError(f"{texts[0]} is no setting of {command}; give settings as NAME=VALUE")
     overrides = [with_literal_text(each, command, sweeps=parsed.multirun) for each in overrides]
@@ -71,6 +74,8 @@ def _checked(command: str, overrides: list[str], parsed: argparse.Namespace) -> 
         needs_force |= composed_of != one_run
         if command == "generate" and parsed.cfg is None and parsed.info is None:
             require_prompt(cfg)
+        if command == "report" and parsed.cfg is None and parsed.info is None:
+            require_folders(cfg)
     return [forced(each) for each in overrides] if needs_force else overrides
 
 

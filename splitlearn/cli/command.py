@@ -22,11 +22,15 @@ from splitlearn.settings import SettingError, conf_folder
 TASKS: dict[str, Callable[[Any], Any]] = {}
 
 
-def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+def command(name: str, imports: str = "splitlearn.app") -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Make a function of a configuration the command ``name``, which reads ``sys.argv``.
 
     The function imports what it needs itself: torch and transformers take seconds, and whoever misspells a setting, asks for
     help or completes a word should not wait for them.
+
+    Args:
+        name: of the command.
+        imports: the package that does its work.
     """
 
     def decorate(task: Callable[[Any], Any]) -> Callable[[], None]:
@@ -34,7 +38,7 @@ def command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
 
         @functools.wraps(task)
         def import_and_run(cfg: Any) -> Any:
-            import_module("splitlearn.app")
+            import_module(imports)
             # Lightning sets its logger up when it is imported; what the configuration says of it comes after.
             configured: Any = HydraConfig.get()
             configure_log(configured.job_logging, configured.verbose)

@@ -48,6 +48,8 @@ def help_text(command: str, overrides: list[str], columns: int = 80) -> str:
     about = f"usage: python -m splitlearn {command} [NAME=VALUE ...]"
     if command == "generate":
         about += " [TEXT ...]"
+    if command == "report":
+        about += " FOLDER ..."
     lines = [about, ""]
     if groups:
         lines += ["choices, given as GROUP=CHOICE:", ""]

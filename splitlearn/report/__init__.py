@@ -5,11 +5,13 @@ from splitlearn.report.columns import COLUMNS
 from splitlearn.report.frame import Runs, collect_runs, read_runs
 from splitlearn.report.groups import group_runs, pareto_front
 from splitlearn.report.tables import print_report, runs_csv, runs_markdown
+from splitlearn.report.writing import Report, write_report
 
 __all__ = [
     "COLUMNS",
     "Budgets",
     "Recommendation",
+    "Report",
     "Runs",
     "collect_runs",
     "group_runs",
@@ -19,4 +21,5 @@ __all__ = [
     "recommend",
     "runs_csv",
     "runs_markdown",
+    "write_report",
 ]

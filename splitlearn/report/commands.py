@@ -35,5 +35,10 @@ def train_command(folder: Path, run: pd.Series) -> str:
         for override in typed
         if _OVERRIDE.match(override) and override == plain_text(override) and setting_of(override) not in _LEFT_OUT
     ]
-    points = [f"split.point_{number}={int(run[f'split_point_{number}'])}" for number in (1, 2)]
-    return " ".join([_PROGRAM, *map(shlex.quote, kept), "split=points", *points])
+    points = [run[f"split_point_{number}"] for number in (1, 2)]
+    cut = (
+        []
+        if any(map(pd.isna, points))
+        else ["split=points", *(f"split.point_{1 + place}={int(point)}" for place, point in enumerate(points))]
+    )
+    return " ".join([_PROGRAM, *map(shlex.quote, kept), *cut])

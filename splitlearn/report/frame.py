@@ -70,7 +70,8 @@ def collect_runs(folders: list[Path]) -> Runs:
         raise FileNotFoundError(
             f"there is no run in {shown}; name the folder of a sweep or of a run, such as multirun/DATE/TIME"
         )
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    # As objects first: otherwise a text that is not known becomes NaN.
+    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype="object")
     kinds = {**dict.fromkeys(COUNTS, "Int64"), **dict.fromkeys(FIGURES, "float64"), **dict.fromkeys(TEXTS, "object")}
     frame = frame.astype(kinds)
     order = frame.assign(is_open=frame["status"] != "completed")

@@ -41,7 +41,7 @@ def read_row(folder: Path, name: str) -> dict[str, Any]:
         "split_point_1": _count(summary.split_point_1),
         "split_point_2": _count(summary.split_point_2),
         "seed": _seed(summary, overrides, folder),
-        "learning_rate": _figure(summary.learning_rate),
+        "learning_rate": as_figure(summary.learning_rate),
         "batch_size": _count(summary.batch_size),
         "settings": plain_text(" ".join(sorted(each for each in overrides if setting_of(each) not in _NO_VARIANT))),
         "overrides": plain_text(shlex.join(overrides)),
@@ -86,7 +86,7 @@ def _seed(summary: RunSummary, overrides: Sequence[str], folder: Path) -> int | 
 def _quality(metrics: Mapping[str, Any]) -> dict[str, Any]:
     names = {"loss": "val_loss_after", "loss_before": "val_loss_before", "perplexity": "val_perplexity_after"}
     same = ("tokens_per_s", "train_s", "peak_rss_gib", "peak_anonymous_gib", "peak_gpu_gib", "token_recovery")
-    figures = {name: _figure(metrics.get(key)) for name, key in {**names, **{name: name for name in same}}.items()}
+    figures = {name: as_figure(metrics.get(key)) for name, key in {**names, **{name: name for name in same}}.items()}
     return {**figures, **{name: _count(metrics.get(name)) for name in ("train_steps", "train_tokens")}}
 
 
@@ -96,8 +96,8 @@ def _memory(summary: RunSummary) -> dict[str, Any]:
     memory = summary.memory or {}
     row = {}
     for prefix, key in (("", "parties"), ("planned_", "planned_parties")):
-        sizes = _mapping(memory.get(key))
-        known = {str(party): _figure(size) for party, size in sizes.items()}
+        sizes = as_mapping(memory.get(key))
+        known = {str(party): as_figure(size) for party, size in sizes.items()}
         others = [size for party, size in known.items() if party != owner and size is not None]
         own = known.get(str(owner))
         row[f"{prefix}client_gib"] = None if own is None else own / GIB
@@ -109,10 +109,10 @@ def _traffic(traffic: Mapping[str, Any]) -> dict[str, Any]:
     sums: dict[str, float | None] = {}
     for direction in ("uplink", "downlink"):
         counts = [
-            _figure(count)
+            as_figure(count)
             for cut, of_cut in traffic.items()
             if cut.startswith("cut_")
-            for name, count in _mapping(of_cut).items()
+            for name, count in as_mapping(of_cut).items()
             if name.endswith(f"_{direction}_bytes_per_step")
         ]
         known = [count for count in counts if count is not None]
@@ -124,20 +124,21 @@ def _traffic(traffic: Mapping[str, Any]) -> dict[str, Any]:
 
 def _step_times(phases: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the times of a step; in records without phases the mean stands for the median."""
-    step = _mapping(phases.get("step"))
-    times = {f"step{suffix}": _figure(step.get(key)) for suffix, key in (("_p95_s", "p95_s"), ("_p99_s", "p99_s"))}
-    median = _figure(step.get("median_s"))
+    step = as_mapping(phases.get("step"))
+    times = {f"step{suffix}": as_figure(step.get(key)) for suffix, key in (("_p95_s", "p95_s"), ("_p99_s", "p99_s"))}
+    median = as_figure(step.get("median_s"))
     if median is None:
-        tokens, rate, steps = (_figure(metrics.get(name)) for name in ("train_tokens", "tokens_per_s", "train_steps"))
+        tokens, rate, steps = (as_figure(metrics.get(name)) for name in ("train_tokens", "tokens_per_s", "train_steps"))
         median = tokens / rate / steps if tokens and rate and steps else None
     return {"step_s": median, **times}
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return an object of a record; an empty one for whatever is none."""
     return value if isinstance(value, Mapping) else {}
 
 
-def _figure(value: Any) -> float | None:
+def as_figure(value: Any) -> float | None:
     """Return a number as a float; None for whatever is no finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

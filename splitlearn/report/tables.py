@@ -69,7 +69,7 @@ def figure_text(name: str, value: object) -> str:
     if column.unit == "share":
         return f"{number:.1%}"
     if column.unit == "s":
-        return f"{number:.4f}" if number < 1 else f"{number:.2f}"
+        return f"{number:.4f}" if number < 1 else f"{number:.3f}"
     return f"{number:.4g}" if name in ("learning_rate", "perplexity", "tokens_per_s") else f"{number:.4f}"
 
 
@@ -87,9 +87,8 @@ def print_report(
     console = make_console()
     if len(groups):
         console.print(_groups_table(groups))
-    counts = sorted(frame["status"].value_counts().items(), key=lambda entry: (-entry[1], entry[0]))
     total = f"{len(frame)} run{'s' if len(frame) != 1 else ''}"
-    console.print(f"{total}: {', '.join(f'{count} {status}' for status, count in counts)}", markup=False)
+    console.print(f"{total}: {', '.join(f'{count} {status}' for status, count in count_statuses(frame).items())}", markup=False)
     open_runs = frame[frame["status"] != "completed"]
     reasons = [(run, reason) for run, reason in zip(open_runs["run"], open_runs["reason"], strict=True) if reason]
     reasons += [(name, f"left out: {reason}") for name, reason in left_out.items()]
@@ -102,6 +101,12 @@ def print_report(
         if recommendation.command is not None:
             # One line, so that it can be copied.
             console.print(Text(recommendation.command), soft_wrap=True)
+
+
+def count_statuses(frame: pd.DataFrame) -> dict[str, int]:
+    """Return how many runs ended in which way, the most frequent first."""
+    counts = frame["status"].value_counts()
+    return {str(status): int(count) for status, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))}
 
 
 def _groups_table(groups: pd.DataFrame) -> Table:
@@ -129,6 +134,9 @@ def _groups_table(groups: pd.DataFrame) -> Table:
 
 
 def mean_text(group: pd.Series, name: str) -> str:
-    """Return the mean of a group's figure with its spread, where there is one."""
+    """Return the mean of a group's figure with its spread, where there is one, to as many decimal places."""
     text, spread = figure_text(name, group[name]), group[f"{name}_std"]
-    return f"{text} ± {figure_text(name, spread)}" if text and pd.notna(spread) and spread > 0 else text
+    if not text or pd.isna(spread) or spread <= 0:
+        return text
+    places = len(text.partition(".")[2])
+    return f"{text} ± {spread:.{places}f}" if text[-1].isdigit() else f"{text} ± {figure_text(name, spread)}"

@@ -151,6 +151,18 @@ class PrepareSettings:
     max_shard_size: str
 
 
+@dataclass
+class ReportSettings:
+    """``conf/report.yaml``."""
+
+    folders: Any
+    out: str | None
+    max_client_gib: Annotated[float | None, Rule(above=0)]
+    max_bytes_per_step: Annotated[float | None, Rule(least=0)]
+    max_recovery: Annotated[float | None, Rule(least=0)]
+    max_loss_increase: Annotated[float | None, Rule(least=0)]
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainSettings,
     "plan": PlanSettings,
@@ -159,4 +171,5 @@ SCHEMAS: dict[str, type] = {
     "export": ExportSettings,
     "evaluate": EvaluateSettings,
     "prepare": PrepareSettings,
+    "report": ReportSettings,
 }
