@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -37,6 +38,7 @@ def measured_memory(trainer: Trainer, module: SplitCausalLM, opened: OpenedModel
             {part: int(adapters.config_of(part).r) for part in with_lora},
             *measured.batch_shape,
             recomputes_layers=module.settings.gradient_checkpointing,
+            chunk_tokens=module.chunk_tokens(math.prod(measured.batch_shape)),
         ),
     }
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten
 from transformers.pytorch_utils import Conv1D
 
 from splitlearn.cut import PartSpec
-from splitlearn.model import Blueprint
+from splitlearn.model import Blueprint, chunked_loss
 
 _SCALARS = (bool, int, float, str)
 # Attributes that differ between equal layers without changing what autograd saves.
@@ -109,7 +109,7 @@ class _Ledger:
 
 
 def measure_activations(
-    blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: int | None = None
+    blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: int | None = None, chunk_tokens: int | None = None
 ) -> Activations | None:
     """Measure the bytes that one batch keeps for the backward pass.
 
@@ -119,6 +119,7 @@ def measure_activations(
         num_tokens: tokens of each row (T).
         lora_rank: measure with all weights frozen and adapters of this rank beside every linear layer but the head; 0 without
             adapters, as in a frozen part that gradients pass; None with all weights trained.
+        chunk_tokens: for how many positions logits are in memory at a time, where the head is one linear map; None for all.
 
     Returns:
         The bytes, or None if the model cannot run without values, because they decide which operations it runs.
@@ -126,7 +127,7 @@ def measure_activations(
     # Some operations of mixtures of experts run on fake tensors in bfloat16 only.
     for dtype in dict.fromkeys((blueprint.dtype, torch.bfloat16)):
         try:
-            measured = _measure(blueprint, num_rows, num_tokens, lora_rank, dtype)
+            measured = _measure(blueprint, num_rows, num_tokens, lora_rank, chunk_tokens, dtype)
         except Exception:  # noqa: S112
             # Models fail in many ways without values; the figure is then reported as unknown.
             continue
@@ -134,7 +135,9 @@ def measure_activations(
     return None
 
 
-def _measure(blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: int | None, dtype: torch.dtype) -> Activations:
+def _measure(
+    blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: int | None, chunk_tokens: int | None, dtype: torch.dtype
+) -> Activations:
     model = copy.deepcopy(blueprint.meta_model)
     nn.Module.to(model, dtype)
     model.train()
@@ -153,13 +156,17 @@ def _measure(blueprint: Blueprint, num_rows: int, num_tokens: int, lora_rank: in
         _follow(layers, twins, ledger)
         ids_BT = torch.zeros(num_rows, num_tokens, dtype=torch.long)
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda tensor: tensor))
-        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
         vocabulary = blueprint.config.get_text_config(decoder=True).vocab_size
-        model.loss_function(logits=logits_BTV, labels=ids_BT, vocab_size=vocabulary)
+        if chunk_tokens is None:
+            logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+            model.loss_function(logits=logits_BTV, labels=ids_BT, vocab_size=vocabulary)
+        else:
+            hidden_BTD = blueprint.anatomy.base(model)(input_ids=ids_BT, use_cache=False)[0]
+            chunked_loss(model.get_output_embeddings(), hidden_BTD, ids_BT, 1, chunk_tokens)
     saved = ledger.bytes_at
     # The gradient of the loss with respect to the logits, in float32 as transformers computes it, and its copy in the model's
     # dtype.
-    temporary = num_rows * num_tokens * vocabulary * (4 + dtype.itemsize)
+    temporary = (chunk_tokens or num_rows * num_tokens) * vocabulary * (4 + dtype.itemsize)
     per_layer = tuple(saved.get(twin, 0) for twin in twins)
     return Activations(saved.get(_BEFORE, 0), per_layer, saved.get(len(layers), 0), temporary)
 

@@ -25,6 +25,7 @@ def planned_by_party(
     num_rows: int,
     num_tokens: int,
     recomputes_layers: bool = False,
+    chunk_tokens: int | None = None,
 ) -> dict[str, int] | None:
     """Reckon parameters, gradients, optimizer state and kept activations as `cost_of` does, by party.
 
@@ -38,6 +39,7 @@ def planned_by_party(
         num_rows: rows of a batch (B).
         num_tokens: tokens of a row (T).
         recomputes_layers: whether layers keep only their inputs for the backward pass.
+        chunk_tokens: for how many positions logits are in memory at a time; None for all.
 
     Returns:
         Bytes by party; None where there is no reckoning: for biases or norms alone, adapters other than LoRA, and models that
@@ -56,7 +58,8 @@ def planned_by_party(
 
     @cache
     def kept(dtype: torch.dtype, rank: int | None) -> Activations | None:
-        measured = measure_activations(replace(opened.blueprint, dtype=dtype), num_rows, num_tokens, rank)
+        blueprint = replace(opened.blueprint, dtype=dtype)
+        measured = measure_activations(blueprint, num_rows, num_tokens, rank, chunk_tokens)
         if measured is None or not recomputes_layers:
             return measured
         layer_bytes = cost(1).smashed_bytes // opened.dtype.itemsize * dtype.itemsize

@@ -80,7 +80,7 @@ class SplitLoss:
                 f"{named('packing')}=none (a row for each) or joined (rows end to end)"
             )
         arguments: dict[str, Any] = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
-        chunk_tokens = self._chunk_tokens(batch["input_ids"])
+        chunk_tokens = self.chunk_tokens(batch["input_ids"].numel())
         finished = self._run(batch, arguments, name, data, skips_head=chunk_tokens is not None)
         top, output = self._composed.top, finished.output
         if chunk_tokens is not None:
@@ -102,13 +102,17 @@ class SplitLoss:
         settings = {**arguments, "skips_head": True} if skips_head else arguments
         return cast(Finished, self._composed.run(inputs, start, kind=kind, labels_BT=batch["labels"], **settings))
 
-    def _chunk_tokens(self, ids_BT: torch.Tensor) -> int | None:
-        """Return for how many positions logits may be in memory at a time; None if all may, or the head is not a plain one."""
+    def chunk_tokens(self, num_positions: int) -> int | None:
+        """Return for how many positions logits may be in memory at a time; None if all may, or the head is not a plain one.
+
+        Args:
+            num_positions: positions of a batch (B x T).
+        """
         config = self._composed.top.model.config.get_text_config(decoder=True)
         if self._max_logits_mib is None or getattr(config, "output_router_logits", False):
             return None
         most = int(self._max_logits_mib * _MIB / (4 * config.vocab_size))
-        if ids_BT.numel() <= most:
+        if num_positions <= most:
             return None
         return max(1 << most.bit_length() - 1, _FEWEST_CHUNK_TOKENS) if self._trials.has_linear_head else None
 

@@ -251,6 +251,10 @@ class SplitCausalLM(LightningModule):
         """Return the floating-point operations of the last training step, which was on ``batch``; None if not known."""
         return self._loaded.loss.flops_of(batch["input_ids"])
 
+    def chunk_tokens(self, num_positions: int) -> int | None:
+        """Return for how many positions logits are in memory at a time in a batch of ``num_positions``; None for all."""
+        return self._loaded.loss.chunk_tokens(num_positions)
+
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])

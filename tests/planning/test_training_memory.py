@@ -29,8 +29,9 @@ U_SHAPED = Placement.resolve(PARTIES, "client", "client", num_gpus=0)
         {"optimizer": {"parts": {"bottom": {"train": False}}}},
         {"optimizer": {"parts": {"trunk": {"train": False}}}},
         {"gradient_checkpointing": True},
+        {"max_logits_mib": 0.03},
     ],
-    ids=["full", "lora", "frozen bottom", "frozen trunk", "recomputed"],
+    ids=["full", "lora", "frozen bottom", "frozen trunk", "recomputed", "logits in chunks"],
 )
 def test_it_is_what_a_run_takes(settings: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint("llama", tie_word_embeddings=False)
@@ -40,7 +41,9 @@ def test_it_is_what_a_run_takes(settings: dict[str, Any], tiny_checkpoint: Calla
     opened = ModelRequest(str(checkpoint), 2, 4).open()
     ranks = dict.fromkeys(("bottom", "trunk", "top"), 8) if "peft" in settings else {}
     recomputes = settings.get("gradient_checkpointing", False)
-    planned = planned_by_party(opened, U_SHAPED, module.trained, ranks, ROWS, TOKENS, recomputes)
+    chunk_tokens = module.chunk_tokens(ids_BT.numel())
+    assert (chunk_tokens is not None) == ("max_logits_mib" in settings)
+    planned = planned_by_party(opened, U_SHAPED, module.trained, ranks, ROWS, TOKENS, recomputes, chunk_tokens)
     taken = bytes_by_party(measured.parts, U_SHAPED)
     assert planned is not None and planned.keys() == taken.keys()
     for party, size in taken.items():
