@@ -19,6 +19,7 @@ from splitlearn.embedded import resolve_model
 from splitlearn.loading import ModelRequest
 from splitlearn.model import ComposedCausalLM, SplitModel
 from splitlearn.runs import LOCK_FILE
+from splitlearn.training.step_clock import PHASES
 from tests.tiny_models import VOCAB_SIZE
 
 SHORT = ["trainer.max_steps=6", "data.max_train_blocks=48", "data.max_val_blocks=16", "trainer.enable_progress_bar=false"]
@@ -71,6 +72,20 @@ def test_the_memory_report(result: splitlearn.app.TrainResult) -> None:
     assert epoch["peak"]["rss_bytes"] >= epoch["process"]["rss_bytes"] > 10**8
 
 
+def test_memory_and_phases_of_the_steps(result: splitlearn.app.TrainResult) -> None:
+    summary = json.loads((result.folder / "summary.json").read_text())
+    memory, phases = summary["memory"], summary["phases"]
+    assert list(memory["parts"]) == ["bottom", "trunk", "top"]
+    assert memory["parties"].keys() == memory["planned_parties"].keys() == {"client", "server"}
+    for party, size in memory["parties"].items():
+        # The plan reckons with a mask for each row, as padded rows have one.
+        assert size <= memory["planned_parties"][party] <= 1.1 * size
+    assert phases["num_steps"] == result.metrics["train_steps"] - 1
+    assert list(phases)[1:] == list(PHASES)
+    for figures in (phases[phase] for phase in PHASES):
+        assert 0 < figures["median_s"] <= figures["p95_s"] <= figures["p99_s"]
+
+
 def test_the_metrics_file(result: splitlearn.app.TrainResult) -> None:
     with (result.folder / "metrics" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -82,6 +97,10 @@ def test_the_metrics_file(result: splitlearn.app.TrainResult) -> None:
         "train_perplexity",
         "memory/rss_gib",
         "memory/trunk_gib",
+        "memory/client_gib",
+        "memory/server_gib",
+        "memory/trunk_activations_gib",
+        "phases/trunk_median_s",
     }
 
 

@@ -44,6 +44,14 @@ def test_a_run_that_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stopped early" not in text and "padding" not in text and "GPU" not in text
 
 
+def test_the_memory_of_parties_stands_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = {"parts": {}, "parties": {"client": 3 * 2**29, "server": 2**30}, "planned_parties": {"client": 2**31}}
+    text = shown(capsys, memory=memory)
+    assert "kept activations: client 1.50 GiB (planned 2.00 GiB), server 1.00 GiB" in text
+    assert "kept activations" not in shown(capsys)
+    assert "server 1.00 GiB" in shown(capsys, memory={**memory, "planned_parties": None})
+
+
 def test_what_is_not_always_there(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(
         capsys, stopped_early="it got no better", metrics={**METRICS, "train_padding_tokens": 1000, "val_loss_before": None}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import LightningModule
 
-from splitlearn.training import SplitCausalLM, part_memory
-from splitlearn.training.callbacks import MemoryReport
+from splitlearn.training import SplitCausalLM, bytes_by_party, part_memory
+from splitlearn.training.callbacks import MemoryReport, PartBytes
 from tests.training.test_module import batches, loader, trainer
 
 
@@ -38,6 +38,18 @@ def test_every_epoch_is_reported(
     assert logged["memory/trunk_gib"] * 2**30 == pytest.approx(module.parts[1].weight_bytes, rel=1e-6)
     assert logged["memory/peak_rss_gib"] >= logged["memory/rss_gib"] > 0
     assert samplers() == []
+
+
+def test_what_training_adds_stands_beside_the_weights(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    module, measured = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4), PartBytes()
+    trainer(tmp_path, callbacks=[measured, MemoryReport(print_table=False)], max_epochs=2).fit(module, loader(batches([2, 2])))
+    report = json.loads((tmp_path / "memory_report.json").read_text())
+    assert [epoch["step"] for epoch in report["epochs"]] == [2, 4]
+    for part in report["epochs"][1]["parts"]:
+        assert measured.parts[part["name"]].items() <= part.items()
+        assert part["gradient_bytes"] == part["weight_bytes"] and part["activation_bytes"] > 0
+    assert report["epochs"][1]["parties"] == bytes_by_party(measured.parts, module.placement)
+    assert [moment["label"] for moment in report["snapshots"]][-2:] == ["epoch 1", "epoch 2"]
 
 
 def test_sampling_stops_after_an_error(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
