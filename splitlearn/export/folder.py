@@ -54,7 +54,7 @@ def export_run(
         ValueError: ``adapters`` is none of these, or is ``"keep"`` and the run has trained none.
         CheckpointError: the folder exists already, or a checkpoint's file is damaged.
         FileNotFoundError: the run did not save what it trained.
-        OSError: the folder cannot be written or the disk is full.
+        OSError: the folder cannot be written, or the disk has no room for all of it.
     """
     if adapters not in ADAPTERS:
         raise ValueError(f"adapters is {adapters!r}; use one of {', '.join(ADAPTERS)}")
@@ -63,7 +63,7 @@ def export_run(
         raise ValueError(f"adapters is keep, but the run in {record.folder} has trained none; leave it out")
     if out.exists():
         raise CheckpointError(f"out={out} exists already; name a new folder")
-    with whole_folder(out) as temporary:
+    with whole_folder(out, num_bytes=_least_bytes(opened, dtype)) as temporary:
         parts = (part_tensors(opened, part, record, merges=not keeps) for part in opened.plan.parts)
         _write_weights(parts, opened.blueprint.ties, temporary, max_shard_size, dtype)
         opened.blueprint.config.dtype = dtype or _widest(record, opened)
@@ -74,6 +74,12 @@ def export_run(
             copy_adapter(adapters_folder, temporary, stands_alone=stands_alone)
             shutil.rmtree(temporary / _FROM_CHECKPOINT, ignore_errors=True)
     return out
+
+
+def _least_bytes(opened: OpenedModel, dtype: torch.dtype | None) -> int:
+    """Return how much the weights will take at least: those that were not trained stay in the dtype of the base checkpoint."""
+    num_parameters = sum(parameter.numel() for parameter in opened.blueprint.meta_model.parameters())
+    return num_parameters * min(each.itemsize for each in ((dtype,) if dtype else (opened.dtype, opened.source.stored_dtype())))
 
 
 def _adapters_of(record: RunRecord, opened: OpenedModel, folder: Path) -> Path:

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from splitlearn.files import write_json
-from splitlearn.json_text import read_json_object
+from splitlearn.json_text import JsonError, read_json_object
 from splitlearn.runs.stamp import Stamp
 
 SUMMARY_FILE = "summary.json"
@@ -160,9 +160,9 @@ def read_summary(folder: Path) -> RunSummary | None:
     try:
         return RunSummary.from_dict(read_json_object(path))
     except ValueError as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}; delete it, and use the run by its checkpoints with ckpt=last or ckpt=best"
-        ) from error
+        # Errors of JSON begin with the file.
+        fault = str(error) if isinstance(error, JsonError) else f"{path} cannot be read: {error}"
+        raise ValueError(f"{fault}; delete it, and use the run by its checkpoints with ckpt=last or ckpt=best") from error
 
 
 def write_summary(folder: Path, summary: RunSummary) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from splitlearn.checkpoint import CheckpointError
 from splitlearn.checkpoint.shard import open_shard
 from splitlearn.checkpoint.source import CheckpointSource
 from splitlearn.embedded import resolve_model
+from splitlearn.export import folder as export_folder
+from splitlearn.files import WriteError
 
 SHORT = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=8", "trainer.enable_progress_bar=false"]
 SHORT += ["verbose=false", "optimizer.learning_rate=1e-2", "split.point_1=2", "split.point_2=6"]
@@ -208,6 +211,19 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
     fails(FileNotFoundError, "is interrupted, not completed; take what it had reached with ckpt=last or ckpt=best", run)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(compose(*SHORT), folder=tmp_path / "run")
+    usage = shutil.disk_usage(tmp_path)
+    written: list[Path] = []
+    monkeypatch.setattr(export_folder, "write_tensor_file", lambda tensors, path, *rest: written.append(path))
+    base = Path(resolve_model("embedded:qwen2_tiny"))
+    stored_bytes = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=stored_bytes * 9 // 10))
+    with pytest.raises(WriteError, match=r"out cannot be written .*; .* MiB are needed and .* MiB are free"):
+        export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
+    assert not written and sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_a_configuration_is_read_and_nothing_in_it_is_called(tmp_path: Path) -> None:

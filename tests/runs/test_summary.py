@@ -85,7 +85,7 @@ def test_a_damaged_record_is_told_in_one_sentence(content: bytes, reason: str, t
     with pytest.raises(ValueError, match=reason) as told:
         read_summary(tmp_path)
     message = str(told.value)
-    assert message.startswith(f"{tmp_path / SUMMARY_FILE} cannot be read: ") and "\n" not in message
+    assert message.count(str(tmp_path / SUMMARY_FILE)) == 1 and "\n" not in message
     assert "ckpt=last or ckpt=best" in message
 
 
