@@ -34,7 +34,10 @@ from splitlearn.runs import RunSummary
 # With more runs only the Pareto and the best ones have curves.
 MANY_RUNS = 200
 _BEST_RUNS = 20
+# What the page shows of very many runs; runs.csv has them all.
 _MOST_ROWS = 1000
+_MOST_GROUPS = 500
+_MOST_LETTERS = 120
 _TABLE = (
     "run",
     "status",
@@ -118,11 +121,11 @@ def sweep_page(
         sections.append(_section(str(number), model, of_model, of_groups, recommendation, figures))
     failures = [
         (run.run, run.status, run.reason or "no reason was recorded")
-        for run in frame[frame["status"] != "completed"].head(_MOST_ROWS).itertuples()
+        for run in frame[frame["status"] != "completed"].head(_MOST_GROUPS).itertuples()
     ]
-    failures += [(name, "left out", reason) for name, reason in list(left_out.items())[:_MOST_ROWS]]
+    failures += [(name, "left out", reason) for name, reason in list(left_out.items())[:_MOST_GROUPS]]
     shown = [name for name in _TABLE if name in ("run", "status") or frame[name].replace("", None).notna().any()]
-    rows = [[figure_text(name, value) for name, value in zip(shown, row, strict=True)] for row in _rows(frame[shown])]
+    rows = [[_cell(name, value) for name, value in zip(shown, row, strict=True)] for row in _rows(frame[shown])]
     values = [[_sort_key(value) for value in row] for row in _rows(frame[shown])]
     return _render(
         "sweep.html.j2",
@@ -136,6 +139,11 @@ def sweep_page(
         is_number=[COLUMNS[name].kind != "text" for name in shown],
         rows=list(zip(rows, values, strict=True)),
     )
+
+
+def _cell(name: str, value: Any) -> str:
+    text = figure_text(name, value)
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}..."
 
 
 def _rows(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
@@ -188,9 +196,11 @@ def _section(
         keep(curves_figure(curves, sweep, kind), section.curves, f"curve-{kind}", title, about)
     shown = [name for name in _GROUP_TABLE if groups[name].notna().any()]
     section.groups = [["cut", "runs", *(_heading(name) for name in shown), "Pareto"]]
-    for _, group in groups.head(_MOST_ROWS).iterrows():
+    for _, group in groups.head(_MOST_GROUPS).iterrows():
         cells = [mean_text(group, name) for name in shown]
-        section.groups.append([group["label"], str(group["num_runs"]), *cells, "yes" if group["is_pareto"] else ""])
+        section.groups.append(
+            [group["label"][:_MOST_LETTERS], str(group["num_runs"]), *cells, "yes" if group["is_pareto"] else ""]
+        )
     return section
 
 
@@ -231,7 +241,7 @@ def run_page(title: str, row: pd.Series, summary: RunSummary, command: str) -> s
             figures[name], places[name] = made, Figure(name, heading, about)
 
     curves: dict[str, dict[str, Curve]] = {}
-    snapshots: list[dict[str, Any]] = []
+    snapshots: dict[str, list[dict[str, Any]]] = {}
     try:
         curves = {row["run"]: read_curves(folder)}
         snapshots = run_figures.read_snapshots(folder)
@@ -240,9 +250,7 @@ def run_page(title: str, row: pd.Series, summary: RunSummary, command: str) -> s
     phases, memory, traffic = summary.phases or {}, summary.memory or {}, summary.traffic or {}
     keep(run_figures.phases_figure(phases), "phases", "Where a step's time went", "Bars are medians; marks are P95 and P99.")
     keep(run_figures.part_memory_figure(memory), "parts", "Memory by part", "As measured in training.")
-    about = (
-        "Snapshots of the run's memory tracker. A part's line is its weights, and its gradients and optimizer state if noted."
-    )
+    about = "Snapshots of the run's memory tracker. A part's line is all that was measured of it, or its weights alone."
     keep(run_figures.memory_over_time_figure(snapshots), "memory", "Memory over time", about)
     keep(run_figures.traffic_figure(traffic), "traffic", "Traffic of a step", "Up is from the data's owner to a server.")
     only = row.to_frame().T

@@ -23,11 +23,6 @@ def plot_text(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def hover_text(text: str) -> str:
-    """Return lines for a label that appears beside a point."""
-    return plot_text(text).replace("\n", "<br>")
-
-
 def line_style(number: int) -> dict[str, Any]:
     """Return colour and dashes of the line of that number; the first 20 differ."""
     dash = DASHES[number // len(LINE_COLORS) % len(DASHES)]

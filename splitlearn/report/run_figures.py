@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 
 from splitlearn.json_text import read_json_object
 from splitlearn.memory import GIB
-from splitlearn.report.plots import DASHES, LINE_COLORS, hover_text, new_figure, plot_text
+from splitlearn.report.columns import plain_text
+from splitlearn.report.plots import DASHES, LINE_COLORS, new_figure, plot_text
 from splitlearn.report.records import as_figure, as_mapping
 
 MEMORY_REPORT = "memory_report.json"
@@ -49,14 +50,14 @@ def phases_figure(phases: Mapping[str, Any]) -> go.Figure | None:
     milliseconds = [1000 * of_phase["median_s"] for of_phase in times.values()]
     text = [f"{value:.1f}" for value in milliseconds]
     bars = go.Bar(x=milliseconds, y=names, orientation="h", name="median", marker={"color": LINE_COLORS[0]}, text=text)
-    figure.add_trace(bars.update(textposition="auto", customdata=_told(times, "median_s"), hoverinfo="x+name"))
+    figure.add_trace(bars.update(textposition="auto", customdata=_told(times, "median_s"), hoverinfo="text"))
     for key, symbol, color in (("p95_s", "line-ns", LINE_COLORS[1]), ("p99_s", "x-thin", LINE_COLORS[3])):
         known = {name: of_phase[key] for name, of_phase in times.items() if key in of_phase}
         marker = {"symbol": symbol, "size": 11, "line": {"width": 2, "color": color}}
         x, y = [1000 * value for value in known.values()], [name.replace("_", " ") for name in known]
         told = _told(times, key)
         figure.add_trace(
-            go.Scatter(x=x, y=y, mode="markers", marker=marker, name=TIMES[key], customdata=told, hoverinfo="x+name")
+            go.Scatter(x=x, y=y, mode="markers", marker=marker, name=TIMES[key], customdata=told, hoverinfo="text")
         )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
@@ -90,55 +91,75 @@ def part_memory_figure(memory: Mapping[str, Any]) -> go.Figure | None:
             "pattern": {"shape": _PATTERNS[number], "fillmode": "overlay", "fgcolor": "#ffffff", "size": 6},
         }
         bar = go.Bar(x=[plot_text(part) for part in rows], y=sizes, name=name, marker=marker, customdata=told)
-        figure.add_trace(bar.update(hovertext=[hover_text(text) for text in told], hoverinfo="text"))
+        figure.add_trace(bar.update(hoverinfo="text"))
     figure.update_layout(barmode="stack")
     return figure
 
 
-def read_snapshots(folder: Path) -> list[dict[str, Any]]:
-    """Read the snapshots of memory that a run has kept, at most 500 of them.
+def read_snapshots(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read the snapshots of memory that a run has kept, at most 500 of each kind.
+
+    Returns:
+        ``epochs``: what parts and process held at the end of each; ``snapshots``: the process at other moments too.
 
     Raises:
         ValueError: the file is damaged.
         OSError: it cannot be read.
     """
     path = folder / MEMORY_REPORT
-    if not path.is_file():
-        return []
-    epochs = read_json_object(path).get("epochs")
-    return [epoch for epoch in epochs if isinstance(epoch, dict)][-_MOST_SNAPSHOTS:] if isinstance(epochs, list) else []
+    content = read_json_object(path) if path.is_file() else {}
+    kept = {}
+    for kind in ("epochs", "snapshots"):
+        entries = content.get(kind)
+        kept[kind] = (
+            [entry for entry in entries if isinstance(entry, dict)][-_MOST_SNAPSHOTS:] if isinstance(entries, list) else []
+        )
+    return kept
 
 
-def memory_over_time_figure(snapshots: list[dict[str, Any]]) -> go.Figure | None:
+def memory_over_time_figure(kept: Mapping[str, list[dict[str, Any]]]) -> go.Figure | None:
     """Return lines of what the parts hold and of the process's memory, by the time of the snapshots; None if there are none."""
-    lines: dict[str, tuple[list[float], list[float], list[str]]] = {}
-    for snapshot in snapshots:
-        process = as_mapping(snapshot.get("process"))
-        time_s = as_figure(process.get("time_s"))
-        sizes = {name: as_figure(process.get(key)) for name, key in _OF_PROCESS.items()}
-        gpus = process.get("gpu_bytes")
+    lines: dict[str, list[tuple[float, float, str]]] = {}
+    moments = kept.get("snapshots") or [as_mapping(epoch.get("process")) for epoch in kept.get("epochs", ())]
+    for moment in moments:
+        _add(lines, moment, {name: as_figure(moment.get(key)) for name, key in _OF_PROCESS.items()})
+        gpus = moment.get("gpu_bytes")
         known = [as_figure(size) or 0.0 for size in gpus] if isinstance(gpus, list) else []
-        sizes["GPUs"] = sum(known) if known else None
-        parts = snapshot.get("parts")
+        _add(lines, moment, {"GPUs": sum(known) if known else None})
+    for epoch in kept.get("epochs", ()):
+        parts = epoch.get("parts")
         for part in (parts if isinstance(parts, list) else [])[:_MOST_PARTS]:
-            held = [as_figure(as_mapping(part).get(kind)) for kind in ("weight_bytes", "gradient_bytes", "optimizer_bytes")]
-            if held[0] is not None:
-                sizes[f"part {as_mapping(part).get('name')}"] = sum(size or 0.0 for size in held)
-        for name, size in sizes.items():
-            if size is not None and time_s is not None:
-                xs, ys, told = lines.setdefault(name, ([], [], []))
-                xs.append(time_s)
-                ys.append(size / GIB)
-                told.append(f"{process.get('label')}, {name}: {size / GIB:.3f} GiB")
+            name, size = f"part {plain_text(as_mapping(part).get('name'), 40)}", _held_by(as_mapping(part))
+            _add(lines, as_mapping(epoch.get("process")), {name: size})
     if not lines:
         return None
     figure = new_figure("seconds since the start", "GiB", height=330)
-    for number, (name, (xs, ys, told)) in enumerate(lines.items()):
+    for number, (name, points) in enumerate(lines.items()):
+        xs, ys, told = (list(values) for values in zip(*points, strict=True))
         line = {"color": LINE_COLORS[number % len(LINE_COLORS)], "dash": DASHES[number % len(DASHES)]}
         trace = go.Scatter(x=xs, y=ys, mode="lines+markers", name=plot_text(name), line=line, customdata=told)
-        figure.add_trace(trace.update(hovertext=[hover_text(text) for text in told], hoverinfo="text"))
+        figure.add_trace(trace.update(hoverinfo="text"))
     figure.update_yaxes(rangemode="tozero")
     return figure
+
+
+def _held_by(part: Mapping[str, Any]) -> float | None:
+    """Return the bytes of a part: what was measured of it in training, or its weights alone."""
+    measured = [as_figure(part.get(kind)) for kind in MEMORY_KINDS]
+    if all(size is None for size in measured):
+        return as_figure(part.get("weight_bytes"))
+    return sum(size for size in measured if size is not None)
+
+
+def _add(
+    lines: dict[str, list[tuple[float, float, str]]], moment: Mapping[str, Any], sizes: Mapping[str, float | None]
+) -> None:
+    """Add the sizes that are known to the lines of their names: time, GiB, and what is said of the point."""
+    time_s = as_figure(moment.get("time_s"))
+    for name, size in sizes.items():
+        if size is not None and time_s is not None:
+            words = f"{plain_text(moment.get('label'), 60)}, {name}: {size / GIB:.3f} GiB"
+            lines.setdefault(name, []).append((time_s, size / GIB, words))
 
 
 _OF_PROCESS = {"process, resident": "rss_bytes", "process, anonymous": "anonymous_bytes"}
@@ -165,7 +186,7 @@ def traffic_figure(traffic: Mapping[str, Any]) -> go.Figure | None:
     names = [f"{cut}: {payload} {direction}" for cut, payload, direction, _ in rows]
     sizes = [size / 2**10 for *_, size in rows]
     told = [f"{name}: {size:,.1f} KiB a step" for name, size in zip(names, sizes, strict=True)]
-    bar = go.Bar(x=sizes, y=names, orientation="h", marker={"color": LINE_COLORS[0]}, customdata=told, hovertext=told)
+    bar = go.Bar(x=sizes, y=names, orientation="h", marker={"color": LINE_COLORS[0]}, customdata=told)
     figure.add_trace(bar.update(hoverinfo="text", text=[f"{size:,.1f}" for size in sizes], textposition="auto"))
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure

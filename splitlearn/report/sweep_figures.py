@@ -11,13 +11,16 @@ import plotly.graph_objects as go
 from splitlearn.report.columns import COLUMNS
 from splitlearn.report.curves import Curve
 from splitlearn.report.groups import label, pareto_front
-from splitlearn.report.plots import GREY, HEAT, LINE_COLORS, MARKED, hover_text, line_style, new_figure, plot_text
+from splitlearn.report.plots import GREY, HEAT, LINE_COLORS, MARKED, line_style, new_figure, plot_text
 from splitlearn.report.tables import mean_text
 
 HEAT_MAPS = ("loss", "client_gib", "bytes_per_step", "step_s", "token_recovery")
 # More cells than so in a row have no room for numbers.
 _MOST_NUMBERED = 10
 _MOST_NAMES = 6
+_MOST_LETTERS = 80
+# With more groups than so only those on the front name their runs: the page would become too large.
+_MOST_NAMED = 300
 # Cuts whose learning curves have colours, and points of a curve that are marked one by one.
 _MOST_COLORED = 8
 _MOST_MARKERS = 30
@@ -61,7 +64,9 @@ def heat_map(sweep: Sweep, name: str) -> go.Figure | None:
     for _, group in best.iterrows():
         place = firsts.index(int(group["split_point_1"])), seconds.index(int(group["split_point_2"]))
         values[place] = group[name] / _SCALES.get(name, (1, ""))[0]
-        hover[place] = f"cut {group['label']}\n{COLUMNS[name].heading}: {mean_text(group, name)}\n{_names(group['runs'])}"
+        hover[place] = (
+            f"cut {group['label'][:_MOST_LETTERS]}\n{COLUMNS[name].heading}: {mean_text(group, name)}\n{_names(group['runs'])}"
+        )
     figure = new_figure("second cut (first layer of the top)", "first cut (first layer of the trunk)", height=330)
     figure.add_trace(_cells(firsts, seconds, values, hover, name))
     _cross_out(figure, open_runs, best)
@@ -85,7 +90,6 @@ def _cells(firsts: list[int], seconds: list[int], values: np.ndarray, hover: np.
         text=shown,
         texttemplate="%{text}" if has_room else None,
         customdata=hover.tolist(),
-        hovertext=[[hover_text(text) for text in row] for row in hover],
         hoverinfo="text",
         colorscale=HEAT,
         colorbar={"thickness": 10, "outlinewidth": 0, "title": {"text": plot_text(unit_of(name)), "side": "right"}},
@@ -117,7 +121,6 @@ def _cross_out(figure: go.Figure, runs: pd.DataFrame, best: pd.DataFrame) -> Non
             mode="markers",
             marker={"symbol": "x-thin", "size": 12, "line": {"width": 2, "color": GREY}},
             customdata=hover,
-            hovertext=[hover_text(text) for text in hover],
             hoverinfo="text",
             showlegend=False,
         )
@@ -127,7 +130,7 @@ def _cross_out(figure: go.Figure, runs: pd.DataFrame, best: pd.DataFrame) -> Non
 def _names(runs: list[str]) -> str:
     """Return the names of a group's runs, the first few of them if there are many."""
     more = [f"and {len(runs) - _MOST_NAMES} more"] if len(runs) > _MOST_NAMES else []
-    return "\n".join([*runs[:_MOST_NAMES], *more])
+    return "\n".join([*(run[:_MOST_LETTERS] for run in runs[:_MOST_NAMES]), *more])
 
 
 def trade_off(sweep: Sweep, cost: str) -> go.Figure | None:
@@ -152,14 +155,15 @@ def trade_off(sweep: Sweep, cost: str) -> go.Figure | None:
     )
     for name, mask, marker in kinds:
         if mask.any():
-            figure.add_trace(_points(groups[mask], cost, scale, name, marker))
+            has_names = name != "other cuts" or len(groups) <= _MOST_NAMED
+            figure.add_trace(_points(groups[mask], cost, scale, name, marker, has_names))
     return figure
 
 
-def _points(groups: pd.DataFrame, cost: str, scale: float, name: str, marker: dict[str, object]) -> go.Scatter:
+def _points(groups: pd.DataFrame, cost: str, scale: float, name: str, marker: dict[str, object], has_names: bool) -> go.Scatter:
     hover = [
-        f"cut {group['label']}\nheld-out loss: {mean_text(group, 'loss')}\n{COLUMNS[cost].heading}: {mean_text(group, cost)}\n"
-        f"{_names(group['runs'])}"
+        f"cut {group['label'][:_MOST_LETTERS]}\nheld-out loss: {mean_text(group, 'loss')}\n"
+        f"{COLUMNS[cost].heading}: {mean_text(group, cost)}" + (f"\n{_names(group['runs'])}" if has_names else "")
         for _, group in groups.iterrows()
     ]
     has_room = len(groups) <= _MOST_NUMBERED and name != "other cuts"
@@ -175,7 +179,6 @@ def _points(groups: pd.DataFrame, cost: str, scale: float, name: str, marker: di
         marker=marker,
         name=name,
         customdata=hover,
-        hovertext=[hover_text(text) for text in hover],
         hoverinfo="text",
     )
 

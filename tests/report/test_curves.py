@@ -38,6 +38,10 @@ def test_long_curves_keep_their_ends(tmp_path: Path) -> None:
 
 def test_a_run_without_a_log(tmp_path: Path) -> None:
     assert read_curves(tmp_path) == {}
+    log(tmp_path, "metrics")
+    assert read_curves(tmp_path) == {}
+    (tmp_path / "metrics" / "metrics.csv").write_bytes(b"")
+    assert read_curves(tmp_path) == {}
 
 
 def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
@@ -55,6 +59,6 @@ def test_damaged_and_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "metrics" / "metrics.csv").write_bytes(b"step,val_loss\n1,\xff\n")
     with pytest.raises(ValueError, match=r"metrics.csv is damaged: .*codec"):
         read_curves(tmp_path)
-    (tmp_path / "metrics" / "metrics.csv").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"metrics.csv is damaged: No columns"):
+    (tmp_path / "metrics" / "metrics.csv").write_bytes(b"step,val_loss\n1,2" + b"0" * 200_000 + b"\n")
+    with pytest.raises(ValueError, match=r"metrics.csv is damaged: field larger than field limit"):
         read_curves(tmp_path)

@@ -47,7 +47,14 @@
     place.addEventListener("blur", () => { said.textContent = ""; Plotly.Fx.unhover(place); });
   }
 
+  // The plotting library reads a label as markup, so that text is escaped for it.
+  function label(words) {
+    if (Array.isArray(words)) return words.map(label);
+    return words.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("\n", "<br>");
+  }
+
   for (const [name, figure] of Object.entries(figures)) {
+    for (const trace of figure.data) if (trace.customdata && trace.hoverinfo === "text") trace.hovertext = label(trace.customdata);
     const place = document.getElementById(name);
     if (!place) continue;
     Plotly.newPlot(place, figure.data, figure.layout, {displayModeBar: false, responsive: true});
