@@ -132,16 +132,17 @@ def _why(
     runs = "one run" if chosen["num_runs"] == 1 else f"{chosen['num_runs']} runs, standard deviation {chosen['loss_std']:.4f}"
     text = f"Cut {chosen['label']} is recommended. Its held-out loss is {chosen['loss']:.4f} nats a token ({runs})"
     among = "all" if len(fitting) == len(groups) else "those that meet the budgets"
-    if chosen["label"] == best["label"]:
-        text += f", the lowest of {among}. " if len(fitting) > 1 else ". "
+    above = chosen["loss"] - best["loss"]
+    if above > 0:
+        text += f", {above:.4f} above the lowest of {among} (cut {best['label']}). "
     else:
-        text += f", {chosen['loss'] - best['loss']:.4f} above the lowest of {among} (cut {best['label']}). "
+        text += f", the lowest of {among}. " if len(fitting) > 1 else ". "
     if len(equal) > 1:
-        within = (
-            f"at most {budgets.max_loss_increase:g} above the lowest, as allowed"
-            if budgets.max_loss_increase is not None
-            else "within one standard error of the lowest, so these seeds do not tell them apart"
-        )
+        within = "within one standard error of the lowest, so these seeds do not tell them apart"
+        if budgets.max_loss_increase is not None:
+            within = f"at most {budgets.max_loss_increase:g} above the lowest, as allowed"
+        elif equal["loss"].max() == best["loss"]:
+            within = "equally good, since they have the same loss"
         text += f"{len(equal)} cuts are {within}; of these it costs the least. "
     text += f"{_costs(chosen)}"
     if str(budgets):

@@ -120,7 +120,7 @@ def read_snapshots(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def memory_over_time_figure(kept: Mapping[str, list[dict[str, Any]]]) -> go.Figure | None:
     """Return lines of what the parts hold and of the process's memory, by the time of the snapshots; None if there are none."""
     lines: dict[str, list[tuple[float, float, str]]] = {}
-    moments = kept.get("snapshots") or [as_mapping(epoch.get("process")) for epoch in kept.get("epochs", ())]
+    moments = kept.get("snapshots") or [dict(as_mapping(epoch.get("process"))) for epoch in kept.get("epochs", ())]
     for moment in moments:
         _add(lines, moment, {name: as_figure(moment.get(key)) for name, key in _OF_PROCESS.items()})
         gpus = moment.get("gpu_bytes")

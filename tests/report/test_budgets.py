@@ -114,6 +114,16 @@ def test_with_one_seed_the_lowest_loss_wins(tmp_path: Path) -> None:
     assert found.split_point_1 == 4 and "Each cut was trained once" in found.reason
 
 
+def test_cuts_with_the_same_loss(tmp_path: Path) -> None:
+    """Training all of a model gives the same loss wherever it is cut."""
+    found = recommend(frame_of(tmp_path, (1, 6, 0, 2.0, 3.0), (2, 6, 0, 2.0, 1.0), (3, 6, 0, 2.5, 0.5)))
+    assert found.split_point_1 == 2
+    assert (
+        "(one run), the lowest of all. 2 cuts are equally good, since they have the same loss; of these it costs"
+        in found.reason
+    )
+
+
 def test_a_leak_is_judged_where_it_was_measured(tmp_path: Path) -> None:
     for number, (first, recovery) in enumerate([(1, 0.9), (2, 0.4), (3, None)]):
         record: Any = summary(first, 6)
