@@ -15,6 +15,10 @@ from splitlearn.settings.checking import SettingError, check
 from splitlearn.settings.commands import SCHEMAS
 from splitlearn.settings.typed import parse_override, with_literal_text
 
+# Launchers that come with other packages.
+_LAUNCHERS_OF_OTHERS = dict.fromkeys(("joblib", "submitit_local", "submitit_slurm"), "'splitlearn[sweep]'")
+_LAUNCHERS_OF_OTHERS["ray"] = "hydra-ray-launcher"
+
 
 def conf_folder() -> Path:
     """Return the folder of the configuration files, in a checkout as in an installed wheel."""
@@ -96,6 +100,9 @@ def _choices(group: str) -> list[str]:
 
 
 def _no_choice(group: str, choice: str, options: list[str]) -> str:
+    package = _LAUNCHERS_OF_OTHERS.get(choice) if group == "hydra/launcher" else None
+    if package is not None:
+        return f"hydra/launcher={choice} is not installed; pip install {package}"
     close = get_close_matches(choice, options, n=1)
     meant = f"; {group}={close[0]} was probably meant" if close else ""
     return f"{group}={choice} is no choice of {group}; there are {', '.join(options)}{meant}"

@@ -23,6 +23,16 @@ from splitlearn.settings.sweeps import FIXED_KEYS
         ("train", ["-m", "split.point_1=1,2", "+learning_rate=1,2"], "learning_rate is no setting of train"),
         ("train", ["-m", "trainer.max_epochs=1,two"], "trainer.max_epochs is 'two'"),
         ("train", ["-m", "model=embedded,gtp2"], "model=gtp2 is no choice of model"),
+        (
+            "train",
+            ["-m", "hydra/launcher=ray", "seed=1,2"],
+            "hydra/launcher=ray is not installed; pip install hydra-ray-launcher",
+        ),
+        (
+            "train",
+            ["-m", "hydra/launcher=jobs", "seed=1,2"],
+            "hydra/launcher=jobs is no choice of hydra/launcher; there are basic",
+        ),
         ("train", ["sweep=cuts"], "sweep=cuts is a grid of runs; add -m to run one after the other"),
         ("train", ["--cfg", "job", "+model.foo=1"], "model.foo is no setting of train"),
     ],

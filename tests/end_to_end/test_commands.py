@@ -55,21 +55,6 @@ def test_train_shows_loading_and_leaves_its_results(tmp_path: Path) -> None:
     assert (folder / ".hydra" / "overrides.yaml").is_file()
 
 
-def test_a_sweep_goes_on_after_a_refused_cut(tmp_path: Path) -> None:
-    done = train("-m", *SHORT, "split.point_1=1,7", "split.point_2=5", "save_parts=false", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("refused: split_point_1 is 7 and split_point_2 is 5") == 1
-    found = summaries(tmp_path / "multirun")
-    assert [(each["status"], each["split_point_1"]) for each in found] == [("completed", 1), ("refused", 7)]
-
-
-def test_a_sweep_in_which_something_else_goes_wrong_fails(tmp_path: Path) -> None:
-    done = train("-m", *SHORT, "data.block_size=128,100000", "split.point_1=2", cwd=tmp_path)
-    assert done.returncode != 0
-    assert "error: data.block_size is 100000" in done.stderr
-    assert [each["status"] for each in summaries(tmp_path / "multirun")] == ["completed", "failed"]
-
-
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
