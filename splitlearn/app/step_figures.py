@@ -1,13 +1,15 @@
-"""What a run's steps took, by part: memory beside the plan's figure for it, and time by phase."""
+"""What a run's steps took, by part: memory beside the plan's figure for it, and time by phase; and loggers get it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from splitlearn.loading import OpenedModel
+from splitlearn.memory import GIB
 from splitlearn.planning import planned_by_party
 from splitlearn.training import SplitCausalLM, bytes_by_party
 from splitlearn.training.callbacks import PartBytes, StepPhases, find_callback
@@ -47,3 +49,19 @@ def measured_phases(trainer: Trainer) -> dict[str, Any] | None:
     """Return the seconds of a step by phase as in ``summary.json``; None if they were not measured."""
     phases = find_callback(trainer, StepPhases)
     return None if phases is None else phases.summary()
+
+
+def log_figures(trainer: Trainer, metrics: Mapping[str, Any], memory: Mapping[str, Any] | None) -> None:
+    """Give loggers the figures of the whole run that ``summary.json`` has and training has not logged.
+
+    Args:
+        trainer: the run's trainer, after training.
+        metrics: the run's figures; they are logged as ``run/val_loss_after`` and so on.
+        memory: from `measured_memory`; the plan's figures are logged as ``memory/client_planned_gib`` and so on.
+    """
+    figures = {f"run/{name}": float(value) for name, value in metrics.items() if value is not None}
+    planned = (memory or {}).get("planned_parties") or {}
+    figures |= {f"memory/{party}_planned_gib": size / GIB for party, size in planned.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(figures, step=trainer.global_step)
+        logger.save()

@@ -101,7 +101,15 @@ def test_the_metrics_file(result: splitlearn.app.TrainResult) -> None:
         "memory/server_gib",
         "memory/trunk_activations_gib",
         "phases/trunk_median_s",
+        "memory/client_planned_gib",
     }
+    last = {name: float(value) for row in rows for name, value in row.items() if value}
+    logged = {name.removeprefix("run/"): value for name, value in last.items() if name.startswith("run/")}
+    assert logged == pytest.approx({name: value for name, value in result.metrics.items() if value is not None})
+    memory = json.loads((result.folder / "summary.json").read_text())["memory"]
+    for word, parties in (("", memory["parties"]), ("_planned", memory["planned_parties"])):
+        for party, size in parties.items():
+            assert last[f"memory/{party}{word}_gib"] * 2**30 == pytest.approx(size)
 
 
 def test_saved_parts_are_the_trained_model(result: splitlearn.app.TrainResult) -> None:

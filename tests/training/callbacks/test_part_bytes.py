@@ -13,9 +13,10 @@ from lightning.pytorch.loggers import CSVLogger
 
 from splitlearn.cut import Placement
 from splitlearn.training import SplitCausalLM, bytes_by_party
-from splitlearn.training.callbacks import PartBytes
+from splitlearn.training.callbacks import PartBytes, StepPhases
 from tests.tiny_models import token_ids
 from tests.training.test_module import loader, trainer
+from tests.training.test_remote_steps import make_module
 
 Tiny = Callable[..., Path]
 PARTIES = {"client": {"parts": ["bottom", "top"]}, "server": {"parts": ["trunk"]}}
@@ -109,6 +110,17 @@ def test_a_resumed_run_keeps_the_largest_figures(tiny_checkpoint: Tiny, tmp_path
     module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4)
     trainer(tmp_path, callbacks=[second]).fit(module, rows((1, 4)))
     assert second.parts == first.parts and second.batch_shape == (3, 20)
+
+
+def test_a_part_elsewhere_is_left_out(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint("llama", tie_word_embeddings=False)
+    module, measured, phases = make_module(checkpoint, {"placement": U_SHAPED}, remote=True), PartBytes(), StepPhases()
+    trainer(tmp_path, callbacks=[measured, phases]).fit(module, rows((2, 8), (2, 8)))
+    here, _ = fit(checkpoint, tmp_path, rows((2, 8)))
+    assert measured.parts == {name: here.parts[name] for name in ("bottom", "top")}
+    assert bytes_by_party(measured.parts, U_SHAPED).keys() == {"client"}
+    summary = phases.summary()
+    assert summary is not None and summary["trunk"]["median_s"] > 0, "how long this party waits for it"
 
 
 def test_another_module_is_refused() -> None:
