@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from splitlearn.boundary import BoundaryObserver
 from splitlearn.model import ComposedCausalLM
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.saved_activations import SavedActivations
@@ -89,3 +90,29 @@ def test_nothing_is_counted_unasked(tiny_checkpoint: Tiny) -> None:
     model.stage_observers.append(saved.enter)
     model(token_ids())
     assert saved.stop() is None
+
+
+class Penalty(BoundaryObserver):
+    def loss_term(self, cut: int, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        return (hidden_BTD * 2).pow(2).mean()
+
+
+def test_what_an_observer_keeps_at_a_cut_is_of_the_part_below(tiny_checkpoint: Tiny) -> None:
+    model = composed_model(tiny_checkpoint("llama"))
+    ids_BT = token_ids()
+
+    def kept_by_parts() -> dict[str, int]:
+        saved = SavedActivations(model.parts)
+        model.stage_observers[:] = [saved.enter]
+        saved.arm()
+        finished = model.run(ids_BT)
+        kept = saved.stop()
+        assert kept is not None
+        del finished
+        return kept
+
+    without = kept_by_parts()
+    model.boundaries[0].observers.append(Penalty())
+    with_penalty = kept_by_parts()
+    assert with_penalty["bottom"] - without["bottom"] == ids_BT.numel() * 64 * 4
+    assert with_penalty["trunk"] == without["trunk"] and with_penalty["top"] == without["top"]

@@ -145,7 +145,11 @@ def test_an_error_leaves_nothing_behind(
     assert module.composed.stage_observers == []
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"peft": {"method": "lora"}}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"gradient_checkpointing": True}, {"peft": {"method": "lora"}}, {"compile_layers": {"backend": "aot_eager"}}],
+    ids=["plain", "recomputed", "lora", "compiled"],
+)
 def test_measuring_changes_no_bit(settings: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     def train(*callbacks: Callback) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
