@@ -20,10 +20,15 @@ def without_queries(text: str) -> str:
     return _ADDRESS.sub(r"\g<scheme>\g<path>", text)
 
 
+def printable(text: str) -> str:
+    """Return a text in one line: a name out of a stranger's file may hold signs that steer a terminal."""
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "?" for sign in text)
+
+
 def reason_of(error: BaseException) -> str:
     """Return what another library's error says, as a part of a sentence: one line, not too long, no query of an address."""
     said = " ".join(without_queries(str(error)).split())
-    shown = "".join(character if character.isprintable() else "?" for character in said[: _MAX_REASON + 1])
+    shown = printable(said[: _MAX_REASON + 1])
     return (shown if len(shown) <= _MAX_REASON else f"{shown[:_MAX_REASON]}...") or type(error).__name__
 
 

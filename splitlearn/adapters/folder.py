@@ -67,14 +67,17 @@ def load_adapters(parts: Sequence[SplitModel], folder: Path) -> None:
 
     Raises:
         FileNotFoundError: the folder holds no adapter.
-        ValueError: the file is damaged, or a tensor is missing or has another shape.
+        CheckpointError: the file is damaged, or a tensor is missing or has another shape.
     """
     path = folder / ADAPTER_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {ADAPTER_FILE}; is it a PEFT adapter?")
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in read_tensor_file(path, _REMEDY).items()}
-    for part in parts:
-        load_adapter_tensors(part, tensors)
+    try:
+        for part in parts:
+            load_adapter_tensors(part, tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{path} does not fit: {error}; {_REMEDY}") from error
 
 
 def read_stamp(folder: Path) -> Stamp | None:

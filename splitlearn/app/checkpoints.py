@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from splitlearn.checkpoint import CheckpointError, read_torch_file
 from splitlearn.naming import naming_group
 from splitlearn.runs import RUNNING, RunSummary
-from splitlearn.training import SplitCausalLM, check_layout, check_progress, check_schema
+from splitlearn.training import SplitCausalLM, check_layout, check_progress, check_schema, is_of_this_library
 from splitlearn.training.callbacks import LAST, check_data_order
 
 
@@ -95,7 +95,7 @@ def _read(path: str | Path) -> dict[str, Any]:
 def is_checkpoint(path: Path) -> bool:
     """Return whether a file is a checkpoint that a run of this library wrote, whatever its layout."""
     try:
-        return "split_point_1" in _read(path).get("hyper_parameters", {})
+        return is_of_this_library(_read(path))
     except CheckpointError:
         return False
 

@@ -71,7 +71,7 @@ def check_base(record: RunRecord, opened: OpenedModel) -> None:
     weights = {
         part.name: part_digest(load_base_part(opened, part, record.part_dtype(part.name)), in_few_bits)
         for part in opened.plan.parts
-        if part.name in saved.get("base_weights", {})
+        if part.name in (saved.get("base_weights") or {})
     }
     source, commit = opened.source, opened.source.commit
     base = {"model": source.name if commit else None, "commit": commit, "dtype": None, "base_weights": weights}

@@ -15,9 +15,15 @@ import torch
 
 from splitlearn.checkpoint.errors import CheckpointError
 from splitlearn.files import refusal_to_read
+from splitlearn.json_text import MAX_DEPTH
 from splitlearn.redaction import reason_of
 
 _CHUNK_BYTES = 4 * 2**20
+# A checkpoint holds a few values for each trained tensor. Random number generators have states of 128 bits.
+_MAX_VALUES = 10**6
+# How a pickle names the class; no run writes one.
+_FILLED = (b"cbuiltins\nbytearray\n", b"c__builtin__\nbytearray\n")
+_MAX_BITS = 256
 
 
 def read_torch_file(path: Path, kind: str, remedy: str) -> Any:
@@ -42,20 +48,61 @@ def read_torch_file(path: Path, kind: str, remedy: str) -> Any:
         is_archive = zipfile.is_zipfile(path)
         if is_archive:
             _refuse_compressed(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        else:
+            _refuse_filled(path.read_bytes())
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:
         # Damaged archives and pickles make torch raise almost anything.
         damage = CheckpointError(f"{path} is damaged, or no {kind} ({type(error).__name__}); {remedy}")
         raise refusal_to_read(path, error) or damage from error
+    fault = _excess(content, path.stat().st_size)
+    if fault is not None:
+        raise CheckpointError(f"{path} is damaged, or no {kind} (it holds {fault}); {remedy}")
+    return content
 
 
 def _refuse_compressed(path: Path) -> None:
     """Refuse archives with compressed entries, which a small file can make fill the memory; torch writes none."""
     with zipfile.ZipFile(path) as archive:
-        if any(
-            entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size for entry in archive.infolist()
-        ):
-            raise zipfile.BadZipFile("it is compressed")
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size:
+                raise zipfile.BadZipFile("it is compressed")
+            if entry.filename.endswith("data.pkl"):
+                _refuse_filled(archive.read(entry))
+
+
+def _refuse_filled(pickle: bytes) -> None:
+    """Refuse a pickle that makes bytes of a length that it names: torch lets it, and some letters would fill the memory."""
+    if any(name in pickle for name in _FILLED):
+        raise ValueError("it makes bytes of a length that it names")
+
+
+def _excess(content: Any, file_bytes: int) -> str | None:
+    """Return which values take time or memory without end from whoever walks over them or copies them; None if none does.
+
+    A pickle of some bytes can say that a list holds itself, or the same list twice, and that twice again; and that a tensor is
+    one number again and again.
+    """
+    level, num_values = [content], 0
+    for _ in range(MAX_DEPTH):
+        inner = [value for value in level if isinstance(value, (Mapping, list, tuple, set))]
+        num_values += sum(len(value) for value in inner)
+        if num_values > _MAX_VALUES:
+            return f"more than {_MAX_VALUES:,} values"
+        level = [entry for value in inner for entry in (value.values() if isinstance(value, Mapping) else value)]
+        if any(type(entry) is int and entry.bit_length() > _MAX_BITS for entry in level):
+            return f"a number of more than {_MAX_BITS} bits"
+        if any(isinstance(entry, torch.Tensor) and _is_repeated(entry, file_bytes) for entry in level):
+            return "a tensor with more places than numbers in the file"
+        if not level:
+            return None
+    return "values that are nested too deeply"
+
+
+def _is_repeated(tensor: torch.Tensor, file_bytes: int) -> bool:
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
+        return False
+    return tensor.nbytes > tensor.untyped_storage().nbytes() or tensor.untyped_storage().nbytes() > file_bytes
 
 
 def verify_torch_file(path: Path, remedy: str) -> None:

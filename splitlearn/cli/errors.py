@@ -12,11 +12,13 @@ from omegaconf import MissingMandatoryValue
 
 from splitlearn.cli.signals import raise_errors, telling_signals
 from splitlearn.cut import CutError
-from splitlearn.redaction import redact, without_queries
+from splitlearn.redaction import printable, redact, without_queries
 from splitlearn.settings import in_sweep
 
 # What shells report for a program that SIGINT ended.
 _INTERRUPTED = 130
+# The longest of our own sentences list names of settings.
+_MAX_SENTENCE = 4_000
 # OSError: files that are not there or may not be read, full disks.
 _USER_ERRORS = (ValueError, OSError, ImportError, MissingMandatoryValue)
 
@@ -43,7 +45,7 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             redact(error)
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            print(f"{'refused' if isinstance(error, CutError) else 'error'}: {_sentence(error)}", file=sys.stderr, flush=True)
+            print(f"{'refused' if isinstance(error, CutError) else 'error'}: {sentence_of(error)}", file=sys.stderr, flush=True)
             if not in_sweep():
                 raise SystemExit(2) from error
             if not isinstance(error, CutError):
@@ -53,7 +55,12 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
-def _sentence(error: Exception) -> str:
+def sentence_of(error: Exception) -> str:
+    """Return what an error says to a user, in one line that no terminal takes for a command to itself.
+
+    A message may quote names out of files that somebody else wrote.
+    """
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set; add {error.full_key}=... to the command"
-    return without_queries(str(error))
+    said = printable(without_queries(str(error)))
+    return said if len(said) <= _MAX_SENTENCE else f"{said[:_MAX_SENTENCE]}..."

@@ -51,7 +51,7 @@ class PromptFormat:
             settings = read_json_object(path)
             known = {field.name: settings[field.name] for field in fields(cls) if field.name in settings}
             checked = cls(**known | {"end_token_ids": tuple(int(token) for token in known.get("end_token_ids", ()))})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ValueError(f"{path} is damaged: {error}; delete it to ask the model as the base model is asked") from error
         for name in ("system", "prompt_template", "end_text"):
             value: Any = getattr(checked, name)

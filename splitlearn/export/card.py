@@ -27,11 +27,12 @@ def model_card(record: RunRecord, opened: OpenedModel, keeps_adapters: bool = Fa
     config, metrics = record.config, record.metrics
     name, commit = config["model"]["name_or_path"], opened.source.commit
     plan = opened.plan
+    steps, tokens = (metrics[what] or 0 for what in ("train_steps", "train_tokens"))
     rows = [
         f"| {part.name} | {part.describe()} | {words.get(record.trained[part.name], record.trained[part.name])} |"
         for part in plan.parts
     ]
-    data = config["data"]
+    data = config.get("data") or {}
     lines = [
         "---",
         "library_name: transformers",
@@ -52,7 +53,7 @@ def model_card(record: RunRecord, opened: OpenedModel, keeps_adapters: bool = Fa
         "",
         *_quality(metrics),
         "",
-        f"{metrics['train_steps']} steps, {metrics['train_tokens']:,} tokens. Made with splitlearn {version('splitlearn')}.",
+        f"{steps} steps, {tokens:,} tokens. Made with splitlearn {version('splitlearn')}.",
         "",
     ]
     return "\n".join(lines)

@@ -92,7 +92,9 @@ def _adapters_of(record: RunRecord, opened: OpenedModel, folder: Path) -> Path:
 
 
 def _widest(record: RunRecord, opened: OpenedModel) -> torch.dtype:
-    held = {part["dtype"] for part in record.summary.parts or ()} if record.checkpoint is None else set()
+    held: set[str | None] = (
+        {str(part.get("dtype")) for part in record.summary.parts or ()} if record.checkpoint is None else set()
+    )
     held |= {record.part_dtype(name) for name in record.trained}
     return torch.float32 if "float32" in held else opened.dtype
 

@@ -11,18 +11,28 @@ import torch
 
 from splitlearn.adapters import AdapterSettings
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.cut import PartTraining
+from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.naming import naming_group
 from splitlearn.runs import (
     CONFIG_FILE,
+    METRICS_FORM,
     RUNNING,
     SUMMARY_FILE,
     RunSummary,
     find_holder,
+    misfit,
     read_run_config,
     read_summary,
     refuse_other_run,
 )
+
+# What is read again of a run's configuration.
+_FORM: dict[str, Any] = {
+    "model": {"name_or_path": str, "type": str, "dtype": str, "unexpected_tensors": str, "untie": bool},
+    "data": dict[str, Any],
+    "peft": dict[str, Any],
+}
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,11 @@ class RunRecord:
     @property
     def adapters(self) -> AdapterSettings:
         """The adapters that the run trained."""
-        with naming_group("peft"):
-            settings = AdapterSettings.from_plain(self.config.get("peft"))
+        try:
+            with naming_group("peft"):
+                settings = AdapterSettings.from_plain(self.config.get("peft"))
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder / CONFIG_FILE} cannot be used: {error}") from error
         return settings.without([name for name, what in self.trained.items() if not what.trains_anything])
 
     @property
@@ -81,6 +94,11 @@ class RunRecord:
     def trained(self) -> dict[str, PartTraining]:
         """For each part which of its tensors were trained."""
         trained: dict[str, str] = self._recorded("trained") if self.checkpoint is None else self.checkpoint["trained"]
+        # The names become names of files.
+        if set(trained) != set(PART_NAMES) or not all(what in set(PartTraining) for what in trained.values()):
+            raise CheckpointError(
+                f"{self.folder / SUMMARY_FILE} is damaged: trained does not say for each part what was trained"
+            )
         return {name: PartTraining(what) for name, what in trained.items()}
 
     @property
@@ -88,7 +106,7 @@ class RunRecord:
         """Which model the run began from, with a digest of its tokenizer; empty in runs of older releases."""
         if self.checkpoint is None:
             return dict(self.summary.base or {})
-        return {**self.checkpoint.get("base", {}), "tokenizer": self._state("RunFigures").get("tokenizer")}
+        return {**(self.checkpoint.get("base") or {}), "tokenizer": self._state("RunFigures").get("tokenizer")}
 
     @property
     def commit(self) -> str | None:
@@ -97,8 +115,16 @@ class RunRecord:
         return commit
 
     def part_dtype(self, name: str) -> str | None:
-        """Return the dtype in which the weights of the part ``name`` were held; None in runs of older releases."""
-        dtype: str | None = self.base.get("part_dtypes", {}).get(name)
+        """Return the dtype in which the weights of the part ``name`` were held; None in runs of older releases.
+
+        Raises:
+            CheckpointError: it is none in which weights can be held.
+        """
+        dtype: str | None = (self.base.get("part_dtypes") or {}).get(name)
+        if dtype is not None and dtype not in _DTYPES:
+            raise CheckpointError(
+                f"the run in {self.folder} says that {name} was held in {dtype!r}, which is no dtype of weights"
+            )
         return dtype
 
     @property
@@ -106,9 +132,9 @@ class RunRecord:
         """Figures of the run up to the state that is wanted; None for what was not measured there."""
         if self.checkpoint is None:
             metrics: dict[str, Any] = self._recorded("metrics")
-            return metrics
+            return dict.fromkeys(METRICS_FORM) | metrics
         step, evaluation = self.checkpoint["global_step"], self._state("Evaluation")
-        after = evaluation.get("last_figures", {}) if evaluation.get("last_step") == step else {}
+        after = (evaluation.get("last_figures") or {}) if evaluation.get("last_step") == step else {}
         before = self._state("RunFigures").get("before") or {}
         names = ("val_loss", "val_perplexity")
         figures = {f"{name}_before": before.get(name) for name in names} | {f"{name}_after": after.get(name) for name in names}
@@ -175,3 +201,5 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
         missing = ["name_or_path"]
     if missing:
         raise CheckpointError(f"{path} is damaged or no configuration of a run: its `model` does not say {missing[0]}")
+    if (words := misfit(dict(config), _FORM, "config")) is not None:
+        raise CheckpointError(f"{path} is damaged or no configuration of a run: {words}")

@@ -72,7 +72,7 @@ class OpenedCheckpoint:
         """
         if dtype not in self._blueprints:
             self._check_number_of_layers()
-            drawn = draw_blueprint(self.config, dtype, **self._description)
+            drawn = self._draw(self.config, dtype)
             if self._matches is None:
                 self._match(drawn)
             self._blueprints[dtype] = self._without_ties(drawn) if self._unties and drawn.ties else drawn
@@ -83,6 +83,12 @@ class OpenedCheckpoint:
             return loader
         self._blueprints[dtype] = settled
         return self._make_loader(dtype, parts, quantization)
+
+    def _draw(self, config: PreTrainedConfig, dtype: torch.dtype) -> Blueprint:
+        try:
+            return draw_blueprint(config, dtype, **self._description)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{self.source.name} cannot be cut: {error}") from error
 
     def _make_loader(self, dtype: torch.dtype, parts: Sequence[PartSpec] | None, quantization: Any) -> PartLoader:
         matches = self._matches or []
@@ -99,7 +105,7 @@ class OpenedCheckpoint:
 
     def _without_ties(self, blueprint: Blueprint) -> Blueprint:
         """Return a blueprint whose tied parameters are parameters of their own."""
-        drawn = draw_blueprint(untie(self.config), blueprint.dtype, **self._description)
+        drawn = self._draw(untie(self.config), blueprint.dtype)
         if drawn.ties:
             (tied, owner), name = next(iter(drawn.ties.items())), blueprint.model_class.__name__
             raise UnsupportedModelError(f"{tied} cannot be untied: {name} ties it to {owner} in any case")
@@ -138,7 +144,7 @@ class OpenedCheckpoint:
         stored_twice = {pair for pair in verdicts if len(loader.stored_names(pair)) == 2}
         unsettled = frozenset(pair[0] for pair in stored_twice if verdicts[pair] is None)
         if False in verdicts.values():
-            drawn = draw_blueprint(untie(self.config), blueprint.dtype, **self._description)
+            drawn = self._draw(untie(self.config), blueprint.dtype)
             kept = dict(pair for pair, are_equal in verdicts.items() if are_equal is not False)
             return replace(drawn, ties=kept, unsettled_ties=unsettled)
         return blueprint if unsettled == blueprint.unsettled_ties else replace(blueprint, unsettled_ties=unsettled)

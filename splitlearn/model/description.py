@@ -14,6 +14,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from splitlearn.checkpoint import CheckpointError, parse_config, refuse_kernels
 from splitlearn.cut import PartSpec
 from splitlearn.model.blueprint import Blueprint, Origin, draw_blueprint
+from splitlearn.model.refusals import UnsupportedModelError
 from splitlearn.redaction import reason_of
 
 
@@ -76,5 +77,8 @@ def read_description(
         # Configuration classes compute with the values in the file, so a bad value can raise any exception.
         raise CheckpointError(f"{path} does not say which part it is ({reason_of(error)}); save the part again") from error
     dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
-    drawn = draw_blueprint(config, dtype, generation_config, origin)
+    try:
+        drawn = draw_blueprint(config, dtype, generation_config, origin)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{path} cannot be read: {error}") from error
     return replace(drawn, unsettled_ties=unsettled & drawn.ties.keys()), spec

@@ -2,6 +2,7 @@
 
 from splitlearn.runs.config import CONFIG_FILE, read_run_config, read_run_overrides
 from splitlearn.runs.folder import open_run_folder
+from splitlearn.runs.forms import BASE_FORM, METRICS_FORM, misfit
 from splitlearn.runs.hydra_files import HYDRA_FOLDER, other_setting, write_hydra_files
 from splitlearn.runs.lineage import checkpoint_run, checkpoint_starts, mark_checkpoint, refuse_other_run
 from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, HeldFolderError, find_holder, hold_run_folder
@@ -10,10 +11,12 @@ from splitlearn.runs.summary import RUNNING, SUMMARY_FILE, RunSummary, read_summ
 from splitlearn.runs.table import print_summary
 
 __all__ = [
+    "BASE_FORM",
     "CONFIG_FILE",
     "HOLDER_FILE",
     "HYDRA_FOLDER",
     "LOCK_FILE",
+    "METRICS_FORM",
     "RUNNING",
     "SUMMARY_FILE",
     "HeldFolderError",
@@ -24,6 +27,7 @@ __all__ = [
     "find_holder",
     "hold_run_folder",
     "mark_checkpoint",
+    "misfit",
     "new_run_id",
     "open_run_folder",
     "other_setting",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ CONFIG_FILE = "config.yaml"
 # Hydra's record of what was typed.
 _OVERRIDES_FILE = ".hydra/overrides.yaml"
 _MAX_BYTES = 2**20
+_MAX_DIGITS = 1_000
+_DIGITS = re.compile(r"[-+]?[0-9a-fA-FxX_:.]+")
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
@@ -30,7 +33,8 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; name the folder of a run, such as outputs/DATE/TIME")
     try:
         values = _parse(path)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:
+        # PyYAML raises almost anything for a value that is not of its tag's kind, such as `!!int ''`.
         raise ValueError(f"{path} is damaged or no configuration of a run: {reason_of(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged or no configuration of a run: it holds no settings")
@@ -45,7 +49,8 @@ def read_run_overrides(folder: Path) -> list[str] | None:
     """
     try:
         values = _parse(folder / _OVERRIDES_FILE)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+    except Exception:
+        # As in `read_run_config`.
         return None
     return values if isinstance(values, list) and all(isinstance(value, str) for value in values) else None
 
@@ -57,6 +62,10 @@ def _parse(path: Path) -> Any:
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it is longer than the {_MAX_BYTES:,} bytes that it may have")
     text = content.decode("utf-8")
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError("it refers to a part of itself (*name), which no run writes")
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it refers to a part of itself (*name), which no run writes")
+        # PyYAML takes such a number digit by digit, in time that grows with the square of their number.
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MAX_DIGITS and _DIGITS.fullmatch(event.value):
+            raise ValueError(f"it holds a number of more than {_MAX_DIGITS} digits")
     return yaml.safe_load(text)

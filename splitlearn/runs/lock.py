@@ -111,9 +111,10 @@ def find_holder(folder: Path) -> Holder | None:
     try:
         values = read_json_object(folder / HOLDER_FILE)
         holder = Holder(int(values["process"]), str(values["host"]), float(values["started_s"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        return None if holder.is_gone else holder
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, psutil.Error):
+        # The file is damaged, or speaks of a process that this user may not look at.
         return None
-    return None if holder.is_gone else holder
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from splitlearn.files import write_json
 from splitlearn.json_text import JsonError, read_json_object
+from splitlearn.runs.forms import BASE_FORM, METRICS_FORM, misfit
 from splitlearn.runs.stamp import Stamp
 
 SUMMARY_FILE = "summary.json"
@@ -133,19 +132,19 @@ class RunSummary:
         Raises:
             ValueError: the record is of a newer version, or a value is not of its key's kind.
         """
-        kinds = _kinds()
-        known = {name: values.get(name) for name in kinds}
+        forms = _forms()
+        known = {name: values.get(name) for name in forms}
         version = known["version"]
-        for name, kind in kinds.items():
-            if not _is_of(known[name], kind):
-                raise ValueError(f"{name} is {json.dumps(known[name])[:40]}")
+        for name, form in forms.items():
+            if (words := misfit(known[name], form, name)) is not None:
+                raise ValueError(words)
         if version is not None and version > VERSION:
             raise ValueError(f"it is of version {version}, and this release reads up to {VERSION}")
-        return cls(**known, others={name: value for name, value in values.items() if name not in kinds})
+        return cls(**known, others={name: value for name, value in values.items() if name not in forms})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain values, with all keys."""
-        return {name: getattr(self, name) for name in _kinds()} | self.others
+        return {name: getattr(self, name) for name in _forms()} | self.others
 
 
 def read_summary(folder: Path) -> RunSummary | None:
@@ -178,15 +177,12 @@ def write_summary(folder: Path, summary: RunSummary) -> Path:
 
 
 @cache
-def _kinds() -> dict[str, tuple[type, ...]]:
-    """Return for each key the types that its value may have."""
+def _forms() -> dict[str, Any]:
+    """Return for each key the form that its value has."""
     hints = get_type_hints(RunSummary)
-    names = [attribute.name for attribute in fields(RunSummary) if attribute.name != "others"]
-    return {name: tuple(get_origin(kind) or kind for kind in get_args(hints[name])) for name in names}
-
-
-def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
-    # JSON has one kind of number, and in Python bool is an int.
-    if isinstance(value, int) and float in kinds:
-        kinds = (int, NoneType)
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    own = {"metrics": METRICS_FORM, "base": BASE_FORM, "parts": list[dict[str, Any]]}
+    return {
+        attribute.name: own.get(attribute.name, hints[attribute.name])
+        for attribute in fields(RunSummary)
+        if attribute.name != "others"
+    }

@@ -1,6 +1,6 @@
 """Training the three parts with Lightning."""
 
-from splitlearn.training.checkpoint_content import check_layout, load_trained_tensors
+from splitlearn.training.checkpoint_content import check_layout, is_of_this_library, load_trained_tensors
 from splitlearn.training.checkpoint_fit import compare_bases
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.checkpoint_schema import check_progress, check_schema
@@ -30,6 +30,7 @@ __all__ = [
     "check_schema",
     "compare_bases",
     "count_supervised",
+    "is_of_this_library",
     "load_trained_tensors",
     "parse_dtype",
     "part_memory",

@@ -32,16 +32,22 @@ def check_layout(content: Mapping[str, Any], where: str = "the checkpoint") -> N
     Raises:
         CheckpointError: its layout is of another version, or no run of splitlearn wrote it.
     """
-    if LAYOUT_KEY not in content and "split_point_1" not in content.get("hyper_parameters", {}):
+    if LAYOUT_KEY not in content and not is_of_this_library(content):
         raise CheckpointError(
             f"{where} is no checkpoint of a run of splitlearn; those are in the folder checkpoints of a run's own"
         )
     version = content.get(LAYOUT_KEY, 1)
-    if version != LAYOUT_VERSION:
+    if not isinstance(version, int) or version != LAYOUT_VERSION:
         raise CheckpointError(
             f"{where} has layout {version}, which another release of splitlearn wrote, and this one reads "
             f"layout {LAYOUT_VERSION}; train again, or export it with the release that wrote it"
         )
+
+
+def is_of_this_library(content: Mapping[str, Any]) -> bool:
+    """Whether a run of this library wrote a checkpoint, whatever its layout."""
+    settings = content.get("hyper_parameters")
+    return isinstance(settings, Mapping) and "split_point_1" in settings
 
 
 def trained_tensors(parts: Sequence[SplitModel]) -> dict[str, torch.Tensor]:

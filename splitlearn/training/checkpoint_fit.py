@@ -55,12 +55,13 @@ def compare_bases(saved: Mapping[str, Any], base: Mapping[str, Any]) -> list[str
     # None says that nothing was quantized.
     known += [name for name in ("quantization",) if name in saved]
     differences = [f"{name} is {saved[name]} and {base[name]}" for name in known if saved[name] != base[name]]
-    for name, setting in dict(saved.get("adapters", {})).items():
-        if setting != base["adapters"][name]:
-            differences.append(f"peft.{name} is {setting} and {base['adapters'][name]}")
-    differences += compare_configs(saved["config"], base["config"]) if "config" in saved else []
-    if not differences and saved.get(_WEIGHTS, base[_WEIGHTS]) != base[_WEIGHTS]:
-        parts = [name for name, value in saved[_WEIGHTS].items() if value != base[_WEIGHTS].get(name)]
+    for name, setting in (saved.get("adapters") or {}).items():
+        if setting != base["adapters"].get(name):
+            differences.append(f"peft.{name} is {setting} and {base['adapters'].get(name)}")
+    differences += compare_configs(saved["config"], base["config"]) if saved.get("config") else []
+    weights = base[_WEIGHTS] if saved.get(_WEIGHTS) is None else saved[_WEIGHTS]
+    if not differences and weights != base[_WEIGHTS]:
+        parts = [name for name, value in weights.items() if value != base[_WEIGHTS].get(name)]
         differences.append(
             f"the configurations are equal, but the weights that are not trained have other values (in {', '.join(parts)})"
         )

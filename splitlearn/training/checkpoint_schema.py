@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from splitlearn.checkpoint import CheckpointError, check_plain
 from splitlearn.cut import PART_NAMES, PartTraining
+from splitlearn.runs import BASE_FORM, misfit
 
 # Written by Lightning and by the module in every checkpoint of a run.
 _KINDS: dict[str, type] = {
@@ -21,6 +24,17 @@ _KINDS: dict[str, type] = {
     "optimizer_states": list,
     "lr_schedulers": list,
 }
+# What else is read, where it is there: of the run, and of callbacks by their names.
+_FORMS: dict[str, Any] = {
+    "base": BASE_FORM,
+    "run": {"id": str, "earlier_starts": list[str]},
+    "callbacks": {
+        "Evaluation": {"last_step": int, "last_figures": dict[str, float]},
+        "RunFigures": {"before": dict[str, float], "tokenizer": str},
+        "TokenThroughput": {"tokens": int},
+    },
+}
+_CALLBACK_FORM = {"monitor": str, "best_model_path": str, "wait_count": int}
 _NAMES = {int: "whole number", dict: "table", list: "list", bool: "truth value", str: "text"}
 
 
@@ -36,14 +50,19 @@ def check_schema(content: Mapping[str, Any], where: str) -> None:
     """
     for name, kind in _KINDS.items():
         _check_kind(content.get(name), kind, name, where)
+    for name, form in _FORMS.items():
+        _check_form(content.get(name), form, name, where)
     tensors = check_plain(content["state_dict"], where)
     for name in ("split_point_1", "split_point_2"):
         _check_kind(content["hyper_parameters"].get(name), int, f"hyper_parameters.{name}", where)
     known = {member.value for member in PartTraining}
-    if set(content["trained"]) != set(PART_NAMES) or not all(what in known for what in content["trained"].values()):
+    if set(content["trained"]) != set(PART_NAMES) or not all(
+        isinstance(what, str) and what in known for what in content["trained"].values()
+    ):
         raise CheckpointError(f"{where} is damaged: trained does not say for each part what was trained")
     for name, state in content["callbacks"].items():
         _check_kind(state, dict, f"callbacks.{name}", where)
+        _check_form(state, _CALLBACK_FORM, f"callbacks.{name}", where)
     for number, state in enumerate(content["optimizer_states"]):
         _check_optimizer(state, tensors, f"optimizer_states.{number}", where)
     current: Any = content["loops"]
@@ -81,9 +100,14 @@ def _check_optimizer(state: Any, tensors: Mapping[str, Any], path: str, where: s
         _check_kind(values, dict, f"{path}.state.{name}", where)
         for kind, value in values.items():
             # A step is one number; averages have their parameter's shape.
-            shape = getattr(value, "shape", ())
-            if len(shape) and name in tensors and kind.startswith("exp_avg") and shape != tensors[name].shape:
+            shape = value.shape if isinstance(value, torch.Tensor) else ()
+            if len(shape) and name in tensors and str(kind).startswith("exp_avg") and shape != tensors[name].shape:
                 raise CheckpointError(f"{where} is damaged: {kind} of {name} has the shape {tuple(shape)}")
+
+
+def _check_form(value: Any, form: Any, path: str, where: str) -> None:
+    if (words := misfit(value, form, path)) is not None:
+        raise CheckpointError(f"{where} is damaged: {words}; go on from another checkpoint")
 
 
 def _check_kind(value: Any, kind: type, path: str, where: str) -> None:

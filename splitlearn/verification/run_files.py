@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from splitlearn.checkpoint import read_part_file, read_tensor_file, read_torch_file, verify_tensor_file, verify_torch_file
+from splitlearn.checkpoint import (
+    check_plain,
+    read_part_file,
+    read_tensor_file,
+    read_torch_file,
+    verify_tensor_file,
+    verify_torch_file,
+)
 from splitlearn.redaction import reason_of
 from splitlearn.terminal import make_console
 from splitlearn.verification.finite import describe_non_finite, find_non_finite
@@ -93,5 +100,4 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     else:
         content = read_torch_file(path, "checkpoint of a run", _REMEDY)
         trained: Any = content.get("state_dict") if isinstance(content, dict) else None
-        values = trained.items() if isinstance(trained, dict) else ()
-        yield from ((str(name), value) for name, value in values if isinstance(value, torch.Tensor))
+        yield from check_plain(trained if isinstance(trained, dict) else {}, str(path)).items()
