@@ -30,6 +30,7 @@ GROUPS = {
     "debug": 2,
     "sweep": 1,
     "hydra/launcher": 1,
+    "hydra/sweeper": 1,
 }
 REQUIRED = {
     "model/pretrained": "model.name_or_path=my_model",
@@ -131,5 +132,5 @@ def test_configuration_files_name_only_our_and_lightnings_classes() -> None:
         for line in (conf_folder() / file).read_text().splitlines():
             if "_target_" in line:
                 target = line.split(":")[1].strip()
-                assert target.startswith(("splitlearn.", "lightning.pytorch.", "hydra_plugins.splitlearn_launcher.")), file
+                assert target.startswith(("splitlearn.", "lightning.pytorch.", "hydra_plugins.splitlearn_")), file
         assert isinstance(yaml.safe_load((conf_folder() / file).read_text()), dict)

@@ -19,6 +19,8 @@ class ProcessLauncher(Launcher):
 
     def __init__(self, n_jobs: int = 1) -> None:
         self.n_jobs = n_jobs
+        # How many runs the sweep has, where the sweeper begins them a few at a time and tells of their sum itself.
+        self.num_jobs: int | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take from Hydra what jobs are made of."""
@@ -37,4 +39,4 @@ class ProcessLauncher(Launcher):
         from splitlearn.cli.sweeps import launch
 
         loader = self.hydra_context.config_loader
-        return launch(self.config, loader, self.task_function, job_overrides, initial_job_idx, self.n_jobs)
+        return launch(self.config, loader, self.task_function, job_overrides, initial_job_idx, self.n_jobs, self.num_jobs)

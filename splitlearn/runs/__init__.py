@@ -5,7 +5,7 @@ from splitlearn.runs.folder import open_run_folder
 from splitlearn.runs.forms import BASE_FORM, METRICS_FORM, misfit
 from splitlearn.runs.hydra_files import HYDRA_FOLDER, other_setting, write_hydra_files
 from splitlearn.runs.lineage import checkpoint_run, checkpoint_starts, mark_checkpoint, refuse_other_run
-from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, HeldFolderError, find_holder, hold_run_folder
+from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, HeldFolderError, Holder, find_holder, hold_run_folder
 from splitlearn.runs.stamp import Stamp, new_run_id
 from splitlearn.runs.summary import RUNNING, SUMMARY_FILE, RunSummary, read_summary, write_summary
 from splitlearn.runs.table import print_summary
@@ -20,6 +20,7 @@ __all__ = [
     "RUNNING",
     "SUMMARY_FILE",
     "HeldFolderError",
+    "Holder",
     "RunSummary",
     "Stamp",
     "checkpoint_run",

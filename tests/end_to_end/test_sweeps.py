@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
+from splitlearn.cli.sweeps.searching import open_study
+from splitlearn.memory import GIB
 from splitlearn.runs import find_holder
 
 pytestmark = pytest.mark.end_to_end
@@ -144,3 +147,24 @@ def test_a_killed_run_and_an_interrupted_sweep_are_gone_on_with(tmp_path: Path) 
     for name, record in again.items():
         assert record["status"] == "completed" and record["metrics"]["train_steps"] == 24
         assert record["earlier_starts"] == [found[name]["run_id"]], "it went on and did not begin anew"
+
+
+def test_two_processes_search_together(tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    space = [*SHORT, "trainer.max_steps=1", "data.block_size=16", "split.point_1=range(1,8)", "hydra/sweeper=search"]
+    processes = [begin(folder, *space, "hydra.sweeper.n_trials=4") for _ in range(2)]
+    texts = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    lines = [line for text in texts for line in text.splitlines() if re.match(r"\d/4  split.point_1=\d  ", line)]
+    assert 4 <= len(lines) <= 5, "the last trial may have been begun by both"
+    assert all("4 trials: " in text or "5 trials: " in text or "under way" in text for text in texts)
+    points = {int(name.partition("=")[2]): found["status"] for name, found in records(folder).items()}
+    assert points and all(status == ("completed" if point <= 6 else "refused") for point, status in points.items())
+    study = open_study(folder, {"loss": "minimize", "client_gib": "minimize", "bytes_per_step": "minimize"}, "tpe", None)
+    told = {trial.params["split.point_1"]: trial.values for trial in study.trials if trial.state is TrialState.COMPLETE}
+    figures = {name: found for name, found in records(folder).items() if found["status"] == "completed"}
+    assert {f"split.point_1={point}" for point in told} == set(figures)
+    for point, (loss, client_gib, _) in told.items():
+        found = figures[f"split.point_1={point}"]
+        assert loss == found["metrics"]["val_loss_after"]
+        assert client_gib == found["memory"]["parties"]["client"] / GIB

@@ -52,6 +52,7 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     first: int,
     n_jobs: int,
+    num_jobs: int | None = None,
 ) -> list[JobReturn]:
     """Run the jobs of a sweep, each in a process of its own, and print a line for each.
 
@@ -62,6 +63,7 @@ def launch(
         job_overrides: the overrides of each job.
         first: the first one's number.
         n_jobs: how many run at a time.
+        num_jobs: how many runs the sweep has, where these are a few of them and others follow; None if these are all.
 
     Returns:
         What came of each job, in their order.
@@ -89,12 +91,14 @@ def launch(
                 # Libraries are imported there while the other configurations are composed.
                 context = make_context(n_jobs)
             jobs.append(job)
-        sweep = _Sweep(command, context, n_jobs, jobs, first + len(jobs))
-        print(opening_line(sweep.num_jobs, Path(str(config.hydra.sweep.dir))), flush=True)
+        sweep = _Sweep(command, context, n_jobs, jobs, num_jobs or first + len(jobs))
+        if num_jobs is None:
+            print(opening_line(sweep.num_jobs, Path(str(config.hydra.sweep.dir))), flush=True)
         try:
             sweep.run()
         finally:
-            print(closing_line([*sweep.outcomes.values()], len(jobs)), flush=True)
+            if num_jobs is None:
+                print(closing_line([*sweep.outcomes.values()], len(jobs)), flush=True)
             FAILED_RUNS.extend(job.folder for job in jobs if (end := sweep.outcomes.get(job.number)) and end.is_failure)
     return [_told(job, sweep.outcomes[job.number]) for job in jobs]
 
