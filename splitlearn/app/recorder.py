@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from splitlearn.app.checkpoints import FinishedRunError, find_best
 from splitlearn.app.configuration import plain
 from splitlearn.app.run_folder import abandoned_searches, foreign_file, holds_run, own_files, remove, save_hydra_files
-from splitlearn.app.sweeping import keep_traceback
+from splitlearn.app.sweeping import TRACEBACK_FILE, keep_traceback
 from splitlearn.cut import CutError
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import WriteError, remove_leftovers, write_text
@@ -69,7 +69,7 @@ class Recorder:
         self.has_begun, self._trainer = True, trainer
         if replaces:
             remove([path for path in own_files(self.folder) if path != record])
-        remove(abandoned_searches(self.folder))
+        remove([*abandoned_searches(self.folder), self.folder / TRACEBACK_FILE])
         remove_leftovers(self.folder / "checkpoints")
         save_hydra_files(self.folder, cfg)
         write_text(self.folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))

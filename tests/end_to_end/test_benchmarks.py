@@ -118,3 +118,12 @@ def test_kill_tells_what_is_lost(rounds_of_kill: Any, tmp_path: Path) -> None:
     assert len(list(rounds_of_kill.problems_of_status(struck, signal.SIGTERM))) == 2
     struck = children.Ended(143, "interrupted by SIGTERM", ended.marks, "load", 0)
     assert list(rounds_of_kill.problems_of_status(struck, signal.SIGTERM)) == []
+
+
+def test_sweep_prints_time_and_memory() -> None:
+    command: list[str | Path] = [sys.executable, BENCHMARKS / "sweep.py", "--runs", "2", "--steps", "2", "--blocks", "16"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 8, "a heading and a row for each figure"
+    assert rows[1] == "| runs, steps each | 2, 2 |"
