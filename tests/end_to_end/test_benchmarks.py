@@ -42,6 +42,14 @@ def test_scale_prints_every_shape() -> None:
     assert "| 1.000x |" in rows[1], "the part's bytes are read, no others"
 
 
+def test_report_runs_prints_every_number_of_folders() -> None:
+    command: list[str | Path] = [sys.executable, BENCHMARKS / "report_runs.py", "--counts", "3", "12"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["folders", "3", "12"]
+
+
 def test_train_prints_every_runner() -> None:
     command: list[str | Path] = [sys.executable, BENCHMARKS / "train.py", "--model", "embedded:qwen2_tiny", "--cut", "2", "6"]
     done = subprocess.run([*command, "--blocks", "6", "--runs", "1"], capture_output=True, text=True)

@@ -108,5 +108,7 @@ def test_text_is_one_printable_line(tmp_path: Path) -> None:
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
     write_run(tmp_path / "sweep" / "0", summary(1, 6))
+    write_run(tmp_path / "elsewhere" / "1", summary(2, 6))
     (tmp_path / "sweep" / "again").symlink_to(tmp_path / "sweep")
+    (tmp_path / "sweep" / "other").symlink_to(tmp_path / "elsewhere")
     assert read_runs(tmp_path / "sweep")["run"].tolist() == ["0"]

@@ -260,11 +260,17 @@ def test_damaged_curves_are_named(tmp_path: Path) -> None:
 def test_several_models_are_apart(tmp_path: Path) -> None:
     for model in ("one", "two"):
         for first in (1, 2):
-            write_run(tmp_path / model / str(first), summary(first, 6, model=model))
+            record = summary(first, 6, model=model)
+            record["metrics"]["token_recovery"] = 0.125 * first
+            write_run(tmp_path / model / str(first), record)
     report = write_report([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
     assert list(report.recommended) == ["one", "two"] and report.files[0] == tmp_path / "out" / "report.html"
     assert len(group_runs(report.frame)) == 4
-    assert 'id="heat-loss-1"' in report.files[0].read_text(encoding="utf-8")
+    text = report.files[0].read_text(encoding="utf-8")
+    assert 'id="heat-loss-1"' in text
+    figures = json.loads(text.partition('id="figures">')[2].partition("</script>")[0])
+    # In percent, where somebody measured it.
+    assert figures["heat-token_recovery-1"]["data"][0]["z"] == [[12.5], [25.0]]
 
 
 def test_records_that_cannot_be_read_at_all(tmp_path: Path) -> None:
