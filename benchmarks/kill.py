@@ -42,13 +42,13 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NU
 
 import psutil
 import torch
-from kill_children import AFTER_END, PHASES, draw_moment
+from kill_children import AFTER_END, ELSEWHERE, PHASES, draw_moment
 from kill_rounds import Outcome, play
 from kill_world import GOES_ON, NEW, REPLACES, Kind, Whole, World
 from report import add_write_option, publish
 
-# How often a phase is aimed at. Reading settings and data, and writing the record, are beside the point, but are struck too.
-_SHARES = {phase: 1 if phase in ("start", "record") else 2 for phase in PHASES if phase != AFTER_END}
+# How often a phase is aimed at.
+_SHARES = {phase: 1 if phase in (ELSEWHERE, "record") else 2 for phase in PHASES if phase != AFTER_END}
 _SIGNALS = [signal.SIGKILL] * 7 + [signal.SIGTERM] * 2 + [signal.SIGINT]
 _FOLDERS = [NEW] * 5 + [GOES_ON] * 3 + [REPLACES] * 2
 

@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Of a run: settings, data and checks before it loads its model, and what lies between the other phases.
+ELSEWHERE = "elsewhere"
 AFTER_END = "after the end"
-PHASES = ("start", "load", "train", "validate", "checkpoint", "save parts", "record", "export", "prepare", AFTER_END)
+PHASES = (ELSEWHERE, "load", "train", "validate", "checkpoint", "save parts", "record", "export", "prepare", AFTER_END)
 # A command that is not done by then hangs.
 _TIMEOUT_S = 180.0
 _POLL_S = 0.01
@@ -96,13 +98,13 @@ def run_command(arguments: Sequence[str], output: Path, moment: Moment | None = 
         _mark_phases(marks)
         main()
 
-    first = arguments[0] if arguments[0] in PHASES else "start"
+    first = arguments[0] if arguments[0] in PHASES else ELSEWHERE
     return _run(work, output, first, moment)
 
 
 def call(task: Callable[[], object], output: Path) -> Ended:
     """Call a function in a forked process; its exit status is 1 if it raises."""
-    return _run(lambda marks: task(), output, "start", None)
+    return _run(lambda marks: task(), output, ELSEWHERE, None)
 
 
 class _Marks:
