@@ -26,8 +26,9 @@ from transformers import PreTrainedTokenizerBase
 from splitlearn.data.examples import show_example
 from splitlearn.data.packing import TooLittleError, check_block_size, isolate, join, pad_batch
 from splitlearn.data.prompt_format import PromptFormat
-from splitlearn.data.reading import Layout, SourceRows
+from splitlearn.data.reading import Layout, SourceRows, rows_folder
 from splitlearn.data.resumable import ResumableLoader, StreamedBlocks
+from splitlearn.data.scratch import ScratchFolder
 from splitlearn.data.sources import Source
 from splitlearn.data.tokenizer import read_tokenizer, tokenizer_digest
 
@@ -125,6 +126,7 @@ class BlockDataModule(LightningDataModule, ABC):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.blocks: dict[str, Dataset] = {}
         self.stream: StreamedBlocks | None = None
+        self._scratch: list[ScratchFolder] = []
         self._vocab_size: int | None = None
         # Rows that the last call of `tokenize` left out, by reason.
         self.left_out: Counter[str] = Counter()
@@ -159,6 +161,9 @@ class BlockDataModule(LightningDataModule, ABC):
         if not self.blocks and self.stream is None:
             with _without_bars():
                 self._make_blocks()
+            for blocks in self.blocks.values():
+                # They are mapped from these folders, and may outlive the data module.
+                vars(blocks)["_scratch"] = self._scratch
 
     def _make_blocks(self) -> None:
         check_block_size(self.block_size)
@@ -166,7 +171,7 @@ class BlockDataModule(LightningDataModule, ABC):
         if self.streaming:
             self._make_stream(self._rows)
             return
-        rows = self._rows.read()
+        rows = self._read(self._rows)
         self._count_rows(self._rows, "rows")
         self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
         train, held_out = self._divide(rows)
@@ -192,9 +197,13 @@ class BlockDataModule(LightningDataModule, ABC):
     def _read_held_out(self, name: str | Sequence[str]) -> Dataset:
         # In the same format as the training rows.
         rows = SourceRows(replace(self.source, name=name, setting="val_source"), self._same_layout)
-        read = rows.read()
+        read = self._read(rows)
         self._count_rows(rows, "val_source_rows")
         return read
+
+    def _read(self, rows: SourceRows) -> Dataset:
+        self._scratch.append(ScratchFolder(rows_folder()))
+        return rows.read(self._scratch[-1].path)
 
     def _same_layout(self, columns: Sequence[str], source: str) -> Layout:
         return self._source_rows.layout

@@ -130,8 +130,12 @@ class SourceRows:
                 self.num_rows += 1
                 yield {**texts, "place": place}
 
-    def read(self) -> Dataset:
+    def read(self, folder: Path | None = None) -> Dataset:
         """Read all rows into a file that is mapped into memory.
+
+        Args:
+            folder: an empty folder for the file, and for what `datasets` makes of it; None takes a temporary one that lasts as
+                long as the process.
 
         Raises:
             ValueError: there are none, or one is not what training needs.
@@ -141,8 +145,7 @@ class SourceRows:
         if first is None:
             raise ValueError(f"{self.source}: no text in there")
         schema = pa.schema(dict.fromkeys(first, pa.large_string()))
-        # Not in the system's temporary folder, which is often small, or memory.
-        path = new_folder(Path(datasets.config.HF_DATASETS_CACHE)) / "rows.arrow"
+        path = (folder or new_folder(rows_folder())) / "rows.arrow"
         batch = [first, *islice(rows, _ROWS_AT_ONCE - 1)]
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             while batch:
@@ -198,6 +201,11 @@ class SourceRows:
                 yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
         except (DatasetGenerationError, ConnectionError, TypeError) as error:
             raise ValueError(f"{self.source} cannot be read: {_innermost(error)}") from error
+
+
+def rows_folder() -> Path:
+    """Return where temporary folders are made: not in the system's, which is often small, or memory."""
+    return Path(datasets.config.HF_DATASETS_CACHE)
 
 
 def _load(source: Source, cache_dir: str | None, streaming: bool) -> Dataset | IterableDataset:

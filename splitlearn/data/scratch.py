@@ -8,11 +8,39 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import tempfile
 import uuid
+import weakref
 from pathlib import Path
+from typing import Any
 
 from splitlearn.files import claim_folder
+
+
+class ScratchFolder:
+    """A temporary folder that is removed once nobody refers to this object, and at the latest when the process ends.
+
+    Args:
+        where: the folder to make it in, as for `new_folder`.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, where: Path) -> None:
+        self.path = new_folder(where)
+        # Processes that prepare batches are copies of this one, and let go of their copy of this object when they end.
+        weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def __deepcopy__(self, memo: Any) -> ScratchFolder:
+        """Return itself: a copy of a data set is mapped from the same files."""
+        return self
+
+
+def _remove(folder: Path, process_id: int) -> None:
+    if os.getpid() == process_id:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def new_folder(where: Path) -> Path:

@@ -1,9 +1,14 @@
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from splitlearn.data import scratch
+import datasets
+import pytest
+
+from splitlearn.data import TextDataModule, scratch
+from splitlearn.embedded import resolve_model
 
 PROGRAM = """
 import os, pathlib, runpy, sys
@@ -36,3 +41,41 @@ def test_folders_go_with_their_process_and_after_a_kill_with_the_next(tmp_path: 
     assert used.is_dir() and not ended.exists()
     waiting.communicate(timeout=120)
     assert not used.exists()
+
+
+def test_a_forked_process_leaves_the_folder_of_its_parent(tmp_path: Path) -> None:
+    held = [scratch.ScratchFolder(tmp_path)]
+    path = held[0].path
+    child = os.fork()
+    if child == 0:
+        held.clear()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert path.is_dir()
+    held.clear()
+    assert not path.exists()
+
+
+def test_a_data_modules_rows_go_with_its_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    for name in ("notes", "others"):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"{name} {number}" for number in range(80)))
+    sources = {"source": str(tmp_path / "notes.txt"), "val_source": str(tmp_path / "others.txt")}
+    data = TextDataModule(resolve_model("embedded:qwen2_tiny"), **sources, block_size=16, batch_size=2, num_workers=2)
+    data.setup()
+    assert len(list(tmp_path.rglob("rows.arrow"))) == 2
+    # Processes that prepare batches end without taking the rows along.
+    assert len(list(data.train_dataloader())) > 2 and len(list(tmp_path.rglob("rows.arrow"))) == 2
+    blocks = data.blocks["train"]
+    first = blocks[0]["input_ids"].tolist()
+    del data
+    gc.collect()
+    longer = blocks.map(lambda block: {"length": len(block["input_ids"])})
+    assert longer[0]["length"] == 16 and blocks[0]["input_ids"].tolist() == first
+    copied = blocks.with_format("torch")
+    del blocks, longer
+    gc.collect()
+    assert list(tmp_path.rglob("rows.arrow")) != []
+    del copied
+    gc.collect()
+    assert list(tmp_path.rglob("*.arrow")) == []
