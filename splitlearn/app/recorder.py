@@ -83,7 +83,7 @@ class Recorder:
             status = "refused"
         elif isinstance(error, DivergedError):
             status = "diverged"
-        elif not isinstance(error, Exception):
+        elif _was_stopped(error):
             status, reason = "interrupted", self._how_it_was_stopped()
         if self._trainer is not None:
             # With too little memory the best checkpoint cannot be read either.
@@ -153,6 +153,14 @@ class Recorder:
     def _describe_base(self, module: SplitCausalLM) -> dict[str, Any]:
         """Return what export and generate compare the base checkpoint with."""
         return module.base | {"tokenizer": base_tokenizer_digest(module.hparams["model_name_or_path"], self._summary.commit)}
+
+
+def _was_stopped(error: BaseException) -> bool:
+    """Return whether a signal ended the run: torch and Python raise errors of their own about files that it interrupted."""
+    link: BaseException | None = error
+    while link is not None and isinstance(link, Exception):
+        link = link.__context__
+    return link is not None
 
 
 def _why_stopped_early(trainer: Trainer) -> str | None:

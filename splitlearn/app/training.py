@@ -28,7 +28,7 @@ from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
 from splitlearn.app.step_figures import log_figures, measured_memory, measured_phases
 from splitlearn.app.sweeping import describe_job, refuse_done_job, settle_job
-from splitlearn.data import BlockDataModule
+from splitlearn.data import BlockDataModule, remove_abandoned_rows
 from splitlearn.runs import Stamp, hold_run_folder, open_run_folder, read_summary
 from splitlearn.settings import check, without_interpolation
 from splitlearn.silence import without_lightning_advice
@@ -86,6 +86,8 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
         cfg.run_folder = without_interpolation(str(folder))
     settle_job(cfg)
     with hold_run_folder(open_run_folder(cfg.run_folder)):
+        # Also if this run has nothing left to do and so reads none of its own.
+        remove_abandoned_rows()
         recorder = Recorder(cfg, Path(cfg.run_folder))
         try:
             return _train(cfg, recorder)

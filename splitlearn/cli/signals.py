@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -88,6 +89,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
         _end(number, frame)
     else:
         _state.received = number
+        if os.environ.get("HYDRA_FULL_ERROR") != "1":
+            # Objects that are half made, such as a data loader's iterator, fail when they are deleted.
+            sys.unraisablehook = lambda unraisable: None
         _say_so(number)
         raise SystemExit(_ENDED_BY_SIGNAL + number)
 

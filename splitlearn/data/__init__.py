@@ -8,6 +8,7 @@ from splitlearn.data.instructions import InstructionDataModule
 from splitlearn.data.packing import isolate, join, pack
 from splitlearn.data.prompt_format import PROMPT_FORMAT_FILE, PromptFormat, with_learned_ends
 from splitlearn.data.prompt_template import PromptTemplate
+from splitlearn.data.reading import remove_abandoned_rows
 from splitlearn.data.sources import Source
 from splitlearn.data.text import TextDataModule
 from splitlearn.data.tokenizer import TEMPLATE_FILE, base_tokenizer_digest, read_tokenizer
@@ -32,6 +33,7 @@ __all__ = [
     "pack",
     "read_documents",
     "read_tokenizer",
+    "remove_abandoned_rows",
     "show_example",
     "with_learned_ends",
 ]

@@ -22,7 +22,7 @@ from huggingface_hub import HfApi
 
 from splitlearn.data.bad_rows import Column, check_unicode, problem_of
 from splitlearn.data.file_rows import Row, columns_of, kind_of, rows_of
-from splitlearn.data.scratch import new_folder
+from splitlearn.data.scratch import new_folder, remove_abandoned
 from splitlearn.data.sources import EMBEDDED, SAMPLE_BY, Source
 from splitlearn.redaction import reason_of
 
@@ -206,6 +206,11 @@ class SourceRows:
 def rows_folder() -> Path:
     """Return where temporary folders are made: not in the system's, which is often small, or memory."""
     return Path(datasets.config.HF_DATASETS_CACHE)
+
+
+def remove_abandoned_rows() -> None:
+    """Remove the rows that killed processes have left."""
+    remove_abandoned(rows_folder())
 
 
 def _load(source: Source, cache_dir: str | None, streaming: bool) -> Dataset | IterableDataset:

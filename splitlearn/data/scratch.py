@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from splitlearn.files import claim_folder
+from splitlearn.files import claim_folder, remove_leftovers
 
 
 class ScratchFolder:
@@ -54,16 +54,29 @@ def new_folder(where: Path) -> Path:
     return folder
 
 
+def remove_abandoned(where: Path) -> None:
+    """Remove what killed processes have left of the folders that `new_folder` made.
+
+    Args:
+        where: as for `new_folder`.
+    """
+    for parent in (where, Path(tempfile.gettempdir())):
+        remove_leftovers(parent / _name())
+
+
+def _name() -> str:
+    return f"splitlearn-rows-{os.getuid()}"
+
+
 @functools.cache
 def _process_folder(process_id: int, where: Path) -> Path:
     """Return this process's folder, one for each process: a forked one makes its own."""
-    name = f"splitlearn-rows-{os.getuid()}"
     try:
-        parent = where / name
+        parent = where / _name()
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=parent).close()
     except OSError:
-        parent = Path(tempfile.gettempdir()) / name
+        parent = Path(tempfile.gettempdir()) / _name()
         parent.mkdir(mode=0o700, exist_ok=True)
     if parent.stat().st_uid != os.getuid():
         raise PermissionError(f"{parent} belongs to another user; set TMPDIR to a folder of your own")

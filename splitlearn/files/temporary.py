@@ -60,7 +60,7 @@ def claim_folder(parent: Path, name: str) -> Path:
 def release_folder(folder: Path) -> None:
     """Remove a folder of this process with all that is in it; in a forked process, leave it to the one that made it."""
     if folder in _held:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         os.close(_held.pop(folder))
 
 
@@ -109,9 +109,20 @@ def _remove_if_dead(folder: Path) -> None:
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     except OSError:
         # A living process has it, or the file system has no locks.
         return
     finally:
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its lock's file last: if this is killed half-way, the rest is still told from that of other origin."""
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != LOCK_FILE:
+                Path(entry.path).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

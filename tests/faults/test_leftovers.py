@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.util
 import os
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from lightning.pytorch.tuner import lr_finder
+from torch.utils.data import DataLoader, Dataset
 
+from splitlearn.app import compose, train
 from splitlearn.checkpoint import tensor_file, write_torch_file
+from splitlearn.data.scratch import new_folder
+from splitlearn.data.workers import share_temporary_folder
 from splitlearn.files import whole_file, whole_folder, write_text
 from tests.faults.processes import die, run, run_command, start
 
@@ -87,6 +96,80 @@ def test_what_a_killed_process_left_goes_while_processes_that_it_forked_live_on(
     assert names(tmp_path) == ["other"]
     for descriptor in (reading, writing):
         os.close(descriptor)
+
+
+def test_what_was_killed_while_it_removed_its_folder_goes_with_the_next_write(tmp_path: Path) -> None:
+    """Fault: kill -9 while a temporary folder is removed. Promise: the next write beside it removes the rest."""
+    for number in range(4):
+        calls = iter(range(number))
+
+        def remove_some(path: Any, *args: Any, calls: Any = calls, unlink: Any = os.unlink, **kwargs: Any) -> None:
+            if next(calls, None) is None:
+                die()
+            unlink(path, *args, **kwargs)
+
+        def give_up(path: Path) -> None:
+            with whole_folder(path) as temporary:
+                for name in "abc":
+                    (temporary / name).touch()
+                vars(os)["unlink"] = remove_some
+                raise KeyboardInterrupt
+
+        assert run(lambda: give_up(tmp_path / "new")).status == -9
+        assert names(tmp_path) != []
+        write_text(tmp_path / "other", "other")
+        assert names(tmp_path) == ["other"]
+        (tmp_path / "other").unlink()
+
+
+def test_rows_of_a_killed_run_go_with_a_run_that_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault: kill -9 while a completed run ends. Promise: the next run removes its rows, even if it has nothing to do."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+    def read_and_die() -> None:
+        new_folder(tmp_path / "datasets")
+        die()
+
+    assert run(read_and_die).status == -9
+    assert len(list((tmp_path / "datasets").rglob("in_use"))) == 1
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train(compose(*TINY, "ckpt_path=nowhere"), folder=tmp_path / "run")
+    assert list((tmp_path / "datasets").rglob("in_use")) == []
+
+
+class Numbers(Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([index])
+
+
+@pytest.mark.parametrize("status", [143, -9])
+def test_processes_that_prepare_batches_leave_nothing(status: int, tmp_path: Path) -> None:
+    """Fault: a run is stopped or killed while others prepare its batches. Promise: their temporary files go with them."""
+
+    def load() -> None:
+        # Each process has a temporary folder of its own, which is noted once it is made.
+        tempfile.tempdir = str(tmp_path)
+        multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
+        share_temporary_folder()
+        batches = iter(DataLoader(Numbers(), num_workers=2))
+        next(batches)
+        if status == -9:
+            die()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+            worker.join()
+        del batches
+        multiprocessing.util._exit_function()  # type: ignore[attr-defined]
+        raise SystemExit(143)
+
+    assert run(load).status == status
+    until_s = time.monotonic() + 30
+    while names(tmp_path) and time.monotonic() < until_s:
+        time.sleep(0.1)
+    assert names(tmp_path) == []
 
 
 def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:

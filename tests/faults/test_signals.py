@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import dataloader
 
 import splitlearn.app
 from splitlearn.app import saving
@@ -118,6 +120,47 @@ def test_a_second_signal_ends_a_command_at_once(tmp_path: Path) -> None:
     ended = train(tmp_path, twice)
     assert ended.status == 143 and "Traceback" not in ended.text
     assert [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize("call", [0, 3, 20])
+def test_a_signal_while_a_part_is_being_written(call: int, tmp_path: Path) -> None:
+    """Fault: SIGTERM while torch writes a part, which makes an error of it. Promise: the record says interrupted."""
+
+    def prepare() -> None:
+        save, calls = torch_file.torch.save, itertools.count()
+
+        class Interrupted:
+            def __init__(self, file: Any) -> None:
+                self._file = file
+
+            def write(self, content: Any) -> int:
+                if next(calls) == call:
+                    strike(signal.SIGTERM)
+                return int(self._file.write(content))
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._file, name)
+
+        def save_part(content: Any, file: Any) -> None:
+            save(content, Interrupted(file) if Path(file.name).name == "trunk.pt" else file)
+
+        vars(torch_file.torch)["save"] = save_part
+
+    ended = train(tmp_path, prepare)
+    check(ended, signal.SIGTERM, tmp_path, has_checkpoint=True)
+
+
+def test_a_signal_while_processes_are_started_that_prepare_batches(tmp_path: Path) -> None:
+    """Fault: SIGTERM while a data loader starts its processes. Promise: one sentence, and nothing else."""
+    ended = run_command(
+        "train",
+        *TINY,
+        "data.num_workers=2",
+        f"hydra.run.dir={tmp_path}",
+        prepare=lambda: before(dataloader._BaseDataLoaderIter, "__init__", signal.SIGTERM),
+    )
+    check(ended, signal.SIGTERM, tmp_path, has_checkpoint=False)
+    assert "Exception ignored" not in ended.text
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["raised", "lost on its way"])
