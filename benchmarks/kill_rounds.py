@@ -81,7 +81,7 @@ def problems_of_status(struck: Ended, number: int) -> Iterable[str]:
     if struck.status != _ENDINGS[signal.Signals(number)]:
         yield f"{signal.Signals(number).name} in {struck.struck_in} gave status {struck.status}: {struck.text[-2000:]}"
     if "Traceback" in struck.text:
-        yield f"a traceback: {struck.text[-2000:]}"
+        yield f"a traceback: {struck.text[max(0, struck.text.index('Traceback') - 200) :][:2000]}"
 
 
 def look_at_run(world: World, kind: Kind, whole: Whole, struck: Ended, folder: Path) -> Iterable[str]:

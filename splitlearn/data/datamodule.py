@@ -31,7 +31,7 @@ from splitlearn.data.resumable import ResumableLoader, StreamedBlocks
 from splitlearn.data.scratch import ScratchFolder
 from splitlearn.data.sources import Source
 from splitlearn.data.tokenizer import read_tokenizer, tokenizer_digest
-from splitlearn.data.workers import share_temporary_folder
+from splitlearn.data.workers import name_temporary_folders
 
 PACKINGS = ("joined", "isolated", "none")
 _NO_DATA = "there is no data yet: call setup(), or let the Trainer do it"
@@ -400,7 +400,7 @@ class BlockDataModule(LightningDataModule, ABC):
         """Return batches of ``input_ids`` and ``labels``, each of shape (B, T), shuffled anew in each epoch."""
         rows = self.blocks["train"] if self.stream is None else self.stream
         if self.num_workers:
-            share_temporary_folder()
+            name_temporary_folders()
         return ResumableLoader(rows, self.batch_size, self.seed, self.num_workers, self._collate())
 
     @property
@@ -413,7 +413,7 @@ class BlockDataModule(LightningDataModule, ABC):
         if not self.has_held_out:
             return []
         if self.num_workers:
-            share_temporary_folder()
+            name_temporary_folders()
         generator = torch.Generator().manual_seed(self.seed)
         settings: dict[str, Any] = {"num_workers": self.num_workers, "generator": generator, "collate_fn": self._collate()}
         # torch takes anything with a length and numbered rows, but its types want a subclass of its own Dataset.

@@ -1,48 +1,48 @@
 """Temporary files of processes that prepare batches.
 
 They hand tensors on through sockets, for which multiprocessing makes a temporary folder in each process. A process that is
-ended by SIGTERM, as those of a run that is stopped are, does not remove its own. So they all use the one of the run's process.
+ended by SIGTERM, as those of a run that is stopped are, does not remove its own. So the run's process chooses how the folders
+are called, and removes what is left of them when it ends. If it is killed, each process removes its own, as ever.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from multiprocessing import resource_sharer, util
+import shutil
+import tempfile
+import uuid
+from multiprocessing import current_process, util
 from pathlib import Path
 
+# multiprocessing removes its own temporary folders last, too.
+_LAST = -100
 
-class _Folder:
-    """The temporary folder of a process for those that it starts.
 
-    Attributes:
-        path: the folder.
-        process: the number of the process that removes it.
-    """
+class _Folders:
+    """The temporary folders of the processes that this one forks."""
 
     def __init__(self) -> None:
-        self.path = Path(util.get_temp_dir())
-        self.process = os.getpid()
-        # Called in each process that multiprocessing forks from now on.
-        util.register_after_fork(self, _Folder._remove_after_parent)
+        self._where = tempfile.gettempdir()
+        # Paths of sockets are limited to about a hundred letters.
+        self._prefix = f"pymp-{uuid.uuid4().hex[:6]}-"
+        util.register_after_fork(self, _Folders._make)
+        util.Finalize(None, self._remove_all, exitpriority=_LAST)
 
-    def _remove_after_parent(self) -> None:
-        util.Finalize(None, self._remove_as_orphan, exitpriority=-100)
+    def _make(self) -> None:
+        """Make the folder of a forked process, in that process."""
+        path = tempfile.mkdtemp(prefix=self._prefix, dir=self._where)
+        current_process()._config["tempdir"] = path  # type: ignore[attr-defined]
+        util.Finalize(None, shutil.rmtree, args=(path,), kwargs={"ignore_errors": True}, exitpriority=_LAST)
 
-    def _remove_as_orphan(self) -> None:
-        if os.getppid() != self.process:
-            # A batch that was still handed on may have opened the socket after multiprocessing had removed them.
-            with suppress(OSError):
-                resource_sharer.stop(timeout=1.0)
-            # The last process to notice the end of a killed run finds the folder empty.
-            with suppress(OSError):
-                self.path.rmdir()
-
-
-_folders: dict[int, _Folder] = {}
+    def _remove_all(self) -> None:
+        for path in Path(self._where).glob(f"{self._prefix}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def share_temporary_folder() -> None:
-    """Have processes that this one starts use its temporary folder, which goes with it, or with them if it is killed."""
+_folders: dict[int, _Folders] = {}
+
+
+def name_temporary_folders() -> None:
+    """Have the temporary folders of processes that this one forks from now on removed when it ends."""
     if os.getpid() not in _folders:
-        _folders[os.getpid()] = _Folder()
+        _folders[os.getpid()] = _Folders()

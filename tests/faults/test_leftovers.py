@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from splitlearn.app import compose, train
 from splitlearn.checkpoint import tensor_file, write_torch_file
 from splitlearn.data.scratch import new_folder
-from splitlearn.data.workers import share_temporary_folder
+from splitlearn.data.workers import name_temporary_folders
 from splitlearn.files import whole_file, whole_folder, write_text
 from tests.faults.processes import die, run, run_command, start
 
@@ -145,27 +145,31 @@ class Numbers(Dataset[torch.Tensor]):
         return torch.tensor([index])
 
 
+@pytest.mark.parametrize("is_done", [False, True], ids=["at work", "done"])
 @pytest.mark.parametrize("status", [143, -9])
-def test_processes_that_prepare_batches_leave_nothing(status: int, tmp_path: Path) -> None:
+def test_processes_that_prepare_batches_leave_nothing(status: int, is_done: bool, tmp_path: Path) -> None:
     """Fault: a run is stopped or killed while others prepare its batches. Promise: their temporary files go with them."""
 
     def load() -> None:
-        # Each process has a temporary folder of its own, which is noted once it is made.
         tempfile.tempdir = str(tmp_path)
-        multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
-        share_temporary_folder()
+        name_temporary_folders()
         batches = iter(DataLoader(Numbers(), num_workers=2))
         next(batches)
+        assert len(list(tmp_path.glob("*/listener-*"))) > 0
+        if is_done:
+            assert len(list(batches)) == 7
         if status == -9:
             die()
         for worker in multiprocessing.active_children():
             worker.terminate()
             worker.join()
         del batches
+        # As Python does in the end.
         multiprocessing.util._exit_function()  # type: ignore[attr-defined]
-        raise SystemExit(143)
+        raise SystemExit(status)
 
-    assert run(load).status == status
+    ended = run(load)
+    assert ended.status == status, ended.text
     until_s = time.monotonic() + 30
     while names(tmp_path) and time.monotonic() < until_s:
         time.sleep(0.1)
