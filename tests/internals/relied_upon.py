@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
+from platform import python_version
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def check(library: str, internal: Internal) -> None:
     users = files_using(internal.name)
     assert users, f"nothing in splitlearn/ uses {internal.name} any more; take it off the list"
     change = (
-        f"{library} {version(library)} has moved or changed {internal.place}, which gives us {internal.purpose}; "
+        f"{library} {python_version() if library == 'Python' else version(library)} has moved or changed {internal.place}, which gives us {internal.purpose}; "
         f"{', '.join(users)} rely on it"
     )
     try:
