@@ -59,8 +59,9 @@ def check(library: str, internal: Internal) -> None:
     """Fail if the library has it no longer, or this library no longer uses it."""
     users = files_using(internal.name)
     assert users, f"nothing in splitlearn/ uses {internal.name} any more; take it off the list"
+    number = python_version() if library == "Python" else version(library)
     change = (
-        f"{library} {python_version() if library == 'Python' else version(library)} has moved or changed {internal.place}, which gives us {internal.purpose}; "
+        f"{library} {number} has moved or changed {internal.place}, which gives us {internal.purpose}; "
         f"{', '.join(users)} rely on it"
     )
     try:
