@@ -30,6 +30,8 @@ from splitlearn.runs import find_holder, other_setting
 from splitlearn.settings import swept
 
 _ENDED_BY_SIGNAL = 128
+# Ends by which a run's time says how long another will take.
+_TOOK_THEIR_TIME = ("completed", "failed")
 
 
 class SweptRun(JobReturn):
@@ -227,5 +229,5 @@ class _Sweep:
     def _left_s(self) -> float | None:
         """Return how many seconds the other runs will take, if they take as long as those until now; None if unknown."""
         num_left = len(self.jobs) - len(self.outcomes)
-        took = [outcome.seconds for outcome in self.outcomes.values() if outcome.seconds and outcome.status != "refused"]
+        took = [outcome.seconds for outcome in self.outcomes.values() if outcome.status in _TOOK_THEIR_TIME]
         return fmean(took) * num_left / self.n_jobs if took and num_left else None
