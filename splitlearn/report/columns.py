@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from splitlearn.redaction import without_queries
+
 # Text from a record that is longer is cut.
 MOST_CHARACTERS = 600
 
@@ -69,8 +71,8 @@ def plain_text(value: object, most: int = MOST_CHARACTERS) -> str:
     """Return a text of a record as one printable line.
 
     Records, tags and names of folders may be anybody's: characters that steer a terminal or turn the direction of writing
-    become question marks.
+    become question marks. Addresses lose their queries, which may be signatures.
     """
-    words = " ".join(str(value).split())
+    words = " ".join(without_queries(str(value)).split())
     shown = "".join(character if character.isprintable() else "?" for character in words[:most])
     return shown if len(words) <= most else f"{shown}..."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from splitlearn.report.columns import plain_text
+from splitlearn.redaction import without_queries
 from splitlearn.report.records import setting_of
 from splitlearn.runs import read_run_overrides
 
@@ -31,9 +31,9 @@ def train_command(folder: Path, run: pd.Series) -> str:
         typed = [*named, *shlex.split(run["overrides"])]
     # Options of the command line, such as --config-dir, are none of a run's settings.
     kept = [
-        override
+        without_queries(override)
         for override in typed
-        if _OVERRIDE.match(override) and override == plain_text(override) and setting_of(override) not in _LEFT_OUT
+        if _OVERRIDE.match(override) and override.isprintable() and setting_of(override) not in _LEFT_OUT
     ]
     points = [run[f"split_point_{number}"] for number in (1, 2)]
     cut = (

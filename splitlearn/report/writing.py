@@ -19,6 +19,9 @@ from splitlearn.runs import read_summary
 PAGE_FILE = "report.html"
 CSV_FILE = "runs.csv"
 MARKDOWN_FILE = "runs.md"
+# What stands near the beginning of each file that a report has written.
+_MARKS = {PAGE_FILE: b'content="splitlearn report"', CSV_FILE: b"run,status,reason,", MARKDOWN_FILE: b"| run | status |"}
+_MARK_WITHIN = 1024
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def write_report(folders: list[Path], out: Path | None = None, budgets: Budgets 
 
     Raises:
         FileNotFoundError: a folder does not exist, or none of them holds a run.
-        ValueError: there is no run whose record can be read.
+        ValueError: there is no run whose record can be read, or the folder has a file of other origin in a report's place.
         WriteError: the folder cannot be written.
     """
     if not folders:
@@ -62,6 +65,7 @@ def write_report(folders: list[Path], out: Path | None = None, budgets: Budgets 
     if runs.frame.empty:
         name, reason = next(iter(runs.left_out.items()))
         raise ValueError(f"none of the {len(runs.left_out)} records can be read, such as that of {name}: {reason}")
+    _refuse_other_files(out)
     check_writable(out)
     groups = group_runs(runs.frame)
     is_single = len(runs.frame) == 1 and not runs.left_out
@@ -87,3 +91,14 @@ def _recommendations(frame: pd.DataFrame, budgets: Budgets | None) -> dict[str, 
     """Return for each model what is recommended; the model with the most runs comes first."""
     models = frame["model"].fillna("unknown model")
     return {str(model): recommend(frame[models == model], budgets) for model in models.value_counts().index}
+
+
+def _refuse_other_files(out: Path) -> None:
+    """Refuse a folder that has a file in the place of a report's which no report has written."""
+    for name, mark in _MARKS.items():
+        path = out / name
+        if path.is_file():
+            with path.open("rb") as file:
+                is_ours = mark in file.read(_MARK_WITHIN)
+            if not is_ours:
+                raise ValueError(f"{path} was not written by a report; name another folder with out=...")

@@ -83,12 +83,12 @@ def test_records_of_older_releases(tmp_path: Path) -> None:
 
 def test_figures_of_the_wrong_kind_are_not_known(tmp_path: Path) -> None:
     record = summary(1, 6)
-    record["metrics"] |= {"val_loss_after": "<b>1</b>", "train_s": True, "train_steps": 10**30, "peak_rss_gib": 10**400}
+    record["metrics"] |= {"train_steps": 10**30, "token_recovery": "<b>1</b>"}
     record["memory"] = {"parties": {"client": [1], "server": "2"}}
     record["traffic"] = {"cut_1": {"activation_uplink_bytes_per_step": None}, "cut_2": 3}
     record["phases"] = {"step": "fast"}
     row = read_runs(write_run(tmp_path / "0", record)).iloc[0]
-    for name in ("loss", "train_s", "train_steps", "peak_rss_gib", "client_gib", "server_gib", "bytes_per_step", "step_p95_s"):
+    for name in ("train_steps", "token_recovery", "client_gib", "server_gib", "bytes_per_step", "step_p95_s"):
         assert pd.isna(row[name]), name
 
 
