@@ -33,9 +33,8 @@ from kill_world import Kind, World
 from report import add_write_option, publish
 
 MIB = 2**20
-# Each kind of run once.
-_KINDS = [(has_lora, num_workers) for num_workers in (0, 2) for has_lora in (False, True)]
-_WARM_UP = len(_KINDS)
+# Whether with LoRA, and how many processes prepare batches. The first two have all there is.
+_KINDS = [(True, 2), (False, 0), (False, 2), (True, 0)]
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def problems(rounds: Sequence[Figures], bound_mib: float) -> list[str]:
     return grown
 
 
-def report(rounds: Sequence[Figures], num_rounds: int) -> str:
+def report(rounds: Sequence[Figures], warm_up: int) -> str:
     """Return the figures as a Markdown section."""
     first, last = rounds[0], rounds[-1]
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers"))
@@ -129,8 +128,8 @@ def report(rounds: Sequence[Figures], num_rounds: int) -> str:
         f"## {last.time_s / 60:.0f} minutes of runs in one process",
         "",
         f"{os.cpu_count()} cores, {round(psutil.virtual_memory().total / 2**30)} GiB, Python {platform.python_version()}, "
-        f"{versions}; {num_rounds} rounds of training, going on, two exports, generating, evaluating and preparing. The first "
-        f"{_WARM_UP} rounds fill caches and are left out.",
+        f"{versions}; {warm_up + len(rounds)} rounds of training, going on, two exports, generating, evaluating and preparing. "
+        f"The first {warm_up} rounds fill caches and are left out.",
         "",
         "| | first | last | most | more with each round |",
         "|---|---|---|---|---|",
@@ -147,7 +146,8 @@ def main() -> int:
     """Play rounds and report; 1 if anything grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("minutes", type=float, help="how long to go on")
-    parser.add_argument("--rounds", type=int, default=_WARM_UP + 2, help="play so many rounds at least")
+    parser.add_argument("--rounds", type=int, default=2 * len(_KINDS), help="play so many rounds at least")
+    parser.add_argument("--warm-up", type=int, default=len(_KINDS), help="leave out the first so many, which fill caches")
     parser.add_argument("--bound", type=float, default=1.0, help="how many MiB of anonymous memory a round may add")
     add_write_option(parser)
     arguments = parser.parse_args()
@@ -156,12 +156,12 @@ def main() -> int:
     with World.temporary() as world:
         world.build()
         began_s = time.monotonic()
-        while len(rounds) < max(arguments.rounds, _WARM_UP + 2) or rounds[-1].time_s < 60 * arguments.minutes:
+        while len(rounds) < max(arguments.rounds, arguments.warm_up + 2) or rounds[-1].time_s < 60 * arguments.minutes:
             play(world, *_KINDS[len(rounds) % len(_KINDS)])
             rounds.append(take_figures(world, began_s))
             print(f"{len(rounds):4} {rounds[-1]}", file=sys.stderr, flush=True)
-    steady = rounds[_WARM_UP:]
-    publish(report(steady, len(rounds)), arguments.write)
+    steady = rounds[arguments.warm_up :]
+    publish(report(steady, arguments.warm_up), arguments.write)
     grown = problems(steady, arguments.bound)
     for line in grown:
         print(line, file=sys.stderr)

@@ -135,3 +135,36 @@ def test_sweep_prints_time_and_memory() -> None:
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 8, "a heading and a row for each figure"
     assert rows[1] == "| runs, steps each | 2, 2 |"
+
+
+def test_a_short_soak_grows_by_nothing() -> None:
+    """Runs, checkpoints, exports and resumes in one process leak no handles, threads, processes, files or memory."""
+    command: list[str | Path] = [
+        sys.executable,
+        BENCHMARKS / "soak.py",
+        "0",
+        "--rounds",
+        "4",
+        "--warm-up",
+        "2",
+        "--bound",
+        "30",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 6, "a heading, four counts and two kinds of memory"
+
+
+def test_soak_tells_what_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    soak = importlib.import_module("soak")
+    rounds = [soak.Figures(number, 7, 3, 0, 17, 400.0 + 2 * number, 600.0) for number in range(5)]
+    assert soak.slope(rounds, "anonymous_mib") == 2.0 and soak.problems(rounds, bound_mib=3.0) == []
+    assert soak.problems(rounds, bound_mib=1.0) == ["anonymous memory: 2.00 MiB more with each round, more than 1.0 MiB"]
+    for place, name in enumerate(("open files", "threads", "processes", "temporary files")):
+        counts = [7, 3, 0, 17]
+        counts[place] += 1
+        grown = [*rounds, soak.Figures(5.0, *counts, 410.0, 600.0)]
+        told = soak.problems(grown, bound_mib=3.0)
+        assert len(told) == 1 and told[0].startswith(f"{name}: ")
