@@ -31,6 +31,8 @@ def test_the_configuration_travels_in_it(wheel: Path) -> None:
         assert f"splitlearn/conf/{path.relative_to(conf_folder()).as_posix()}" in names
     assert "hydra_plugins/splitlearn_launcher/__init__.py" in names, "Hydra looks for plug-ins in that package"
     assert "hydra_plugins/__init__.py" not in names, "other plug-ins share the package"
+    for path in (ROOT / "splitlearn" / "report" / "templates").iterdir():
+        assert f"splitlearn/report/templates/{path.name}" in names
     assert not [name for name in names if name.startswith(("tests", "notebooks", "benchmarks"))]
 
 
