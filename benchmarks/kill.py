@@ -216,6 +216,8 @@ def main() -> int:
     add_write_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    # So that what the rounds work with is removed then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plans = draw_plans(arguments.rounds, arguments.phases, arguments.seed)
     kinds = {plan.kind for plan in plans}
     began_s = time.monotonic()
