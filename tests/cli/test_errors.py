@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from splitlearn.cli import plan
+from splitlearn.cli.errors import sentence_of
 from splitlearn.cut import CutError
 
 
@@ -45,3 +46,8 @@ def test_bad_input_ends_with_2_and_one_sentence(
 ) -> None:
     assert fail(error, monkeypatch) == 2
     assert capsys.readouterr().err == f"{word}: {error}\n"
+
+
+def test_names_from_files_do_not_steer_the_terminal() -> None:
+    assert sentence_of(ValueError("a\nb\x1b[31m \u202e")) == "a b?[31m ?"
+    assert len(sentence_of(ValueError("x" * 10_000))) < 4_100

@@ -27,6 +27,7 @@ NOT_RUN = {
     "make test": "is what runs this test",
     "python -m tests.mutants": "takes minutes; test_mutants.py runs it on a tiny project",
     "python -m tests.mutants cache router": "takes minutes; test_mutants.py runs it on a tiny project",
+    "python -m tests.fuzz 0.1 header": "tries other inputs each time; tests/faults/test_fuzz.py tries the same ones",
     "make lint": "the CI script runs it",
     "PYTHON=python3.12 tests/oldest.sh": "downloads another torch, and needs another Python",
     "pip install --require-hashes --no-deps -r requirements.lock": "sets up an environment; test_lock.py reads the file",

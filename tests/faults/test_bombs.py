@@ -192,3 +192,42 @@ def test_an_expert_of_a_number_without_measure(tiny_checkpoint: Callable[..., Pa
         CheckpointError, match=r"experts\.3000000\.w1\.weight is the name of a tensor, but the checkpoint has only"
     ):
         ModelRequest(folder, 2, 4).open().check()
+
+
+def within_itself() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def the_same_list_twice(depth: int = 40) -> list[Any]:
+    value: list[Any] = ["ha"]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+class Filled:
+    """Pickles as the making of so many bytes."""
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return bytearray, (10**11,)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (within_itself(), "nested too deeply"),
+        (the_same_list_twice(), "more than 1,000,000 values"),
+        (2**1000, "a number of more than 256 bits"),
+        (torch.zeros(1).expand(10**10), "a tensor with more places than numbers in the file"),
+        ({"exp_avg": torch.zeros(1).expand(10**10)}, "a tensor with more places than numbers in the file"),
+        (Filled(), "ValueError"),
+    ],
+)
+def test_pickles_without_measure(tmp_path: Path, value: Any, problem: str) -> None:
+    """Fault: a small torch file whose values or tensors have no end. Promise: refused with its path, nothing is filled."""
+    path = tmp_path / "top.pt"
+    torch.save({"format": "splitlearn-part-1", "description": {"odd": value}, "tensors": {"a": torch.ones(2)}}, path)
+    with pytest.raises(CheckpointError, match=rf"top\.pt is damaged.*{problem}"):
+        read_part_file(path)

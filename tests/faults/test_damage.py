@@ -132,6 +132,12 @@ PROGRESS = "loops/fit_loop/epoch_progress"
         ("hyper_parameters", None),
         ("hyper_parameters/split_point_1", "two"),
         ("trained", {"bottom": "full"}),
+        ("trained/top", ["full"]),
+        ("layout_version", torch.ones(2)),
+        ("base/part_dtypes", ["float32"]),
+        ("run/earlier_starts", 3),
+        ("callbacks/RunFigures/before", [1]),
+        ("optimizer_states/0/state/model.norm.weight/exp_avg", torch.zeros(1).expand(10**10)),
         ("trained/top", "some of it"),
         ("global_step", None),
         ("epoch", True),
@@ -260,6 +266,11 @@ def test_numbers_that_are_none_are_found_in_a_checkpoint(
         ("config.yaml", "[" * 100_000),
         ("config.yaml", "a: &a [1]\nb: *a"),
         ("config.yaml", "a: 2001-99-99"),
+        ("config.yaml", "a: !!int ''"),
+        ("config.yaml", "a: " + "1:" * 300 + "1.5"),
+        ("config.yaml", "a: " + "1:" * 300_000 + "1"),
+        ("config.yaml", "model: {name_or_path: model, type: null, dtype: 3}"),
+        ("config.yaml", "model: {name_or_path: model, type: null, dtype: null}\npeft: [lora]"),
         ("config.yaml", "a: ${b}"),
         ("config.yaml", "model: {}"),
         ("config.yaml", "model: {name_or_path: 3, type: null, dtype: null}"),
@@ -272,6 +283,16 @@ def test_damaged_records(run: Path, tmp_path: Path, name: str, content: str) -> 
     with pytest.raises((ValueError, FileNotFoundError), match=str(run)):
         export(compose(f"run={run}", f"out={tmp_path / 'out'}", config_name="export"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_record_that_names_other_parts(run: Path, tmp_path: Path) -> None:
+    """Fault: a record names parts such as `../../other`. Promise: no file outside of the run's folder is opened for them."""
+    outside = tmp_path / "other.pt"
+    torch.save({}, outside)
+    record = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**record, "trained": {**record["trained"], "../../other": "full"}}))
+    with pytest.raises(CheckpointError, match=r"summary\.json is damaged: trained does not say for each part"):
+        export(compose(f"run={run}", f"out={tmp_path / 'out'}", config_name="export"))
 
 
 def test_damaged_adapters(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def keep_promises(read: Callable[[], object], folder: Path, file: str) -> str | 
     Args:
         read: reads it.
         folder: nothing outside of this folder, of Python and of the package may be opened.
-        file: the file's name in the folder; an error names it, or the folder that holds it.
+        file: the file's name in the folder; an error names it, or the folder of the model or run.
 
     Returns:
         The sentence with which the input was refused; None if it was read.
@@ -144,7 +144,7 @@ def _problem_of(sentence: str, error: BaseException, path: Path) -> str | None:
         return f"the sentence has more than one line, or signs that steer a terminal: {sentence!r}"
     if not 10 <= len(sentence) <= MAX_SENTENCE:
         return f"the sentence has {len(sentence)} letters: {sentence[:300]}"
-    names = (path.name, str(path.parent), path.parent.name)
+    names = (path.name, path.parent.name, *map(str, path.parents[:2]))
     return None if any(name in sentence for name in names) else f"the sentence does not name {path.name}: {sentence}"
 
 
