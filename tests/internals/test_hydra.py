@@ -17,6 +17,10 @@ INTERNALS = [
     Internal("hydra._internal.utils", "get_args_parser", "Hydra's own options beside the settings"),
     Internal("hydra.core.override_parser.overrides_parser", "OverridesParser", "whether Hydra can read an argument"),
     Internal("hydra.core.override_parser.types", "QuotedString", "whether a text was typed in quotes"),
+    Internal("hydra.core.override_parser.types", "Override", "what a search may choose"),
+    Internal("hydra.core.override_parser.types", "RangeSweep", "what a search may choose"),
+    Internal("hydra.core.override_parser.types", "IntervalSweep", "what a search may choose"),
+    Internal("hydra.plugins.launcher", "Launcher", "a search begins runs by whichever launcher"),
     Internal("hydra.core.override_parser.types", "Quote", "putting a text in quotes"),
     Internal(an_override, "_value", "what was typed, before it is converted"),
     Internal(

@@ -39,6 +39,9 @@ def early_stopping() -> EarlyStopping:
 
 
 INTERNALS = [
+    Internal(
+        "lightning.pytorch.profilers", "Profiler", "hearing of what Lightning begins and ends, beside the profiler of the user"
+    ),
     Internal(EPOCH_LOOP, "_should_accumulate", "whether a batch ends an optimizer step"),
     Internal(EPOCH_LOOP, "_should_check_val_fx", "whether a validation follows a batch", ("data_fetcher",)),
     Internal(EPOCH_LOOP, "_num_ready_batches_reached", "whether a batch is an epoch's last"),
