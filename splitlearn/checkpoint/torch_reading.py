@@ -6,6 +6,7 @@ not compare them when it reads; `verify_torch_file` does.
 
 from __future__ import annotations
 
+import mmap
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_torch_file(path: Path, kind: str, remedy: str) -> Any:
         if is_archive:
             _refuse_compressed(path)
         else:
-            _refuse_filled(path.read_bytes())
+            _refuse_filled_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:
         # Damaged archives and pickles make torch raise almost anything.
@@ -71,10 +72,18 @@ def _refuse_compressed(path: Path) -> None:
                 _refuse_filled(archive.read(entry))
 
 
-def _refuse_filled(pickle: bytes) -> None:
+def _refuse_filled(pickle: bytes | mmap.mmap) -> None:
     """Refuse a pickle that makes bytes of a length that it names: torch lets it, and some letters would fill the memory."""
-    if any(name in pickle for name in _FILLED):
+    if any(pickle.find(name) >= 0 for name in _FILLED):
         raise ValueError("it makes bytes of a length that it names")
+
+
+def _refuse_filled_file(path: Path) -> None:
+    """Do so for a file from before torch 1.6: pickles with weights between them, mapped, since it may be large."""
+    # Empty files cannot be mapped, and torch refuses them.
+    if path.stat().st_size:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            _refuse_filled(content)
 
 
 def _excess(content: Any, file_bytes: int) -> str | None:
