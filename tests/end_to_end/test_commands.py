@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=8"]
 
 
-COMMANDS = ("train", "plan", "verify", "generate", "evaluate", "export", "prepare")
+COMMANDS = ("train", "plan", "verify", "generate", "evaluate", "export", "report", "prepare")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -204,7 +204,7 @@ def test_the_command_line_explains_itself(tmp_path: Path) -> None:
         assert all(f"{command} " in done.stdout for command in COMMANDS)
     done = run("-m", "splitlearn", "fly", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: 'fly' is no command; there are train, plan, verify, generate, evaluate, export, prepare\n"
+    assert done.stderr == f"error: 'fly' is no command; there are {', '.join(COMMANDS)}\n"
 
 
 def test_verify_shows_that_the_parts_are_the_model_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_records_of_older_releases_and_damaged_ones(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"summary.json does not say trained, so it is of an older release; .* ckpt=last"):
         export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
     path.write_text(json.dumps(older)[:-9])
-    with pytest.raises(ValueError, match=r"summary.json cannot be read: .*; delete it, and use the run by its checkpoints"):
+    with pytest.raises(ValueError, match=r"summary.json is not JSON .*; delete it, and use the run by its checkpoints"):
         export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", config_name="export"))
     path.unlink()
     assert (export(compose(f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "ckpt=last", config_name="export"))).is_dir()
