@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -52,7 +53,8 @@ def start(work: Callable[[], object]) -> Forked:
         os.dup2(descriptor, 2)
         # pytest has put files of its own in their place.
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-        # A test that goes wrong must not hang.
+        # A test that goes wrong must not hang, and says where it did.
+        faulthandler.register(signal.SIGALRM, file=descriptor, chain=True)
         signal.alarm(100)
         work()
         status = 0

@@ -7,7 +7,7 @@ import multiprocessing.util
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,17 +145,24 @@ class Numbers(Dataset[torch.Tensor]):
         return torch.tensor([index])
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path leaves room for the names of sockets, which are limited to about a hundred letters."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("is_done", [False, True], ids=["at work", "done"])
 @pytest.mark.parametrize("status", [143, -9])
-def test_processes_that_prepare_batches_leave_nothing(status: int, is_done: bool, tmp_path: Path) -> None:
+def test_processes_that_prepare_batches_leave_nothing(status: int, is_done: bool, short_path: Path) -> None:
     """Fault: a run is stopped or killed while others prepare its batches. Promise: their temporary files go with them."""
 
     def load() -> None:
-        tempfile.tempdir = str(tmp_path)
+        tempfile.tempdir = str(short_path)
         name_temporary_folders()
         batches = iter(DataLoader(Numbers(), num_workers=2))
         next(batches)
-        assert len(list(tmp_path.glob("*/listener-*"))) > 0
+        assert len(list(short_path.glob("*/listener-*"))) > 0
         if is_done:
             assert len(list(batches)) == 7
         if status == -9:
@@ -171,9 +178,9 @@ def test_processes_that_prepare_batches_leave_nothing(status: int, is_done: bool
     ended = run(load)
     assert ended.status == status, ended.text
     until_s = time.monotonic() + 30
-    while names(tmp_path) and time.monotonic() < until_s:
+    while names(short_path) and time.monotonic() < until_s:
         time.sleep(0.1)
-    assert names(tmp_path) == []
+    assert names(short_path) == []
 
 
 def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:

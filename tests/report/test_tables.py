@@ -35,7 +35,9 @@ def test_markdown_has_one_row_a_run_and_no_markup_of_others(tmp_path: Path) -> N
     assert "\\<script\\>x\\</script\\> \\[y\\]\\(javascript:z\\) \\*" in lines[2]
 
 
-def test_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest's processes may have a narrow one.
+    monkeypatch.setenv("COLUMNS", "132")
     runs = collect_runs([write_sweep(tmp_path)])
     print_report(runs.frame, group_runs(runs.frame), [recommend(runs.frame)], {"half": "it has no summary.json"})
     text = capsys.readouterr().out
