@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
-from importlib.metadata import version
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import psutil
 import torch
-from report import add_write_option, publish
+from report import add_write_option, describe_machine, publish
 from transformers import AutoModelForCausalLM
 
 from splitlearn import ComposedCausalLM, ModelFactory
@@ -79,8 +76,7 @@ def main() -> None:
     lines = [
         f"## Generating with {arguments.model}, cut at {arguments.cut[0]} / {arguments.cut[1]}",
         "",
-        f"{os.cpu_count()} cores, {round(psutil.virtual_memory().total / 2**30)} GiB, Python {platform.python_version()}, "
-        f"torch {version('torch')}, transformers {version('transformers')}; fp32, greedy, {arguments.tokens} tokens after a "
+        f"{describe_machine('torch', 'transformers')}; fp32, greedy, {arguments.tokens} tokens after a "
         f"prompt of {arguments.prompt}; median of {arguments.runs} runs in turn.",
         "",
         "| model | tokens/s | ratio |",

@@ -27,7 +27,6 @@ import gc
 import io
 import json
 import os
-import platform
 import random
 import select
 import shutil
@@ -36,16 +35,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
-import psutil
 import torch
 from kill_children import AFTER_END, ELSEWHERE, PHASES, draw_moment
 from kill_rounds import Outcome, play
 from kill_world import GOES_ON, NEW, REPLACES, Kind, Whole, World
-from report import add_write_option, publish
+from report import add_write_option, describe_machine, publish
 
 # How often a phase is aimed at.
 _SHARES = {phase: 1 if phase in (ELSEWHERE, "record") else 2 for phase in PHASES if phase != AFTER_END}
@@ -166,14 +163,12 @@ def _write_outcomes(played: Iterator[tuple[int, Outcome]], pipe: int) -> None:
 
 def report(arguments: argparse.Namespace, played: Sequence[tuple[Plan, Outcome]], seconds: float) -> str:
     """Return the outcomes as a Markdown section."""
-    memory_gib = round(psutil.virtual_memory().total / 2**30)
     trained = [plan.kind for plan, _ in played if plan.kind.command == "train"]
     made = [kind.folder for kind in trained]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers"))
     lines = [
         f"## {len(played)} commands killed at random moments",
         "",
-        f"{os.cpu_count()} cores, {memory_gib} GiB, Python {platform.python_version()}, {versions}; seed {arguments.seed}, "
+        f"{describe_machine('torch', 'lightning', 'transformers')}; seed {arguments.seed}, "
         f"{seconds / 60:.0f} minutes, {arguments.jobs} at a time. Of {len(trained)} runs "
         f"{sum(kind.has_lora for kind in trained)} trained LoRA, {sum(kind.num_workers > 0 for kind in trained)} had "
         "two processes that prepare batches; "

@@ -16,18 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
-from report import add_write_option, publish
+from report import add_write_option, describe_machine, publish
 
 GIB = 2**30
 SHAPES: dict[str, dict[str, Any]] = {
@@ -256,13 +254,6 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join(rows)
 
 
-def describe_machine() -> str:
-    """Return the hardware and versions in one line."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "safetensors"))
-    memory_gib = psutil.virtual_memory().total / GIB
-    return f"{psutil.cpu_count()} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}, {versions}"
-
-
 def main() -> None:
     """Make the checkpoint, run the loaders, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -287,7 +278,8 @@ def main() -> None:
         results = run_all(folder, arguments.shape, arguments.loaders, arguments.runs, arguments.cold)
     state = "cold" if arguments.cold else "warm"
     heading = f"## Loading the shape of {arguments.shape}, {checkpoint_bytes / 10**9:.2f} GB in bf16, {state} page cache"
-    report = f"{heading}\n\n{describe_machine()}; median of {arguments.runs} runs.\n\n{table(results)}\n"
+    machine = describe_machine("torch", "transformers", "safetensors")
+    report = f"{heading}\n\n{machine}; median of {arguments.runs} runs.\n\n{table(results)}\n"
     publish(report, arguments.write)
 
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import platform
+from importlib.metadata import version
 from pathlib import Path
+
+import psutil
 
 
 def add_write_option(parser: argparse.ArgumentParser) -> None:
     """Give a benchmark the option to keep its table."""
     parser.add_argument("--write", action="store_true", help="append the table to benchmarks/RESULTS.md")
+
+
+def describe_machine(*libraries: str) -> str:
+    """Return the hardware, and the versions of Python and of some libraries, in one line."""
+    memory_gib = round(psutil.virtual_memory().total / 2**30)
+    versions = ", ".join(f"{name} {version(name)}" for name in libraries)
+    return f"{psutil.cpu_count()} cores, {memory_gib} GiB, Python {platform.python_version()}, {versions}"
 
 
 def publish(report: str, write: bool) -> None:

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from load import SHAPES, describe_machine
-from report import add_write_option, publish
+from load import SHAPES
+from report import add_write_option, describe_machine, publish
 from sparse_checkpoint import write_sparse_checkpoint
 
 SCALE_SHAPES: dict[str, dict[str, Any]] = {
@@ -119,7 +119,8 @@ def main() -> None:
         results[shape] = {name: statistics.median(each[name] for each in measured) for name in measured[0]}
     heading = "## Planning a cut, and loading a trunk of two layers to be trained"
     note = "The files hold holes for weights, so GB/s is that of memory and not of a disk."
-    conditions = f"{describe_machine()}; median of {arguments.runs} runs. {note}"
+    machine = describe_machine("torch", "transformers", "safetensors")
+    conditions = f"{machine}; median of {arguments.runs} runs. {note}"
     publish(f"{heading}\n\n{conditions}\n\n{table(results)}\n", arguments.write)
 
 

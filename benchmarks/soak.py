@@ -16,21 +16,19 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import platform
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
 import psutil
 import torch
 from kill_world import Kind, World
-from report import add_write_option, publish
+from report import add_write_option, describe_machine, publish
 
 MIB = 2**20
 # Whether with LoRA, and how many processes prepare batches. The first two have all there is.
@@ -123,12 +121,11 @@ def problems(rounds: Sequence[Figures], bound_mib: float) -> list[str]:
 def report(rounds: Sequence[Figures], warm_up: int) -> str:
     """Return the figures as a Markdown section."""
     first, last = rounds[0], rounds[-1]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers"))
     lines = [
         f"## {last.time_s / 60:.0f} minutes of runs in one process",
         "",
-        f"{os.cpu_count()} cores, {round(psutil.virtual_memory().total / 2**30)} GiB, Python {platform.python_version()}, "
-        f"{versions}; {warm_up + len(rounds)} rounds of training, going on, two exports, generating, evaluating and preparing. "
+        f"{describe_machine('torch', 'lightning', 'transformers')}; {warm_up + len(rounds)} rounds of "
+        "training, going on, two exports, generating, evaluating and preparing. "
         f"The first {warm_up} rounds fill caches and are left out.",
         "",
         "| | first | last | most | more with each round |",

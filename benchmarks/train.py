@@ -16,22 +16,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from importlib.metadata import version
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import psutil
-from report import add_write_option, publish
+from report import add_write_option, describe_machine, publish
 
 LABELS = {
     "trainer": "transformers Trainer with PEFT",
@@ -257,15 +254,14 @@ def peer_of(runner: str, results: dict[str, dict[str, float]]) -> dict[str, floa
 
 def report(arguments: argparse.Namespace, results: dict[str, dict[str, float]]) -> str:
     """Return the results as a Markdown section."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers", "peft"))
-    memory_gib = round(psutil.virtual_memory().total / 2**30)
+    machine = describe_machine("torch", "lightning", "transformers", "peft")
     setting = (
         f"fp32, r=8 on all linear layers, 2 x 128 tokens a step, {arguments.blocks // 2} steps an epoch, {NUM_EPOCHS} epochs"
     )
     lines = [
         f"## Training {arguments.model} with LoRA, cut at {arguments.cut[0]} / {arguments.cut[1]}",
         "",
-        f"{os.cpu_count()} cores, {memory_gib} GiB, Python {platform.python_version()}, {versions}; {setting}; median of "
+        f"{machine}; {setting}; median of "
         f"{arguments.runs} runs. Ratios are to the faster of Lightning and Trainer: with the same adapters, and with adapters "
         "on all layers.",
         "",
