@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,12 +53,11 @@ class SearchSweeper(Sweeper):
             arguments: the overrides of the command line.
         """
         # Hydra imports its plug-ins at every start.
+        from splitlearn.cli.errors import refuse
+
         try:
             from splitlearn.cli.sweeps.searching import search
         except ModuleNotFoundError as error:
-            print(
-                f"error: hydra/sweeper=search needs {error.name}; pip install 'splitlearn[sweep]'", file=sys.stderr, flush=True
-            )
-            raise SystemExit(2) from None
+            refuse(f"hydra/sweeper=search needs {error.name}; pip install 'splitlearn[sweep]'")
         typed = [*(f"{name}={value}" for name, value in self.params.items()), *arguments]
         search(self.config, self.hydra_context.config_loader, self.launcher, typed, **self.settings)

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 
 from splitlearn.cli.arguments import prepare
-from splitlearn.cli.errors import one_sentence
+from splitlearn.cli.errors import one_sentence, refuse
 from splitlearn.cli.sweeps.outcomes import FAILED_RUNS
 from splitlearn.settings import SettingError, conf_folder
 
@@ -54,8 +54,7 @@ def command(name: str, imports: str = "splitlearn.app") -> Callable[[Callable[[A
             except SettingError as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                print(f"error: {error}", file=sys.stderr, flush=True)
-                raise SystemExit(2) from None
+                refuse(str(error))
             run()
             if FAILED_RUNS:
                 raise SystemExit(1)

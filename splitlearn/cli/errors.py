@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import MissingMandatoryValue
 
@@ -53,6 +53,16 @@ def one_sentence(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return None
 
     return run
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Print what is wrong with what was asked for, and end.
+
+    Raises:
+        SystemExit: always, with status 2.
+    """
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(2) from None
 
 
 def sentence_of(error: Exception) -> str:

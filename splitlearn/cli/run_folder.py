@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from splitlearn.cli.errors import refuse
 from splitlearn.runs import open_run_folder
 
 
@@ -34,5 +34,4 @@ def _open(folder: str) -> None:
     try:
         open_run_folder(folder)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        refuse(str(error))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from splitlearn.cli.errors import refuse
 from splitlearn.cli.signals import raise_errors, telling_signals
 from splitlearn.cli.sweeps.lines import closing_line, line, opening_line
 from splitlearn.cli.sweeps.outcomes import FAILED_RUNS, Job, Outcome, Report, finished_before, outcome_of
@@ -79,8 +79,7 @@ def launch(
     if command is None:
         raise ValueError("hydra/launcher=processes runs the commands of splitlearn; choose another launcher for this task")
     if type(n_jobs) is not int or n_jobs < 1:
-        print(f"error: hydra.launcher.n_jobs is {n_jobs!r}; give a whole number of at least 1", file=sys.stderr, flush=True)
-        raise SystemExit(2)
+        refuse(f"hydra.launcher.n_jobs is {n_jobs!r}; give a whole number of at least 1")
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     raise_errors()
@@ -130,13 +129,10 @@ def _refuse_other_settings(job: Job) -> None:
     """
     difference = other_setting(job.folder, job.config.hydra.overrides.task) if finished_before(job) is not None else None
     if difference is not None:
-        print(
-            f"error: {job.folder} holds a run of other settings ({difference}); name another folder with "
-            "hydra.sweep.dir=..., or replace all runs with overwrite=true",
-            file=sys.stderr,
-            flush=True,
+        refuse(
+            f"{job.folder} holds a run of other settings ({difference}); name another folder with hydra.sweep.dir=..., or "
+            "replace all runs with overwrite=true"
         )
-        raise SystemExit(2)
 
 
 def _told(job: Job, outcome: Outcome) -> JobReturn:

@@ -23,17 +23,15 @@ from hydra.core.utils import JobRuntime, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from splitlearn.cli.errors import sentence_of
 from splitlearn.cli.signals import SIGNALS, end_at_once
 from splitlearn.cli.sweeps.outcomes import LOG_FILE, Job, Report
-from splitlearn.redaction import without_queries
 from splitlearn.runs import HeldFolderError
 
 # What the server imports once, for all jobs. The first runs the command; the others are libraries that it imports later.
 _IMPORTED = ["splitlearn.app", "splitlearn.cli.train", "splitlearn.export", "peft", "datasets"]
 _THREADS = "OMP_NUM_THREADS"
 _HYDRA_VERSION = "1.3"
-# What is sent must fit into a pipe that nobody reads yet.
-_LONGEST_SENTENCE = 4000
 
 
 def make_context(n_jobs: int) -> BaseContext:
@@ -154,7 +152,8 @@ def _run_with_hydra(command: str, config: DictConfig) -> Report:
 
 
 def _sentence(error: Exception) -> str:
-    return without_queries(str(error))[:_LONGEST_SENTENCE] or type(error).__name__
+    # It is short enough for a pipe that nobody reads yet.
+    return sentence_of(error) or type(error).__name__
 
 
 def _write_to(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from splitlearn.cli.errors import refuse
 from splitlearn.cli.sweeps.lines import opening_line
 from splitlearn.cli.sweeps.space import Space, read_space
 from splitlearn.report import COLUMNS, read_runs
@@ -66,14 +66,13 @@ def search(
         space = read_space(arguments, loader)
         study = open_study(folder, objectives, sampler_name, storage, _seed(arguments))
     except (ValueError, OSError, ImportError, optuna.exceptions.OptunaError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        refuse(str(error))
     OmegaConf.save(config, folder / "multirun.yaml")
     print(opening_line(n_trials, folder), flush=True)
     # The launcher's own lines count the runs of one batch.
     launcher.num_jobs = n_trials  # type: ignore[attr-defined]
     n_jobs = getattr(launcher, "n_jobs", 1)
-    _Search(study, space, n_trials, folder).run(launcher, n_jobs if isinstance(n_jobs, int) and n_jobs > 0 else 1)
+    _Search(study, space, n_trials).run(launcher, n_jobs if isinstance(n_jobs, int) and n_jobs > 0 else 1)
     print(_front(study, tuple(objectives)), flush=True)
 
 
@@ -144,16 +143,12 @@ class _Search:
         study: the study.
         space: what varies.
         n_trials: how many trials the study is to have.
-        folder: the sweep's folder.
-        begun: numbers of the trials that this process has begun.
-        adopted: those of them that another process had begun.
+        adopted: numbers of the trials that this process has gone on with and another had begun.
     """
 
     study: optuna.Study
     space: Space
     n_trials: int
-    folder: Path
-    begun: set[int] = field(default_factory=set)
     adopted: set[int] = field(default_factory=set)
 
     def run(self, launcher: Launcher, n_jobs: int) -> None:
@@ -169,15 +164,13 @@ class _Search:
         """Return a trial's number and parameters: one that a dead process left, or a new one; None if there are enough."""
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:
-            if trial.state is TrialState.RUNNING and trial.number not in self.begun and _is_left(trial):
-                self.begun.add(trial.number)
+            if trial.state is TrialState.RUNNING and trial.number not in self.adopted and _is_left(trial):
                 self.adopted.add(trial.number)
                 return trial.number, trial.params
         if sum(trial.state is not TrialState.WAITING for trial in trials) >= self.n_trials:
             return None
         asked = self.study.ask(self.space.distributions)
         asked.set_user_attr(_HOLDER, holder)
-        self.begun.add(asked.number)
         return asked.number, asked.params
 
     def _tell(self, number: int, result: JobReturn) -> None:

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from splitlearn.cli.sweeps.searching import open_study, search
 from splitlearn.runs import Holder, RunSummary, write_summary
-from splitlearn.settings import conf_folder
 
 LOSS = {"loss": "minimize"}
 RANGE = ["seed=1", "split.point_1=range(1,8)"]
-
-
-@pytest.fixture
-def loader() -> Iterator[ConfigLoader]:
-    with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        yield hydra.config_loader
 
 
 def record(point: int) -> RunSummary:
