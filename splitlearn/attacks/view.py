@@ -1,0 +1,129 @@
+"""What an attacker sees.
+
+Shapes: N pieces of text, T tokens, D hidden size, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from splitlearn.boundary import CUT_NAMES
+from splitlearn.model import SplitModel
+
+# Which way the recorded tensors crossed the cut: smashed data go forward, their gradients backward.
+FORWARD, BACKWARD = "forward", "backward"
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Pieces of text of one length, with the tensors that crossed a cut when the model ran on them.
+
+    Attributes:
+        ids_NT: token ids, shape (N, T). Those of test pieces are the truth that guesses are scored by; no attack reads them.
+        crossed_NTD: smashed data or their gradients as the receiver gets them, shape (N, T, D); float16 or float32.
+        labels_NT: the labels of the loss whose gradients crossed, shape (N, T), -100 where a position has none; None where
+            smashed data were recorded.
+        mask_NT: True for real tokens, shape (N, T); None if all are.
+    """
+
+    ids_NT: torch.Tensor
+    crossed_NTD: torch.Tensor
+    labels_NT: torch.Tensor | None = None
+    mask_NT: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids_NT.shape != self.crossed_NTD.shape[:2]:
+            ids, crossed = tuple(self.ids_NT.shape), tuple(self.crossed_NTD.shape)
+            raise ValueError(f"token ids of shape {ids} do not fit crossed tensors of shape {crossed}")
+
+    def __len__(self) -> int:
+        return len(self.ids_NT)
+
+    def first(self, count: int) -> Pieces:
+        """Return the first pieces.
+
+        Args:
+            count: how many.
+        """
+        labels, mask = self.labels_NT, self.mask_NT
+        return Pieces(
+            self.ids_NT[:count],
+            self.crossed_NTD[:count],
+            None if labels is None else labels[:count],
+            None if mask is None else mask[:count],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PublicModel:
+    """The weights that the attacker has, usually the base model's; those of a fine-tuned model are the parties' own.
+
+    Attributes:
+        embedding_VD: the rows of the token embedding as they enter the first layer, shape (V, D).
+        bottom: the part below cut 1; None if it is not public.
+        trunk: the part between the cuts.
+        top: the part above cut 2, with final norm and head.
+    """
+
+    embedding_VD: torch.Tensor
+    bottom: SplitModel | None = None
+    trunk: SplitModel | None = None
+    top: SplitModel | None = None
+
+    def below(self, cut: int) -> tuple[SplitModel, ...]:
+        """Return the public parts below a cut, in order; none if one of them is not public.
+
+        Args:
+            cut: 1 or 2.
+        """
+        return _all_or_none((self.bottom, self.trunk)[:cut])
+
+    def above(self, cut: int) -> tuple[SplitModel, ...]:
+        """Return the public parts above a cut, in order; none if one of them is not public.
+
+        Args:
+            cut: 1 or 2.
+        """
+        return _all_or_none((self.trunk, self.top)[cut - 1 :])
+
+
+@dataclass(frozen=True, eq=False)
+class AttackerView:
+    """What an attacker sees of one cut in one direction, and what it knows beforehand.
+
+    Attributes:
+        cut: 1 or 2.
+        direction: `FORWARD` (smashed data) or `BACKWARD` (their gradients).
+        auxiliary: the attacker's own pieces of text, which it has sent through the model, or a defended copy, itself.
+        validation: further pieces of its own, by which an attack may choose its settings.
+        test: the others' pieces, which are to be recovered.
+        vocab_size: number of token ids V.
+        public: the weights that it has; None if no weights are public.
+        decode: from token ids to text, for reconstructions and ROUGE-L; None leaves both out.
+
+    Raises:
+        ValueError: cut or direction is unknown.
+    """
+
+    cut: int
+    direction: str
+    auxiliary: Pieces
+    validation: Pieces
+    test: Pieces
+    vocab_size: int
+    public: PublicModel | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cut <= len(CUT_NAMES):
+            raise ValueError(f"cut is {self.cut}; use 1 or 2")
+        if self.direction not in (FORWARD, BACKWARD):
+            raise ValueError(f"direction is {self.direction!r}; use {FORWARD!r} or {BACKWARD!r}")
+
+
+def _all_or_none(parts: Sequence[SplitModel | None]) -> tuple[SplitModel, ...]:
+    public = tuple(part for part in parts if part is not None)
+    return public if len(public) == len(parts) else ()
