@@ -25,14 +25,17 @@ class Pieces:
         ids_NT: token ids, shape (N, T). Those of test pieces are the truth that guesses are scored by; no attack reads them.
         crossed_NTD: smashed data or their gradients as the receiver gets them, shape (N, T, D); float16 or float32.
         labels_NT: the labels of the loss whose gradients crossed, shape (N, T), -100 where a position has none; None where
-            smashed data were recorded.
+            smashed data were recorded. Of generated text they mark the response: its token ids, -100 in the prompt.
         mask_NT: True for real tokens, shape (N, T); None if all are.
+        smashed_NTD: beside gradients, the smashed data that they are gradients of, as the receiver of the gradients has sent
+            them; shape (N, T, D). None where smashed data were recorded.
     """
 
     ids_NT: torch.Tensor
     crossed_NTD: torch.Tensor
     labels_NT: torch.Tensor | None = None
     mask_NT: torch.Tensor | None = None
+    smashed_NTD: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.ids_NT.shape != self.crossed_NTD.shape[:2]:
@@ -48,12 +51,11 @@ class Pieces:
         Args:
             count: how many.
         """
-        labels, mask = self.labels_NT, self.mask_NT
+        further = (self.labels_NT, self.mask_NT, self.smashed_NTD)
         return Pieces(
             self.ids_NT[:count],
             self.crossed_NTD[:count],
-            None if labels is None else labels[:count],
-            None if mask is None else mask[:count],
+            *(None if tensor is None else tensor[:count] for tensor in further),
         )
 
 
