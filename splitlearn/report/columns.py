@@ -47,6 +47,8 @@ COLUMNS: dict[str, Column] = {
     "step_p95_s": Column("step time, P95", "s"),
     "step_p99_s": Column("step time, P99", "s"),
     "token_recovery": Column("token recovery", "share"),
+    "rouge_l": Column("ROUGE-L of the best attack"),
+    "best_attack": Column("best attack", kind="text"),
     "tokens_per_s": Column("tokens a second"),
     "train_s": Column("training time", "s"),
     "train_steps": Column("steps", kind="count"),

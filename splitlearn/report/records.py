@@ -48,6 +48,7 @@ def read_row(folder: Path, name: str) -> dict[str, Any]:
         "tags": plain_text(", ".join(map(str, summary.tags or ()))),
         "sweep": None if summary.sweep is None else plain_text(summary.sweep),
         **_quality(summary.metrics or {}),
+        **_attacks(summary.attacks or {}),
         **_memory(summary),
         **_traffic(summary.traffic or {}),
         **_step_times(summary.phases or {}, summary.metrics or {}),
@@ -85,9 +86,19 @@ def _seed(summary: RunSummary, overrides: Sequence[str], folder: Path) -> int | 
 
 def _quality(metrics: Mapping[str, Any]) -> dict[str, Any]:
     names = {"loss": "val_loss_after", "loss_before": "val_loss_before", "perplexity": "val_perplexity_after"}
-    same = ("tokens_per_s", "train_s", "peak_rss_gib", "peak_anonymous_gib", "peak_gpu_gib", "token_recovery")
+    same = ("tokens_per_s", "train_s", "peak_rss_gib", "peak_anonymous_gib", "peak_gpu_gib")
     figures = {name: as_figure(metrics.get(key)) for name, key in {**names, **{name: name for name in same}}.items()}
     return {**figures, **{name: _count(metrics.get(name)) for name in ("train_steps", "train_tokens")}}
+
+
+def _attacks(attacks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the best attack recovered, and which attack that is."""
+    headline = as_mapping(attacks.get("headline"))
+    attack, cut, direction = (headline.get(name) for name in ("attack", "cut", "direction"))
+    words = [attack, None if _count(cut) is None else f"cut {cut}", direction]
+    figures = {name: as_figure(headline.get(name)) for name in ("token_recovery", "rouge_l")}
+    best = plain_text(" ".join(word for word in words if isinstance(word, str)))
+    return {**figures, "best_attack": best or None}
 
 
 def _memory(summary: RunSummary) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_cuts_with_the_same_loss(tmp_path: Path) -> None:
 def test_a_leak_is_judged_where_it_was_measured(tmp_path: Path) -> None:
     for number, (first, recovery) in enumerate([(1, 0.9), (2, 0.4), (3, None)]):
         record: Any = summary(first, 6)
-        record["metrics"]["token_recovery"] = recovery
+        record["attacks"] = {"headline": {"token_recovery": recovery}}
         write_run(tmp_path / str(number), record)
     found = recommend(read_runs(tmp_path), Budgets(max_recovery=0.5))
     assert found.split_point_1 == 2 and "40.0% of the tokens recovered by the best attack" in found.reason

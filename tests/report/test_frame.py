@@ -83,13 +83,26 @@ def test_records_of_older_releases(tmp_path: Path) -> None:
 
 def test_figures_of_the_wrong_kind_are_not_known(tmp_path: Path) -> None:
     record = summary(1, 6)
-    record["metrics"] |= {"train_steps": 10**30, "token_recovery": "<b>1</b>"}
+    record["metrics"] |= {"train_steps": 10**30}
+    record["attacks"] = {"headline": {"attack": ["<b>"], "cut": 1, "token_recovery": "<b>1</b>"}}
     record["memory"] = {"parties": {"client": [1], "server": "2"}}
     record["traffic"] = {"cut_1": {"activation_uplink_bytes_per_step": None}, "cut_2": 3}
     record["phases"] = {"step": "fast"}
     row = read_runs(write_run(tmp_path / "0", record)).iloc[0]
     for name in ("train_steps", "token_recovery", "client_gib", "server_gib", "bytes_per_step", "step_p95_s"):
         assert pd.isna(row[name]), name
+    assert row["best_attack"] == "cut 1"
+    record["attacks"] = {"headline": 7}
+    row = read_runs(write_run(tmp_path / "1", record)).iloc[0]
+    assert pd.isna(row["token_recovery"]) and row["best_attack"] is None
+
+
+def test_what_the_best_attack_recovers(tmp_path: Path) -> None:
+    record = summary(1, 6)
+    headline = {"attack": "mlp", "cut": 1, "direction": "forward", "token_recovery": 0.75, "rouge_l": 0.5}
+    record["attacks"] = {"headline": headline, "attacks": [headline]}
+    row = read_runs(write_run(tmp_path / "0", record)).iloc[0]
+    assert (row["token_recovery"], row["rouge_l"], row["best_attack"]) == (0.75, 0.5, "mlp cut 1 forward")
 
 
 def test_not_a_number_is_not_known(tmp_path: Path) -> None:

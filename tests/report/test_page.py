@@ -261,7 +261,7 @@ def test_several_models_are_apart(tmp_path: Path) -> None:
     for model in ("one", "two"):
         for first in (1, 2):
             record = summary(first, 6, model=model)
-            record["metrics"]["token_recovery"] = 0.125 * first
+            record["attacks"] = {"headline": {"token_recovery": 0.125 * first}}
             write_run(tmp_path / model / str(first), record)
     report = write_report([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
     assert list(report.recommended) == ["one", "two"] and report.files[0] == tmp_path / "out" / "report.html"
