@@ -59,7 +59,7 @@ def whole_file(path: Path, num_bytes: int | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, exist_ok: bool = False, num_bytes: int | None = None) -> Iterator[Path]:
+def whole_folder(path: Path, exist_ok: bool = False, num_bytes: int | None = None, private: bool = False) -> Iterator[Path]:
     """Write a folder so that it appears with all of its files, which have the permissions that the user's mask gives.
 
     Args:
@@ -67,6 +67,7 @@ def whole_folder(path: Path, exist_ok: bool = False, num_bytes: int | None = Non
         exist_ok: whether the folder may be there already. Once all new files are written, they are then renamed into it one by
             one; its other files stay.
         num_bytes: how much its files will hold at least, where that is known: it is then refused before anything is written.
+        private: whether only its owner may read it and its files, whatever the user's mask says.
 
     Yields:
         The path of an empty folder to fill. It becomes ``path`` when the block ends, and is removed if the block raises.
@@ -78,9 +79,9 @@ def whole_folder(path: Path, exist_ok: bool = False, num_bytes: int | None = Non
     with explain_full_disk(path, num_bytes):
         check_room(path, num_bytes or 0, in_one_file=False)
         with _temporary_beside(path) as temporary:
-            temporary.mkdir()
+            temporary.mkdir(mode=0o700 if private else 0o777)
             yield temporary
-            _set_modes(temporary, (temporary.parent / LOCK_FILE).stat().st_mode & 0o777)
+            _set_modes(temporary, 0o600 if private else (temporary.parent / LOCK_FILE).stat().st_mode & 0o777)
             _sync_content(temporary)
             if exist_ok and path.is_dir():
                 for entry in sorted(temporary.iterdir()):
