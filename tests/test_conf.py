@@ -56,7 +56,7 @@ def test_the_number_of_files() -> None:
     counts: dict[str, int] = {}
     for file in FILES:
         counts[str(file.parent)] = counts.get(str(file.parent), 0) + 1
-    assert counts == {".": 8, **GROUPS}
+    assert counts == {".": 9, **GROUPS}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path()], ids=str)
@@ -70,10 +70,12 @@ def test_every_choice_composes_and_resolves(file: Path) -> None:
 def test_top_level_files_compose() -> None:
     names = {path.name for path in FILES if path.parent == Path()}
     assert names == {
-        f"{name}.yaml" for name in ("train", "plan", "verify", "generate", "evaluate", "export", "prepare", "report")
+        f"{name}.yaml"
+        for name in ("train", "plan", "verify", "generate", "evaluate", "export", "prepare", "report", "certificates")
     }
     check_targets(OmegaConf.to_container(compose("run_folder=/tmp/run"), resolve=True, throw_on_missing=True))
     compose("source=a.gguf", "out=b", config_name="prepare")
+    compose("out=a", config_name="certificates")
     compose("run=a", "out=b", config_name="export")
     compose("run=a", config_name="evaluate")
     compose("folders=[a, b]", config_name="report")

@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "write a run's model as one ordinary Hugging Face folder",
     "report": "put the runs of sweeps into one table and one page, and recommend a cut",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
+    "certificates": "make keys and certificates, by which parties in processes of their own know each other",
 }
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     if name in ("-h", "--help"):
         print("usage: python -m splitlearn COMMAND [NAME=VALUE ...]\n")
         for command, purpose in COMMANDS.items():
-            print(f"  {command:<10}{purpose}")
+            print(f"  {command:<14}{purpose}")
         print("\n`python -m splitlearn COMMAND --help` shows a command's settings, `--version` what is installed")
         raise SystemExit(0)
     if name == "--version":

@@ -163,6 +163,17 @@ class ReportSettings:
     max_loss_increase: Annotated[float | None, Rule(least=0)]
 
 
+@dataclass
+class CertificatesSettings:
+    """``conf/certificates.yaml``."""
+
+    out: str
+    parties: Any
+    hosts: Any
+    days: Annotated[int, Rule(least=1)]
+    authority: str | None
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainSettings,
     "plan": PlanSettings,
@@ -171,5 +182,6 @@ SCHEMAS: dict[str, type] = {
     "export": ExportSettings,
     "evaluate": EvaluateSettings,
     "prepare": PrepareSettings,
+    "certificates": CertificatesSettings,
     "report": ReportSettings,
 }

@@ -73,6 +73,25 @@ def test_an_answer_comes_at_once(arguments: list[str], status: int, told: str, t
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
+def test_certificates_are_made_at_once_and_never_again(tmp_path: Path) -> None:
+    arguments = ("certificates", "out=keys", "parties=[server,alice]", "hosts=[trunk.example.org,10.0.0.7]", "days=7")
+    code, out, err, seconds = run(tmp_path, *arguments)
+    assert (code, err) == (0, "")
+    assert seconds < MOST_SECONDS
+    lines = out.splitlines()
+    assert lines[0].startswith("wrote keys, valid until ")
+    assert lines[1].startswith("  keys/server: hand it to server, which serves at trunk.example.org, 10.0.0.7, over a way")
+    assert lines[2].startswith("  keys/alice: hand it to alice, over a way that nobody else can read")
+    assert lines[3] == "  keys/authority: keep it; who has its key can make parties"
+    assert lines[4].startswith("the authority's SHA-256, ")
+    assert not list((tmp_path / "keys").rglob("*.yaml"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    code, out, err, _ = run(tmp_path, *arguments)
+    assert (code, out) == (2, "")
+    assert err == "error: out=keys exists already, and keys are never overwritten; name a new folder\n"
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+
+
 def test_the_script_answers_likewise(tmp_path: Path) -> None:
     code, _, err, seconds = run(tmp_path, "data.sede=1", script=str(ROOT / "train.py"))
     assert (code, err) == (2, "error: data.sede is no setting of train; data.seed was probably meant\n")

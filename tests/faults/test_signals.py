@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import splitlearn.app
+import splitlearn.certificates
 import splitlearn.report
 from splitlearn.app import saving
 from splitlearn.app.recorder import Recorder
@@ -178,7 +179,7 @@ def test_every_command_tells_of_the_signal(is_lost: bool, tmp_path: Path) -> Non
     """Fault: SIGTERM while any command works. Promise: one sentence, status 143."""
     number = signal.SIGTERM
     needs = {"export": ["run=x", "out=y"], "prepare": ["source=x", f"out={tmp_path / 'out'}"], "evaluate": ["run=x"]}
-    needs |= {"generate": ["run=x", "prompt=a"], "report": ["folders=[x]"]}
+    needs |= {"generate": ["run=x", "prompt=a"], "report": ["folders=[x]"], "certificates": ["out=y"]}
 
     def works(*args: Any, **kwargs: Any) -> None:
         try:
@@ -194,6 +195,7 @@ def test_every_command_tells_of_the_signal(is_lost: bool, tmp_path: Path) -> Non
             vars(splitlearn.app)[command] = works
         vars(splitlearn.checkpoint)["prepare_checkpoint"] = works
         vars(splitlearn.report)["write_report"] = works
+        vars(splitlearn.certificates)["make_certificates"] = works
 
     for command in COMMANDS:
         ended = run_command(command, *needs.get(command, []), f"hydra.run.dir={tmp_path / 'run'}", prepare=prepare)

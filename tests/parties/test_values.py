@@ -33,9 +33,7 @@ def test_plain_values_come_out_with_their_types(value: Any) -> None:
 
 def test_the_state_of_an_optimizer_crosses() -> None:
     moments = {name: torch.randn(3, 2) for name in ("exp_avg", "exp_avg_sq")}
-    groups = [
-        {"name": "trunk", "lr": 1e-3, "betas": (0.9, 0.95), "amsgrad": False, "foreach": None, "params": ["w"]}
-    ]
+    groups = [{"name": "trunk", "lr": 1e-3, "betas": (0.9, 0.95), "amsgrad": False, "foreach": None, "params": ["w"]}]
     state = {"state": {"model.weight": {"step": torch.tensor(3.0), **moments}}, "param_groups": groups}
     tensors: dict[str, torch.Tensor] = {}
     written = write_value(state, tensors, "state")
