@@ -1,21 +1,50 @@
 """Attacks on the data that cross a cut: the texts that an honest-but-curious party can recover from them."""
 
 from splitlearn.attacks.attack import Attack
+from splitlearn.attacks.baseline import measure_baseline
 from splitlearn.attacks.budget import Budget, BudgetMeter, BudgetUse
+from splitlearn.attacks.collecting import collect
+from splitlearn.attacks.inverters import MlpInverter, TrainedInverter, TransformerInverter
+from splitlearn.attacks.nearest import NearestEmbedding
+from splitlearn.attacks.prefix_search import PrefixSearch
+from splitlearn.attacks.ranking import Ranker, RankingAttack, seeded
 from splitlearn.attacks.result import AttackResult, Baseline, Reconstruction
+from splitlearn.attacks.ridge import RidgeMap
+from splitlearn.attacks.scores import NO_GUESS, rouge_l, token_recovery
+from splitlearn.attacks.scoring import score
+from splitlearn.attacks.texts import DEFAULT_TOKENS, AttackTexts, divide_texts, token_overlap
 from splitlearn.attacks.view import BACKWARD, FORWARD, AttackerView, Pieces, PublicModel
 
 __all__ = [
     "BACKWARD",
+    "DEFAULT_TOKENS",
     "FORWARD",
+    "NO_GUESS",
     "Attack",
     "AttackResult",
+    "AttackTexts",
     "AttackerView",
     "Baseline",
     "Budget",
     "BudgetMeter",
     "BudgetUse",
+    "MlpInverter",
+    "NearestEmbedding",
     "Pieces",
+    "PrefixSearch",
     "PublicModel",
+    "Ranker",
+    "RankingAttack",
     "Reconstruction",
+    "RidgeMap",
+    "TrainedInverter",
+    "TransformerInverter",
+    "collect",
+    "divide_texts",
+    "measure_baseline",
+    "rouge_l",
+    "score",
+    "seeded",
+    "token_overlap",
+    "token_recovery",
 ]

@@ -105,6 +105,18 @@ class BudgetMeter:
             self.steps += steps
         return self.ended_by is None
 
+    def progress(self, total_steps: int) -> float:
+        """Return how much of the way is done, between 0 and 1, so that a learning rate ends low whichever limit comes first.
+
+        Args:
+            total_steps: steps that the attack takes if nothing ends it.
+        """
+        steps = total_steps if self.limits.steps is None else min(total_steps, self.limits.steps)
+        shares = [self.steps / steps if steps else 1.0]
+        if self.limits.seconds is not None:
+            shares.append(self.seconds / self.limits.seconds if self.limits.seconds else 1.0)
+        return min(1.0, max(shares))
+
     def use(self) -> BudgetUse:
         """Return what has been used so far."""
         return BudgetUse(self.pieces, self.steps, round(self.seconds, 3), self.ended_by, self.limits)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from splitlearn.boundary import CUT_NAMES
-from splitlearn.model import SplitModel
+from splitlearn.model import ComposedCausalLM, SplitModel, evaluating
 
 # Which way the recorded tensors crossed the cut: smashed data go forward, their gradients backward.
 FORWARD, BACKWARD = "forward", "backward"
+# Test pieces on which the public language model guesses; it takes a run of the whole model.
+_NUM_GUESSED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +80,41 @@ class PublicModel:
     trunk: SplitModel | None = None
     top: SplitModel | None = None
 
+    @classmethod
+    def of(cls, model: ComposedCausalLM) -> PublicModel:
+        """Return all weights of a model, as an attacker has them who knows the base model.
+
+        Args:
+            model: the base model; its weights are shared, not copied.
+        """
+        embedding = model.bottom.model.get_input_embeddings()
+        weight_VD = cast(torch.Tensor, embedding.weight)
+        with torch.no_grad(), torch.inference_mode(False):
+            # Called rather than read, since some architectures scale the rows.
+            rows_VD = embedding(torch.arange(len(weight_VD), device=weight_VD.device))
+        return cls(rows_VD.detach().float().cpu(), *model.parts)
+
+    def next_tokens(self, ids_NT: torch.Tensor, mask_NT: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Return the language model's guess of the token after each position, shape (N, T); None if a part is not public.
+
+        Args:
+            ids_NT: token ids, shape (N, T).
+            mask_NT: True for real tokens, shape (N, T); None if all are.
+        """
+        parts = _all_or_none((self.bottom, self.trunk, self.top))
+        if not parts:
+            return None
+        arguments = {} if mask_NT is None else {"attention_mask": mask_NT.long()}
+        with evaluating(nn.ModuleList(parts)), torch.no_grad():
+            rows = []
+            for start in range(len(ids_NT)):
+                # One piece at a time: the logits of a large vocabulary take memory.
+                values: Any = ids_NT[start : start + 1]
+                for part in parts:
+                    values = part(values, **{name: value[start : start + 1] for name, value in arguments.items()})
+                rows.append(values.logits.argmax(dim=-1).cpu())
+        return torch.cat(rows)
+
     def below(self, cut: int) -> tuple[SplitModel, ...]:
         """Return the public parts below a cut, in order; none if one of them is not public.
 
@@ -124,6 +164,30 @@ class AttackerView:
             raise ValueError(f"cut is {self.cut}; use 1 or 2")
         if self.direction not in (FORWARD, BACKWARD):
             raise ValueError(f"direction is {self.direction!r}; use {FORWARD!r} or {BACKWARD!r}")
+
+    def public_rows(self, attack: str) -> torch.Tensor:
+        """Return the public embedding in float32, shape (V, D).
+
+        Args:
+            attack: who needs it, for the message.
+
+        Raises:
+            ValueError: no weights are public.
+        """
+        if self.public is None:
+            raise ValueError(f"{attack} needs the public embedding, and no weights are public")
+        return self.public.embedding_VD.float()
+
+    @cached_property
+    def next_tokens(self) -> torch.Tensor | None:
+        """The public language model's guess of the token after each position of the first test pieces, shape (K, T).
+
+        None if the whole model is not public. It is worked out once for all attacks, as a figure to compare with.
+        """
+        if self.public is None:
+            return None
+        mask = self.test.mask_NT
+        return self.public.next_tokens(self.test.ids_NT[:_NUM_GUESSED], None if mask is None else mask[:_NUM_GUESSED])
 
 
 def _all_or_none(parts: Sequence[SplitModel | None]) -> tuple[SplitModel, ...]:

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, D hidden size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,14 +75,30 @@ class Boundary:
         self.gradient_codec = gradient_codec
         self.observers: list[BoundaryObserver] = []
         self._generators = generators
+        self._carries_trials = False
+
+    def rehearsal(self, meter: TrafficMeter, generators: NamedGenerators) -> Boundary:
+        """Return a copy over which trials cross as other calls do, encoded and shown to observers.
+
+        Nothing of this boundary changes by it: the copy has its own codecs with their state, its own observers (none yet), and
+        the given meter and random numbers.
+
+        Args:
+            meter: counts the bytes of the trials.
+            generators: random number generators by name.
+        """
+        copied = copy.copy(self)
+        copied.meter, copied._generators, copied.observers, copied._carries_trials = meter, generators, [], True
+        copied.codec, copied.gradient_codec = copy.deepcopy((self.codec, self.gradient_codec))
+        return copied
 
     def passes_directly(self, kind: CallKind) -> bool:
-        """Whether nothing is sent: both sides are one party, or the call is a trial.
+        """Whether nothing is sent: both sides are one party, or the call is a trial, which only a rehearsal carries.
 
         Args:
             kind: purpose of the call.
         """
-        return not self.route.is_crossed or kind is CallKind.TRIAL
+        return not self.route.is_crossed or (kind is CallKind.TRIAL and not self._carries_trials)
 
     def generator(self, payload: str, device: torch.device) -> torch.Generator:
         """Return the generator from which an observer draws noise for the tensors that are sent here.

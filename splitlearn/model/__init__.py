@@ -5,6 +5,7 @@ from splitlearn.model.blueprint import Blueprint, Origin, compare_configs, draw_
 from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.digest import digest, part_digest
+from splitlearn.model.modes import evaluating
 from splitlearn.model.parameter_names import fill_parameters, named_parameters, stored_names, trained_parameters
 from splitlearn.model.part_call import PartOutput
 from splitlearn.model.passage import Neutral
@@ -39,6 +40,7 @@ __all__ = [
     "draw_blueprint",
     "embedding_width",
     "ends_elsewhere",
+    "evaluating",
     "fill_parameters",
     "find_ties",
     "has_linear_head",

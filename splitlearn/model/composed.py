@@ -141,6 +141,22 @@ class ComposedCausalLM(nn.Module):
                 output[name] = cache
         return output
 
+    def rehearsal(self, seed: int) -> ComposedCausalLM:
+        """Return a model of the same parts for trials whose data cross the cuts exactly as in other calls.
+
+        Its boundaries are `Boundary.rehearsal`s with a meter and random numbers of their own, so that traffic, random numbers
+        and the codecs' state of this model stay as they are.
+
+        Args:
+            seed: seed of the codecs' random numbers.
+        """
+        generators = NamedGenerators(seed)
+        copied = copy.copy(self)
+        copied.meter, copied.generators, copied.stage_observers = TrafficMeter(), generators, []
+        below, above = (boundary.rehearsal(copied.meter, generators) for boundary in self.boundaries)
+        copied.boundaries = below, above
+        return copied
+
     def evaluating(self) -> AbstractContextManager[None]:
         """Put all modules in evaluation mode, and each back into its own mode afterwards."""
         return evaluating(self)

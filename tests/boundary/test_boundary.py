@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn.boundary import CODECS, U_SHAPED, Boundary, BoundaryObserver, CallKind, Parcel, Route
+from splitlearn.boundary import CODECS, U_SHAPED, Boundary, BoundaryObserver, CallKind, Parcel, Route, TrafficMeter
 from splitlearn.boundary.routes import Direction
 from splitlearn.randomness import NamedGenerators
 
@@ -39,6 +39,23 @@ def test_values_and_gradients_come_out_to_the_bit() -> None:
     expected_BTD, direct = parcel_of()
     (direct.hidden_BTD**3).sum().backward()
     assert torch.equal(leaf_BTD.grad, expected_BTD.grad)  # type: ignore[arg-type]
+
+
+def test_a_rehearsal_carries_trials_and_changes_nothing_of_its_boundary() -> None:
+    generators = NamedGenerators(0)
+    boundary = Boundary(U_SHAPED[0], codec=CODECS["int8"], generators=generators)
+    boundary.observers.append(BoundaryObserver())
+    meter = TrafficMeter()
+    rehearsal = boundary.rehearsal(meter, NamedGenerators(1))
+    assert boundary.passes_directly(CallKind.TRIAL) and not rehearsal.passes_directly(CallKind.TRIAL)
+    _, parcel = parcel_of()
+    received, _ = cross(rehearsal, parcel, CallKind.TRIAL)
+    expected, _ = cross(boundary, parcel, CallKind.EVALUATE)
+    assert torch.equal(received.hidden_BTD, expected.hidden_BTD) and not torch.equal(received.hidden_BTD, parcel.hidden_BTD)
+    assert meter.totals(CallKind.TRIAL)["cut_1"]["activation_uplink_bytes"]
+    assert boundary.meter.totals(CallKind.TRIAL)["cut_1"] == NOTHING and not rehearsal.observers
+    rehearsal.generator("activation", CPU)
+    assert not generators.state()["states"]
 
 
 def test_buffers_are_counted_by_their_real_size_and_way() -> None:
