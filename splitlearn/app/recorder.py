@@ -17,7 +17,7 @@ from splitlearn.app.checkpoints import FinishedRunError, find_best
 from splitlearn.app.configuration import plain
 from splitlearn.app.run_folder import abandoned_searches, foreign_file, holds_run, own_files, remove, save_hydra_files
 from splitlearn.app.sweeping import TRACEBACK_FILE, keep_traceback
-from splitlearn.cut import CutError
+from splitlearn.cut import CutError, describe_threats
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import WriteError, remove_leftovers, write_text
 from splitlearn.redaction import without_queries
@@ -140,6 +140,8 @@ class Recorder:
             parts=[part.to_dict() for part in part_memory(module.parts)],
             loading=[asdict(part.receipt) for part in module.parts if part.receipt is not None],
             trained={name: what.value for name, what in module.trained.items()},
+            # A part whose modules get no adapters turns out to be frozen once it is loaded.
+            threat_model=describe_threats(module.placement, module.trained),
             learning_rate=module.learning_rate,
             saved_parts=saved.get("parts"),
             adapters=saved.get("adapters"),

@@ -28,6 +28,7 @@ from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
 from splitlearn.app.step_figures import log_figures, measured_memory, measured_phases
 from splitlearn.app.sweeping import describe_job, refuse_done_job, settle_job
+from splitlearn.cut import describe_threats
 from splitlearn.data import BlockDataModule, remove_abandoned_rows
 from splitlearn.runs import Stamp, hold_run_folder, open_run_folder, read_summary
 from splitlearn.settings import check, without_interpolation
@@ -116,6 +117,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     if checkpoint is not None and run_folder.resolve() in Path(str(ckpt_path)).resolve().parents:
         refuse_finished(checkpoint, str(ckpt_path), cfg, read_summary(run_folder))
     module = make_module(cfg, opened, placement)
+    recorder.note(threat_model=describe_threats(placement, module.trained))
     check_memory(opened, module)
     if cfg.verbose and module.adapters.method is not None:
         print(f"learning rate of adapters: {rate_of_adapters(module):g}")

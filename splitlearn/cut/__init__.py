@@ -6,12 +6,15 @@ from splitlearn.cut.part_training import PartTraining
 from splitlearn.cut.party import Party, PlacementError
 from splitlearn.cut.placement import CUTS, Placement, refuse_both
 from splitlearn.cut.plan import PART_NAMES, CutError, PartSpec, SplitPlan, check_part_names
+from splitlearn.cut.threat_model import HONEST_BUT_CURIOUS, Exposure, describe_threats, find_exposures
 
 __all__ = [
     "CUTS",
+    "HONEST_BUT_CURIOUS",
     "PART_NAMES",
     "CutError",
     "DeviceMapError",
+    "Exposure",
     "ParamMapper",
     "PartSpec",
     "PartTraining",
@@ -20,6 +23,8 @@ __all__ = [
     "PlacementError",
     "SplitPlan",
     "check_part_names",
+    "describe_threats",
+    "find_exposures",
     "refuse_both",
     "resolve_device_map",
 ]

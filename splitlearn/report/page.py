@@ -29,6 +29,7 @@ from splitlearn.report.groups import group_runs
 from splitlearn.report.plots import figures_json
 from splitlearn.report.sweep_figures import HEAT_MAPS, Sweep, curves_figure, heat_map, trade_off
 from splitlearn.report.tables import count_statuses, figure_text, mean_text
+from splitlearn.report.threats import threats_in_words
 from splitlearn.runs import RunSummary
 
 # With more runs only the Pareto and the best ones have curves.
@@ -273,6 +274,7 @@ def run_page(title: str, row: pd.Series, summary: RunSummary, command: str) -> s
         ],
         kinds=list(run_figures.MEMORY_KINDS.values()),
         traffic=[[*words, format_bytes(size)] for *words, size in run_figures.traffic_rows(traffic)],
+        threats=threats_in_words(summary.threat_model or {}),
         receipt=receipt_rows(summary.loading or []),
         versions=[(plain_text(name), plain_text(number)) for name, number in (summary.versions or {}).items()],
         command=command,

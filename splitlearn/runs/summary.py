@@ -38,6 +38,8 @@ class RunSummary:
         split_point_2: first layer of the top.
         seed: the run's seed; None in records of releases that did not note it.
         placement: parties with their parts and devices, and which data cross each cut.
+        threat_model: what an attacker is taken to be and to know, what each party holds, trains, knows and receives, and what
+            could be recovered from that.
         tags: words of the user's own.
         rows: how many rows were read, are used, and were left out, by reason.
         metrics: held-out loss and perplexity before and after, steps, tokens, seconds, tokens per second, and peaks in GiB.
@@ -79,6 +81,7 @@ class RunSummary:
     split_point_2: int | None = None
     seed: int | None = None
     placement: dict[str, Any] | None = None
+    threat_model: dict[str, Any] | None = None
     tags: list[Any] | None = None
     rows: dict[str, int] | None = None
     metrics: dict[str, Any] | None = None

@@ -54,6 +54,8 @@ def test_the_run_folder(result: splitlearn.app.TrainResult) -> None:
     assert summary["status"] == "completed"
     assert (summary["split_point_1"], summary["split_point_2"]) == (3, 6)
     assert summary["metrics"] == result.metrics
+    assert summary["threat_model"]["parties"]["server"]["receives"][0] == "smashed data at cut 1"
+    assert summary["threat_model"]["parties"]["client"]["trains"] == ["bottom", "top"]
     assert [each["part"] for each in summary["loading"]] == ["bottom", "trunk", "top"]
     assert all(each["read_bytes"] + each["shared_bytes"] == each["needed_bytes"] > 0 for each in summary["loading"])
     assert not any(each["mapped_bytes"] for each in summary["loading"]), "trained weights are memory of their own"
