@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from splitlearn.attacks.budget import Budget
+from splitlearn.attacks.rehearsing import rehearsing
 from splitlearn.attacks.view import FORWARD, Pieces
 from splitlearn.boundary import BoundaryObserver, CallKind, Handover, Parcel
 from splitlearn.model import ComposedCausalLM, Finished
@@ -67,8 +68,7 @@ def collect(
     chosen = _Chosen(ids_NT[:num_pieces], mask_NT, labels_NT)
     kept: list[torch.Tensor] = []
     smashed: list[torch.Tensor] = []
-    with _untouched(model), torch.inference_mode(False):
-        rehearsal = model.rehearsal(seed)
+    with rehearsing(model, seed) as rehearsal:
         record = _record_forward if direction == FORWARD else _record_backward
         for start in range(0, num_pieces, batch_size):
             if kept and not meter.take_step():
@@ -156,14 +156,6 @@ def _record_backward(model: ComposedCausalLM, cut: int, batch: dict[str, torch.T
         finished = cast(Finished, model.run(from_cut, cut, kind=CallKind.TRIAL, labels=batch["labels"], **arguments))
         torch.autograd.grad(finished.output.loss, leaf)
     return [*recorder.crossed, leaf.detach()]
-
-
-@contextmanager
-def _untouched(model: ComposedCausalLM) -> Iterator[None]:
-    """Run a model in evaluation mode under forked random state."""
-    devices = sorted({part.device.index or 0 for part in model.parts if part.device.type == "cuda"})
-    with torch.random.fork_rng(devices), model.evaluating():
-        yield
 
 
 def _check_memory(num_pieces: int, kept: list[torch.Tensor], dtype: torch.dtype, max_mib: float | None) -> None:

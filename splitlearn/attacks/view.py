@@ -56,11 +56,20 @@ class Pieces:
         Args:
             count: how many.
         """
+        return self.between(0, count)
+
+    def between(self, start: int, stop: int) -> Pieces:
+        """Return some pieces in a row.
+
+        Args:
+            start: the number of the first.
+            stop: one past the number of the last.
+        """
         further = (self.labels_NT, self.mask_NT, self.smashed_NTD)
         return Pieces(
-            self.ids_NT[:count],
-            self.crossed_NTD[:count],
-            *(None if tensor is None else tensor[:count] for tensor in further),
+            self.ids_NT[start:stop],
+            self.crossed_NTD[start:stop],
+            *(None if tensor is None else tensor[start:stop] for tensor in further),
         )
 
 

@@ -1,0 +1,24 @@
+"""Running a model without leaving a trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from splitlearn.model import ComposedCausalLM
+
+
+@contextmanager
+def rehearsing(model: ComposedCausalLM, seed: int) -> Iterator[ComposedCausalLM]:
+    """Give a model that has this one's parts, in evaluation mode, and boundaries, traffic and random numbers of its own.
+
+    Args:
+        model: the model. Its modes, random numbers, traffic and codecs' state are afterwards as they were, and so are torch's
+            random numbers.
+        seed: seed of the codecs' noise.
+    """
+    devices = sorted({part.device.index or 0 for part in model.parts if part.device.type == "cuda"})
+    with torch.random.fork_rng(devices), model.evaluating(), torch.inference_mode(False):
+        yield model.rehearsal(seed)
