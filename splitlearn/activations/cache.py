@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from splitlearn.activations.store import RowStore, row_bytes
-from splitlearn.boundary import CODECS
+from splitlearn.boundary import CallKind, Codec, CodecContext, Columns, codec_class
 from splitlearn.embedded import cache_folder
 from splitlearn.files import write_text
 from splitlearn.memory import GIB
 from splitlearn.naming import named
 
 KEEP = ("none", "memory", "disk")
+# Codecs without state or noise, whose columns have one entry for each row; by the names of settings, of older releases first.
+_CODECS = {"none": "exact", "bfloat16": "bf16", "int8": "int8", "exact": "exact", "bf16": "bf16"}
 # From places in a batch, and whether the call is a trial, to smashed data (B, T, D).
 Compute = Callable[[torch.Tensor, bool], torch.Tensor]
 
@@ -32,7 +34,8 @@ class CacheSettings:
     Attributes:
         keep: ``"none"``, ``"memory"``, or ``"disk"``, where later runs with the same model, cut and data find it.
         max_gib: the most GiB to keep; rows beyond it are computed anew each time.
-        codec: ``"none"`` keeps values as they are; ``"bfloat16"`` and ``"int8"`` take less room, and losses then differ.
+        codec: ``"none"`` or ``"exact"`` keeps values as they are; ``"bfloat16"`` or ``"bf16"``, and ``"int8"``, take less room,
+            and losses then differ.
     """
 
     keep: str = "none"
@@ -57,7 +60,7 @@ class CacheSettings:
         if unknown:
             raise ValueError(f"{named(unknown[0])} is not known; there are {', '.join(cls.__dataclass_fields__)}")
         made = cls(**values)
-        for name, allowed in {"keep": KEEP, "codec": tuple(CODECS)}.items():
+        for name, allowed in {"keep": KEEP, "codec": tuple(_CODECS)}.items():
             if getattr(made, name) not in allowed:
                 raise ValueError(f"{named(name)} is {getattr(made, name)!r}; use one of {', '.join(allowed)}")
         if isinstance(made.max_gib, bool) or not isinstance(made.max_gib, (int, float)) or made.max_gib <= 0:
@@ -79,7 +82,7 @@ class ActivationCache:
     """
 
     def __init__(self, settings: CacheSettings, num_rows: int, key: Mapping[str, Any], max_bytes: int | None = None) -> None:
-        self._codec = CODECS[settings.codec]
+        self._codec: Codec = codec_class(_CODECS[settings.codec])()
         self._keep = settings.keep
         self._num_rows = num_rows
         self._key = {**key, "codec": settings.codec, "num_rows": num_rows}
@@ -105,15 +108,15 @@ class ActivationCache:
         known_B = torch.zeros_like(rows_B, dtype=torch.bool) if self._store is None else self._store.has(rows_B)
         missing = (~known_B).nonzero().flatten()
         if len(missing) == 0 and self._store is not None:
-            return self._codec.decode(self._store.read(rows_B), self._dtype)
+            return self._decode(self._store.read(rows_B), self._dtype)
         with torch.no_grad():
             fresh = compute(missing, False)
             if self._store is None:
                 _check_no_chance(fresh, compute, missing)
         self._dtype = fresh.dtype
-        encoded = self._codec.encode(fresh)
+        encoded = self._codec.encode(fresh, _context(fresh.shape))
         # Use the decoded values in the first epoch too, so that every epoch sees the same.
-        used = self._codec.decode(encoded, fresh.dtype)
+        used = self._decode(encoded, fresh.dtype)
         on_cpu = {name: column.cpu() for name, column in encoded.items()}
         if self._store is None:
             self._store = self._open(on_cpu)
@@ -123,8 +126,11 @@ class ActivationCache:
         whole = used.new_empty(len(rows_B), *used.shape[1:])
         whole[missing.to(whole.device)] = used
         kept = known_B.nonzero().flatten()
-        whole[kept.to(whole.device)] = self._codec.decode(self._store.read(rows_B[kept]), fresh.dtype).to(whole.device)
+        whole[kept.to(whole.device)] = self._decode(self._store.read(rows_B[kept]), fresh.dtype).to(whole.device)
         return whole
+
+    def _decode(self, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
+        return self._codec.decode(columns, dtype, _context(columns["values"].shape))
 
     def _open(self, example: dict[str, torch.Tensor]) -> RowStore:
         room = min(self._num_rows, self._max_bytes // max(row_bytes(example), 1))
@@ -137,6 +143,11 @@ class ActivationCache:
         store = RowStore(example, room, folder)
         write_text(folder / "key.json", written)
         return store
+
+
+def _context(shape: torch.Size) -> CodecContext:
+    """Return what a codec without state is told: what is kept crosses no cut."""
+    return CodecContext(CallKind.EVALUATE, "", "activation", shape)
 
 
 def _check_no_chance(first: torch.Tensor, compute: Compute, places: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from splitlearn.app.checking import check_positions
 from splitlearn.app.checkpoints import find_checkpoint
-from splitlearn.app.opening_runs import open_run
+from splitlearn.app.opening_runs import crossing_of, open_run
 from splitlearn.app.prompts import Message, Question, ask, read_prompts
 from splitlearn.data import PromptFormat, read_tokenizer
 from splitlearn.export import RunRecord, export_run, restore, saved_files
@@ -109,6 +109,8 @@ class _Speaker:
 
     def __init__(self, cfg: DictConfig, record: RunRecord, opened: OpenedModel) -> None:
         self._cfg, self.record, self._opened = cfg, record, opened
+        # The base model is asked over the same boundaries as the trained one.
+        self._crossing = crossing_of(record)
         self._tokenizer = read_tokenizer(opened.source.name, opened.source.commit, record.folder)
         self._format = PromptFormat.read(record.folder)
 
@@ -126,7 +128,7 @@ class _Speaker:
 
     def restore(self, record: RunRecord | None) -> ComposedCausalLM:
         """Return the model that was trained, or the base model for None."""
-        return restore(self._opened, record)
+        return restore(self._opened, record, *self._crossing)
 
     def say(self, model: ComposedCausalLM, question: Question, stream: bool) -> str:
         """Return a model's answer; print it too as it comes if ``stream``."""

@@ -39,6 +39,8 @@ def make_module(cfg: DictConfig, opened: OpenedModel, placement: Placement) -> S
         activation_cache=plain(cfg.activation_cache),
         max_logits_mib=cfg.max_logits_mib,
         compile_layers=plain(cfg.compile),
+        # Runs of older releases have none.
+        boundary=plain(cfg.get("boundary")),
     )
 
 

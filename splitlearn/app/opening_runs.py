@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from splitlearn.app.checkpoints import find_checkpoint, read_checkpoint
+from splitlearn.boundary import U_SHAPED, BoundaryCodecs, Route, find_routes
 from splitlearn.checkpoint import CheckpointError
+from splitlearn.cut import Placement
 from splitlearn.data import base_tokenizer_digest
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, check_saved_state, load_base_part
 from splitlearn.loading import ModelRequest, OpenedModel, quantization_config, quantized_names
 from splitlearn.model import part_digest
+from splitlearn.naming import naming_group
+from splitlearn.runs import CONFIG_FILE
 from splitlearn.training import compare_bases, parse_dtype
 
 
@@ -38,6 +44,30 @@ def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, OpenedMod
     opened.settle_ties()
     check_base(record, opened)
     return record, opened
+
+
+def crossing_of(record: RunRecord) -> tuple[tuple[Route, Route], BoundaryCodecs]:
+    """Return which way data passed the cuts of a run, and how they were sent.
+
+    Raises:
+        ValueError: the run's configuration is damaged, or names a codec that is not installed.
+    """
+    placement = record.config.get("placement")
+    try:
+        with naming_group("boundary"):
+            codecs = BoundaryCodecs.from_plain(record.config.get("boundary"))
+        return U_SHAPED if placement is None else find_routes(_without_devices(placement)), codecs
+    except ValueError as error:
+        raise ValueError(f"{record.folder / CONFIG_FILE} cannot be used: {error}") from error
+
+
+def _without_devices(settings: Mapping[str, Any]) -> Placement:
+    """Return a run's placement on the CPU: the devices of its machine need not be here, and no route depends on them."""
+    parties = {
+        name: {key: value for key, value in party.items() if key != "devices"}
+        for name, party in (settings.get("parties") or {}).items()
+    }
+    return Placement.resolve(parties, str(settings.get("data")), str(settings.get("labels")), num_gpus=0)
 
 
 def request_of_base(record: RunRecord) -> ModelRequest:

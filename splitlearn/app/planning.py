@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from splitlearn.app.configuration import naming_settings
+from splitlearn.app.configuration import naming_settings, plain
 from splitlearn.app.models import open_model
 from splitlearn.app.placing import resolve_placement
+from splitlearn.boundary import BoundaryCodecs, find_routes
 from splitlearn.loading import dtype_in_full
+from splitlearn.naming import naming_group
 from splitlearn.planning import CutCost, cost_of
 from splitlearn.settings import check
 from splitlearn.verification import refuse_non_finite
@@ -29,10 +31,13 @@ def plan(cfg: DictConfig) -> CutCost:
     """
     check(cfg, "plan")
     placement = resolve_placement(cfg)
+    with naming_group("boundary"):
+        codecs = BoundaryCodecs.from_plain(plain(cfg.boundary))
+        codecs.refuse_unused(find_routes(placement))
     opened = open_model(cfg)
     opened.blueprint.check(opened.plan)
     if cfg.check:
         refuse_non_finite(opened.source, {match.source for match in opened.loader.matches})
     in_full = dtype_in_full(opened.request.dtype, opened.dtype)
-    cost = cost_of(opened, placement, cfg.rows, cfg.tokens, cfg.lora_rank, full_dtype=in_full)
+    cost = cost_of(opened, placement, cfg.rows, cfg.tokens, cfg.lora_rank, full_dtype=in_full, codecs=codecs)
     return replace(cost, model=cfg.model.name_or_path)

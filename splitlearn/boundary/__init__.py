@@ -2,29 +2,38 @@
 
 from splitlearn.boundary.boundary import Boundary, Ticket, pass_directly
 from splitlearn.boundary.calls import CallKind
-from splitlearn.boundary.codecs import CODECS, Codec
+from splitlearn.boundary.codecs import Codec, CodecContext, Columns, Exact, codec_class, codec_names
+from splitlearn.boundary.link import Link
 from splitlearn.boundary.meter import COUNTS, CUT_NAMES, PAYLOADS, TrafficMeter
 from splitlearn.boundary.observer import BoundaryObserver
 from splitlearn.boundary.parcel import Handover, LayerOutputs, Parcel, tensors_of, to_device
 from splitlearn.boundary.routes import U_SHAPED, Direction, Route, find_routes
+from splitlearn.boundary.settings import BoundaryCodecs, CodecSettings
 
 __all__ = [
-    "CODECS",
     "COUNTS",
     "CUT_NAMES",
     "PAYLOADS",
     "U_SHAPED",
     "Boundary",
+    "BoundaryCodecs",
     "BoundaryObserver",
     "CallKind",
     "Codec",
+    "CodecContext",
+    "CodecSettings",
+    "Columns",
     "Direction",
+    "Exact",
     "Handover",
     "LayerOutputs",
+    "Link",
     "Parcel",
     "Route",
     "Ticket",
     "TrafficMeter",
+    "codec_class",
+    "codec_names",
     "find_routes",
     "pass_directly",
     "tensors_of",

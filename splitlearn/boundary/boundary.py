@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from splitlearn.boundary import crossing
 from splitlearn.boundary.calls import CallKind
-from splitlearn.boundary.codecs import CODECS, Codec, Columns
+from splitlearn.boundary.codecs import Codec, CodecContext, Columns, Exact
 from splitlearn.boundary.meter import PAYLOADS, TrafficMeter
 from splitlearn.boundary.observer import BoundaryObserver
 from splitlearn.boundary.parcel import LayerOutputs, Parcel, tensors_of, to_device
@@ -42,19 +43,20 @@ class Ticket:
     # From a tensor's id to its place in the crossing: a tensor that is named twice crosses once.
     _places: Mapping[int, int]
     _ways: Sequence[Sequence[Direction]]
+    _rows_B: torch.Tensor | None
 
 
 class Boundary:
     """Sends and receives all data that cross one cut.
 
-    With the codec ``"none"`` it is exact: values and gradients come out as they went in, to the bit. Autograd drives the
+    With the codec `Exact` it is exact: values and gradients come out as they went in, to the bit. Autograd drives the
     gradients back over it; they cannot be differentiated a second time. Nothing crosses inside one party or in a trial.
 
     Args:
         route: which way data pass.
         meter: counts the bytes that cross; None makes one of its own.
-        codec: encodes smashed data and recorded outputs.
-        gradient_codec: encodes their gradients.
+        codec: encodes smashed data and recorded outputs; None sends them as they are.
+        gradient_codec: encodes their gradients; None sends them as they are.
         generators: random number generators by name; None uses the process's own.
 
     Attributes:
@@ -65,14 +67,14 @@ class Boundary:
         self,
         route: Route,
         meter: TrafficMeter | None = None,
-        codec: Codec = CODECS["none"],
-        gradient_codec: Codec = CODECS["none"],
+        codec: Codec | None = None,
+        gradient_codec: Codec | None = None,
         generators: NamedGenerators | None = None,
     ) -> None:
         self.route = route
         self.meter = meter or TrafficMeter()
-        self.codec = codec
-        self.gradient_codec = gradient_codec
+        self.codec = codec or Exact()
+        self.gradient_codec = gradient_codec or Exact()
         self.observers: list[BoundaryObserver] = []
         self._generators = generators
         self._carries_trials = False
@@ -101,7 +103,7 @@ class Boundary:
         return not self.route.is_crossed or (kind is CallKind.TRIAL and not self._carries_trials)
 
     def generator(self, payload: str, device: torch.device) -> torch.Generator:
-        """Return the generator from which an observer draws noise for the tensors that are sent here.
+        """Return the generator from which codecs and observers draw noise for the tensors that are sent here.
 
         There is one for activations, which the party below the cut sends, and one for gradients, which the party above sends.
         Each is seeded by its name and kept in the checkpoints of a run, so that the noise is the same in one process as in two.
@@ -122,12 +124,33 @@ class Boundary:
             return default_generators(device)[-1]
         return self._generators.generator(f"{self.route.name}/{payload}", device)
 
+    def codec_states(self) -> dict[str, dict[str, Any]]:
+        """Return what the codecs remember from call to call, by ``cut_1/activation`` and so on; only those that do."""
+        states = {f"{self.route.name}/{payload}": codec.state_dict() for payload, codec in self._codecs().items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_codec_states(self, states: Mapping[str, Any]) -> None:
+        """Go on from what `codec_states` returned; states of other cuts are passed over.
+
+        Args:
+            states: by ``cut_1/activation`` and so on; a codec that is not in it begins anew.
+
+        Raises:
+            ValueError: a state is damaged, or of another codec.
+        """
+        for payload, codec in self._codecs().items():
+            codec.load_state_dict(states.get(f"{self.route.name}/{payload}") or {})
+
+    def _codecs(self) -> dict[str, Codec]:
+        return dict(zip(PAYLOADS, (self.codec, self.gradient_codec), strict=True))
+
     def send(
         self,
         parcel: Parcel,
         kind: CallKind,
         layer_outputs: Mapping[str, LayerOutputs] | None = None,
         labels_BT: torch.Tensor | None = None,
+        rows_B: torch.Tensor | None = None,
     ) -> Ticket:
         """Send a parcel to the part above; several may be sent before the first is received.
 
@@ -136,6 +159,7 @@ class Boundary:
             kind: purpose of the call.
             layer_outputs: recorded outputs of each part below, by the part's name.
             labels_BT: the labels of the rows, shape (B, T), which are counted where they must cross.
+            rows_B: ids of the examples in the rows, shape (B), for codecs that remember them; None if they have none.
 
         Returns:
             A ticket for `receive`.
@@ -156,7 +180,8 @@ class Boundary:
             self._count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
 
         def encode(place: int, tensor: torch.Tensor) -> Columns:
-            columns = self.codec.encode(tensor)
+            context = self._context("activation", kind, tensor.shape, place, rows_B, parcel.attention_mask)
+            columns = self.codec.encode(tensor, context)
             self._count(kind, "activation", ways[place], sum(column.nbytes for column in columns.values()))
             return columns
 
@@ -165,7 +190,7 @@ class Boundary:
                 observer.on_receive_gradient(self.route.cut, gradient_BTD)
 
         under_way, wire = crossing.send(tensors, encode, settle)
-        return Ticket(kind, parcel.context, layer_outputs, loss_term, under_way, wire, places, ways)
+        return Ticket(kind, parcel.context, layer_outputs, loss_term, under_way, wire, places, ways, rows_B)
 
     def receive(self, ticket: Ticket, device: torch.device) -> tuple[Parcel, dict[str, LayerOutputs]]:
         """Receive a parcel on the side of the part above; each ticket once.
@@ -177,19 +202,28 @@ class Boundary:
         Returns:
             The parcel, and the recorded outputs of each part below.
         """
+        kind, shapes, rows_B = ticket.kind, ticket._crossing.shapes, ticket._rows_B
+        mask = ticket.context.get("attention_mask")
+
+        def context(payload: str, place: int) -> CodecContext:
+            return self._context(payload, kind, shapes[place], place, rows_B, mask)
+
+        def decode(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
+            return self.codec.decode(columns, dtype, context("activation", place))
+
+        def decode_gradient(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
+            return self.gradient_codec.decode(columns, dtype, context("gradient", place))
 
         def give_back(place: int, gradient: torch.Tensor) -> Columns:
             if place == 0:
                 for observer in self.observers:
                     observer.on_send_gradient(self.route.cut, gradient)
-            columns = self.gradient_codec.encode(gradient)
+            columns = self.gradient_codec.encode(gradient, context("gradient", place))
             way = [hop.back for hop in ticket._ways[place]]
-            self._count(ticket.kind, "gradient", way, sum(column.nbytes for column in columns.values()))
+            self._count(kind, "gradient", way, sum(column.nbytes for column in columns.values()))
             return columns
 
-        received = crossing.receive(
-            ticket._crossing, ticket._wire, device, self.codec.decode, give_back, self.gradient_codec.decode
-        )
+        received = crossing.receive(ticket._crossing, ticket._wire, device, decode, give_back, decode_gradient)
         parcel = _parcel(received[0], {name: to_device(value, device) for name, value in ticket.context.items()})
         for observer in self.observers:
             observer.on_receive(self.route.cut, ticket.kind, _detached(parcel))
@@ -199,6 +233,12 @@ class Boundary:
             for name, values in ticket.layer_outputs.items()
         }
         return parcel, outputs
+
+    def _context(
+        self, payload: str, kind: CallKind, shape: torch.Size, place: int, rows_B: torch.Tensor | None, mask: Any
+    ) -> CodecContext:
+        draw = partial(self.generator, payload)
+        return CodecContext(kind, self.route.name, payload, shape, place, draw, rows_B, mask)
 
     def _show_sent(self, parcel: Parcel, kind: CallKind) -> torch.Tensor | None:
         terms = []

@@ -24,6 +24,7 @@ class Ticket:
     Attributes:
         encoded: each tensor, encoded; empty once it was received.
         dtypes: the dtype to decode each tensor to.
+        shapes: the shape of each tensor.
         needs_gradient: for each tensor whether the sender needs its gradient.
         devices: the device of each of the sender's tensors.
         gradients: the gradient of each tensor on the sender's device; None where there is none.
@@ -31,6 +32,7 @@ class Ticket:
 
     encoded: list[Columns] = field(default_factory=list)
     dtypes: list[torch.dtype] = field(default_factory=list)
+    shapes: list[torch.Size] = field(default_factory=list)
     needs_gradient: list[bool] = field(default_factory=list)
     devices: list[torch.device] = field(default_factory=list)
     gradients: list[torch.Tensor | None] = field(default_factory=list)
@@ -38,8 +40,8 @@ class Ticket:
 
 # From a tensor's place in the ticket and the tensor to its encoding.
 Encode = Callable[[int, torch.Tensor], Columns]
-# From an encoding and a dtype to the tensor.
-Decode = Callable[[Columns, torch.dtype], torch.Tensor]
+# From a tensor's place in the ticket, its encoding and its dtype to the tensor.
+Decode = Callable[[int, Columns, torch.dtype], torch.Tensor]
 
 
 def send(
@@ -90,6 +92,7 @@ class _Send(torch.autograd.Function):
         ctx.ticket, ctx.settle = ticket, settle
         ticket.encoded = [encode(place, tensor.detach()) for place, tensor in enumerate(tensors)]
         ticket.dtypes = [tensor.dtype for tensor in tensors]
+        ticket.shapes = [tensor.shape for tensor in tensors]
         ticket.devices = [tensor.device for tensor in tensors]
         # The wire's value is never used: it only connects the two halves in autograd's graph.
         return tensors[0].new_zeros(())
@@ -120,9 +123,9 @@ class _Receive(torch.autograd.Function):
         # Drop the encoded tensors from the ticket, so that they are freed as they are decoded.
         encoded, ticket.encoded = ticket.encoded, []
         received = []
-        for columns, dtype in zip(encoded, ticket.dtypes, strict=True):
+        for place, (columns, dtype) in enumerate(zip(encoded, ticket.dtypes, strict=True)):
             columns = {name: column.to(device, non_blocking=device.type == "cuda") for name, column in columns.items()}
-            received.append(decode(columns, dtype))
+            received.append(decode(place, columns, dtype))
         ctx.mark_non_differentiable(
             *(tensor for tensor, needed in zip(received, ticket.needs_gradient, strict=True) if not needed)
         )
@@ -143,5 +146,5 @@ class _Receive(torch.autograd.Function):
 def _return(ctx: Any, place: int, gradient: torch.Tensor) -> torch.Tensor:
     device = ctx.ticket.devices[place]
     columns = {name: column.to(device) for name, column in ctx.give_back(place, gradient).items()}
-    decoded: torch.Tensor = ctx.decode_gradient(columns, gradient.dtype)
+    decoded: torch.Tensor = ctx.decode_gradient(place, columns, gradient.dtype)
     return decoded

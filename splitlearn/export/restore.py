@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from splitlearn.adapters import add_adapters, load_adapters
+from splitlearn.boundary import U_SHAPED, BoundaryCodecs, Route
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES, PartSpec, PartTraining
 from splitlearn.export.run_record import RunRecord
@@ -68,8 +69,19 @@ def _restore_from_checkpoint(opened: OpenedModel, part: PartSpec, record: RunRec
     return loaded
 
 
-def restore(opened: OpenedModel, record: RunRecord | None) -> ComposedCausalLM:
+def restore(
+    opened: OpenedModel,
+    record: RunRecord | None,
+    routes: tuple[Route, Route] = U_SHAPED,
+    codecs: BoundaryCodecs | None = None,
+) -> ComposedCausalLM:
     """Return the whole model on the CPU, in evaluation mode, as the run left it, or the base model if ``record`` is None.
+
+    Args:
+        opened: the base model.
+        record: the run; None gives the base model.
+        routes: which way data pass the two cuts.
+        codecs: how what crosses the cuts is sent; None sends everything as it is.
 
     Raises:
         FileNotFoundError: the run did not save what it trained.
@@ -77,5 +89,5 @@ def restore(opened: OpenedModel, record: RunRecord | None) -> ComposedCausalLM:
     """
     bottom, trunk, top = (restore_part(opened, part, record) for part in opened.plan.parts)
     tie_parts((bottom, trunk, top), dict.fromkeys(PART_NAMES, "cpu"))
-    composed: ComposedCausalLM = ComposedCausalLM(bottom, trunk, top).eval()
+    composed: ComposedCausalLM = ComposedCausalLM(bottom, trunk, top, routes=routes, codecs=codecs).eval()
     return composed

@@ -31,6 +31,8 @@ _FORM: dict[str, Any] = {
     "model": {"name_or_path": str, "type": str, "dtype": str, "unexpected_tensors": str, "untie": bool},
     "data": dict[str, Any],
     "peft": dict[str, Any],
+    "placement": {"parties": dict[str, dict[str, Any]], "data": str, "labels": str},
+    "boundary": dict[str, Any],
 }
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 

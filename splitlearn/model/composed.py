@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from splitlearn.boundary import U_SHAPED, Boundary, CallKind, Handover, Parcel, Route, TrafficMeter
+from splitlearn.boundary import U_SHAPED, Boundary, BoundaryCodecs, CallKind, Handover, Parcel, Route, TrafficMeter
 from splitlearn.cut import PART_NAMES
 from splitlearn.model.blueprint import compare_blueprints, compare_ties
 from splitlearn.model.caches import PartCache, count_cached_tokens, make_cache
@@ -40,6 +40,7 @@ class ComposedCausalLM(nn.Module):
         routes: which way data pass the two cuts.
         generators: random number generators of the parts in training and of the boundaries' observers, by name; None leaves
             torch's default ones, which the unsplit model uses.
+        codecs: how what crosses the cuts is sent; None sends everything as it is.
 
     Attributes:
         meter: counts the bytes that cross the cuts.
@@ -60,6 +61,7 @@ class ComposedCausalLM(nn.Module):
         *,
         routes: tuple[Route, Route] = U_SHAPED,
         generators: NamedGenerators | None = None,
+        codecs: BoundaryCodecs | None = None,
     ) -> None:
         super().__init__()
         given = [(part.spec.name, part.spec.start, part.spec.end, part.spec.num_layers) for part in (bottom, trunk, top)]
@@ -80,7 +82,8 @@ class ComposedCausalLM(nn.Module):
         self.top = top
         self.meter = TrafficMeter()
         self.generators = generators
-        below, above = (Boundary(route, self.meter, generators=generators) for route in routes)
+        codecs = codecs or BoundaryCodecs()
+        below, above = (Boundary(route, self.meter, *codecs.make(route.cut), generators) for route in routes)
         self.boundaries = below, above
         self.stage_observers: list[StageObserver] = []
 
@@ -88,6 +91,20 @@ class ComposedCausalLM(nn.Module):
     def parts(self) -> tuple[SplitModel, SplitModel, SplitModel]:
         """Bottom, trunk and top."""
         return self.bottom, self.trunk, self.top
+
+    def codec_states(self) -> dict[str, dict[str, Any]]:
+        """Return what the codecs of both cuts remember from call to call, by ``cut_1/activation`` and so on."""
+        below, above = self.boundaries
+        return below.codec_states() | above.codec_states()
+
+    def load_codec_states(self, states: Mapping[str, Any]) -> None:
+        """Go on from what `codec_states` returned.
+
+        Raises:
+            ValueError: a state is damaged, or of another codec.
+        """
+        for boundary in self.boundaries:
+            boundary.load_codec_states(states)
 
     def make_cache(self) -> DynamicCache:
         """Return an empty key-value cache for all layers, to pass as ``past_key_values``; each part fills its own share."""
@@ -170,6 +187,7 @@ class ComposedCausalLM(nn.Module):
         kind: CallKind | None = None,
         caches: Sequence[PartCache | GenerationSession | None] | None = None,
         labels_BT: torch.Tensor | None = None,
+        rows_B: torch.Tensor | None = None,
         **arguments: Any,
     ) -> Handover | Finished:
         """Run some of the parts, or all, over the boundaries between them.
@@ -182,6 +200,7 @@ class ComposedCausalLM(nn.Module):
             kind: purpose of the call; None takes training where gradients are recorded in training mode, else evaluation.
             caches: the key-value cache of each of the three parts, or its session if another party holds it.
             labels_BT: labels of shape (B, T) that the holder of the top must be sent, which are counted where they cross.
+            rows_B: ids of the examples in the rows, shape (B), for codecs that remember them; None if they have none.
             **arguments: as for `forward`; a `Parcel` brings its own mask and positions.
 
         Returns:
@@ -195,7 +214,7 @@ class ComposedCausalLM(nn.Module):
         labels_BT = arguments.get("labels") if labels_BT is None else labels_BT
         arguments = {**self._recorded_outputs(), **arguments}
         observers = self.stage_observers if kind is CallKind.TRAIN else ()
-        run = Run(self.parts, self.boundaries, kind, caches, labels_BT, self.generators, observers)
+        run = Run(self.parts, self.boundaries, kind, caches, labels_BT, rows_B, self.generators, observers)
         return run(inputs, start, stop, arguments)
 
     def _recorded_outputs(self) -> dict[str, bool]:

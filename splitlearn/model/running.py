@@ -48,6 +48,7 @@ class Run:
         kind: purpose of the call.
         caches: the key-value cache of each part, or its session if another party holds it; None fills none.
         labels_BT: labels of shape (B, T) that the holder of the top must be sent; None if no loss is computed.
+        rows_B: ids of the examples in the rows, shape (B), for codecs that remember them; None if they have none.
         generators: random number generators of the parts in training, by the part's name; None leaves torch's default ones.
         observers: are told each stage as it begins: ``"bottom"``, ``"cut_1"``, ``"trunk"``, ``"cut_2"``, ``"top"``.
     """
@@ -57,6 +58,7 @@ class Run:
     kind: CallKind
     caches: Sequence[PartCache | GenerationSession | None] | None = None
     labels_BT: torch.Tensor | None = None
+    rows_B: torch.Tensor | None = None
     generators: NamedGenerators | None = None
     observers: Sequence[StageObserver] = ()
 
@@ -134,7 +136,7 @@ class Run:
         if boundary.passes_directly(self.kind):
             parcel, outputs = pass_directly(parcel, device), at.layer_outputs
         else:
-            ticket = boundary.send(parcel, self.kind, at.layer_outputs, self.labels_BT)
+            ticket = boundary.send(parcel, self.kind, at.layer_outputs, self.labels_BT, self.rows_B)
             parcel, outputs = boundary.receive(ticket, device)
             loss_term = _sum(loss_term, ticket.loss_term)
         return Handover(_cast(parcel, dtype) if differs else parcel, outputs, loss_term)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from splitlearn.boundary import BoundaryCodecs
 from splitlearn.cut import PART_NAMES, PartSpec, Placement
 from splitlearn.loading import OpenedModel, PartLoader
 from splitlearn.model import Blueprint, embedding_width
@@ -88,6 +89,7 @@ class CutCost:
         smashed_bytes: bytes of smashed data at each of the two cuts for one batch.
         parties: the party that holds each part, by the part's name.
         traffic: bytes that a step sends over each cut if all parts are trained, as `traffic_of_step` returns them.
+        codecs: how they are encoded, by cut and direction, in words.
         left_out: tensors of the checkpoint that the model does not have and that are not read.
     """
 
@@ -105,6 +107,7 @@ class CutCost:
     smashed_bytes: int
     parties: Mapping[str, str]
     traffic: Mapping[str, Mapping[str, int]]
+    codecs: Mapping[str, Mapping[str, str]]
     left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,6 +123,7 @@ def cost_of(
     lora_rank: int,
     with_activations: bool = True,
     full_dtype: torch.dtype | None = None,
+    codecs: BoundaryCodecs | None = None,
 ) -> CutCost:
     """Compute the cost of a cut. Configuration, index and headers are read; weights are neither read nor downloaded.
 
@@ -131,6 +135,7 @@ def cost_of(
         lora_rank: rank of adapters beside every linear layer but the head.
         with_activations: whether to measure the bytes a batch keeps for the backward pass, which takes up to a second.
         full_dtype: dtype of floating-point weights in parts that are trained in full; None is as in the others.
+        codecs: how what crosses the cuts is sent; None sends everything as it is.
 
     Returns:
         The figures of the cut and of each part, in bytes.
@@ -169,7 +174,8 @@ def cost_of(
         parts=tuple(_part_cost(loader, part, placement.devices, kept, lora_rank, sizes, in_full) for part in plan.parts),
         smashed_bytes=num_rows * num_tokens * hidden_size * blueprint.dtype.itemsize,
         parties={name: placement.holder(name) for name in PART_NAMES},
-        traffic=traffic_of_step(placement, num_rows, num_tokens, hidden_size, blueprint.dtype),
+        traffic=traffic_of_step(placement, num_rows, num_tokens, hidden_size, blueprint.dtype, codecs),
+        codecs=(codecs or BoundaryCodecs()).to_dict(),
         left_out=tuple(loader.left_out),
     )
 

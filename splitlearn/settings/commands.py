@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from splitlearn.settings.fields import Rule
 from splitlearn.settings.groups import (
     ActivationCacheSettings,
+    BoundarySettings,
+    LinkSettings,
     ModelSettings,
     OptimizerSettings,
     PeftSettings,
@@ -26,6 +28,7 @@ class TrainSettings:
     model: ModelSettings
     split: SplitSettings
     placement: PlacementSettings
+    boundary: BoundarySettings
     peft: PeftSettings
     activation_cache: ActivationCacheSettings
     callbacks: Annotated[Any, Rule(holds="objects")]
@@ -36,6 +39,7 @@ class TrainSettings:
     gradient_checkpointing: bool
     compile: Any
     max_logits_mib: Annotated[float | None, Rule(above=0)]
+    link: LinkSettings
     ckpt_path: str | None
     overwrite: bool
     eval_steps: Annotated[int | None, Rule(least=1)]
@@ -56,6 +60,8 @@ class PlanSettings:
     model: ModelSettings
     split: SplitSettings
     placement: PlacementSettings
+    boundary: BoundarySettings
+    link: LinkSettings
     device: str
     device_map: Any
     rows: Annotated[int, Rule(least=1)]

@@ -67,6 +67,33 @@ class PlacementSettings:
 
 
 @dataclass
+class CutCodecSettings:
+    """``boundary.cut_1`` and ``boundary.cut_2``."""
+
+    # Codecs check their own settings.
+    forward: Any
+    backward: Any
+
+
+@dataclass
+class BoundarySettings:
+    """``conf/boundary``."""
+
+    forward: Any
+    backward: Any
+    cut_1: CutCodecSettings
+    cut_2: CutCodecSettings
+
+
+@dataclass
+class LinkSettings:
+    """``link``."""
+
+    bandwidth_mbps: Annotated[float | None, Rule(above=0)]
+    rtt_ms: Annotated[float | None, Rule(least=0)]
+
+
+@dataclass
 class PartOptimizerSettings:
     """``optimizer.parts.NAME``."""
 

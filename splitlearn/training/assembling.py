@@ -84,7 +84,7 @@ def load_trainable(
     trained = {**settings.trained, **prepared.trained}
     parts = {part.spec.name: part for part in prepared.parts} | cast(dict[str, SplitModel], dict(elsewhere))
     composed = ComposedCausalLM(
-        *(parts[name] for name in PART_NAMES), routes=find_routes(placement), generators=generators
+        *(parts[name] for name in PART_NAMES), routes=find_routes(placement), generators=generators, codecs=settings.codecs
     ).train()
     frozen_parts = FrozenParts(settings.cache, trained, composed, opened.request.quantization)
     step = StepOwner(prepared.parts, prepared.ties, {name: part.owner for name, part in elsewhere.items()})

@@ -20,6 +20,8 @@ LAYOUT_KEY = "layout_version"
 LAYOUT_VERSION = 3
 # The state of `NamedGenerators`.
 GENERATORS_KEY = "generators"
+# What codecs remember from call to call, by cut and payload; only where one does.
+CODECS_KEY = "codecs"
 
 
 def check_layout(content: Mapping[str, Any], where: str = "the checkpoint") -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from splitlearn.adapters import AdapterSettings
+from splitlearn.boundary import BoundaryCodecs
 from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.model import SplitModel, compare_configs
 from splitlearn.naming import named, naming_group
@@ -80,7 +81,7 @@ def check_checkpoint(
         trained: the names of the tensors that the run trains.
 
     Raises:
-        CheckpointError: cut, trained tensors, model, adapters or rates differ; the message shows how.
+        CheckpointError: cut, trained tensors, model, adapters, codecs or rates differ; the message shows how.
     """
     saved = checkpoint.get("hyper_parameters", {})
     for name in ("split_point_1", "split_point_2"):
@@ -93,6 +94,11 @@ def check_checkpoint(
     differences = compare_bases(checkpoint.get("base", {}), base)
     if differences:
         raise CheckpointError(f"the checkpoint was saved of another model than this run's: {'; '.join(differences[:5])}")
+    with naming_group("boundary"):
+        earlier, codecs = (BoundaryCodecs.from_plain(values.get("boundary")) for values in (saved, settings))
+        if codecs != earlier:
+            changed = codecs.differences(earlier)
+            raise CheckpointError(f"a run goes on with the codecs of its checkpoint, but {'; '.join(changed)}")
     if saved.get("optimizer") is not None:
         # Lightning puts them back with the optimizer's state, whatever the run's settings say.
         with naming_group("optimizer"):

@@ -27,6 +27,7 @@ _KINDS: dict[str, type] = {
 # What else is read, where it is there: of the run, and of callbacks by their names.
 _FORMS: dict[str, Any] = {
     "base": BASE_FORM,
+    "codecs": dict[str, dict[str, Any]],
     "run": {"id": str, "earlier_starts": list[str]},
     "callbacks": {
         "Evaluation": {"last_step": int, "last_figures": dict[str, float]},

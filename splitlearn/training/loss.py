@@ -100,7 +100,8 @@ class SplitLoss:
             start = self._frozen_parts.number
             inputs = self._frozen_parts.run(batch, name, data, arguments, kind)
         settings = {**arguments, "skips_head": True} if skips_head else arguments
-        return cast(Finished, self._composed.run(inputs, start, kind=kind, labels_BT=batch["labels"], **settings))
+        labels_BT, rows_B = batch["labels"], batch.get("row")
+        return cast(Finished, self._composed.run(inputs, start, kind=kind, labels_BT=labels_BT, rows_B=rows_B, **settings))
 
     def chunk_tokens(self, num_positions: int) -> int | None:
         """Return for how many positions logits may be in memory at a time; None if all may, or the head is not a plain one.

@@ -14,10 +14,12 @@ import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
 
+from splitlearn.boundary import find_routes
 from splitlearn.cut import PART_NAMES, Placement, refuse_both
 from splitlearn.loading import ModelRequest, OpenedModel
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel
+from splitlearn.naming import naming_group
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training import checkpoint_content
 from splitlearn.training.assembling import TrainableModel, load_trainable
@@ -63,6 +65,8 @@ class SplitCausalLM(LightningModule):
             unless they speak for another model, ``"refuse"`` refuses them all, ``"leave_out"`` none.
         placement: who holds which part on which device, instead of ``device`` and ``device_map``; None is U-shaped.
         untie: make a head that is tied to the embedding a tensor of its own, which is trained apart.
+        boundary: plain settings of `BoundaryCodecs`, how what crosses the cuts is sent; ``"int8"`` is ``boundary=int8``.
+            None sends everything as it is.
 
     Attributes:
         placement: who holds which part on which device.
@@ -96,13 +100,18 @@ class SplitCausalLM(LightningModule):
         unexpected_tensors: str = "auto",
         placement: Placement | None = None,
         untie: bool = False,
+        boundary: Mapping[str, Any] | str | None = None,
     ) -> None:
         super().__init__()
         # Where parts live is of this run alone: a checkpoint may be gone on from elsewhere.
         self.save_hyperparameters(ignore=["placement"])
         refuse_both(placement, device, device_map)
         self.placement = placement or Placement.u_shaped(device, device_map, num_gpus=torch.cuda.device_count())
-        self.settings = TrainingSettings.from_plain(optimizer, peft, activation_cache, gradient_checkpointing, compile_layers)
+        self.settings = TrainingSettings.from_plain(
+            optimizer, peft, activation_cache, gradient_checkpointing, compile_layers, boundary
+        )
+        with naming_group("boundary"):
+            self.settings.codecs.refuse_unused(find_routes(self.placement))
         self.optimization, self.adapters = self.settings.optimization, self.settings.adapters
         self.trained = self.settings.trained
         # Lightning's seed_everything sets this seed, too.
@@ -329,6 +338,9 @@ class SplitCausalLM(LightningModule):
         checkpoint[checkpoint_content.LAYOUT_KEY] = checkpoint_content.LAYOUT_VERSION
         checkpoint[checkpoint_content.GENERATORS_KEY] = self.generators.state()
         self._loaded.step.add_state(checkpoint)
+        states = self.composed.codec_states()
+        if states:
+            checkpoint[checkpoint_content.CODECS_KEY] = states
         checkpoint["base"], checkpoint["trained"] = self.base, {name: what.value for name, what in self.trained.items()}
 
     @cached_property
@@ -355,4 +367,5 @@ class SplitCausalLM(LightningModule):
         check_checkpoint(checkpoint, self.hparams, self.base, self._loaded.step.trained_names())
         self._loaded.step.take_state(checkpoint)
         self.generators.load_state(checkpoint[checkpoint_content.GENERATORS_KEY])
+        self.composed.load_codec_states(checkpoint.get(checkpoint_content.CODECS_KEY) or {})
         checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts_here, checkpoint["state_dict"])

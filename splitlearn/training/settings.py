@@ -10,6 +10,7 @@ import torch
 
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings
+from splitlearn.boundary import BoundaryCodecs
 from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.loading import OpenedModel
 from splitlearn.naming import named, naming_group
@@ -27,6 +28,7 @@ class TrainingSettings:
         cache: whether and how to keep what frozen parts return.
         gradient_checkpointing: keep only the inputs of layers for the backward pass and compute the rest again.
         compile_layers: arguments of ``torch.compile`` for the decoder layers; None does not compile them.
+        codecs: how what crosses the cuts is sent.
     """
 
     optimization: Optimization = field(default_factory=Optimization)
@@ -34,6 +36,7 @@ class TrainingSettings:
     cache: CacheSettings = field(default_factory=CacheSettings)
     gradient_checkpointing: bool = False
     compile_layers: Mapping[str, Any] | None = None
+    codecs: BoundaryCodecs = field(default_factory=BoundaryCodecs)
 
     @classmethod
     def from_plain(
@@ -43,6 +46,7 @@ class TrainingSettings:
         activation_cache: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         compile_layers: bool | Mapping[str, Any] | None = None,
+        boundary: Mapping[str, Any] | str | None = None,
     ) -> TrainingSettings:
         """Make them from the plain values that `SplitCausalLM` takes under these names.
 
@@ -61,7 +65,9 @@ class TrainingSettings:
             optimization = optimization.with_adapters(adapters.learning_rate, adapted)
         with naming_group("activation_cache"):
             cache = CacheSettings.from_plain(activation_cache)
-        return cls(optimization, adapters, cache, gradient_checkpointing, compile_settings(compile_layers))
+        with naming_group("boundary"):
+            codecs = BoundaryCodecs.from_plain(boundary)
+        return cls(optimization, adapters, cache, gradient_checkpointing, compile_settings(compile_layers), codecs)
 
     @property
     def trained(self) -> dict[str, PartTraining]:

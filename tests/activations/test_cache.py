@@ -10,7 +10,6 @@ import torch
 
 from splitlearn.activations import ActivationCache, CacheSettings
 from splitlearn.activations.cache import _check_no_chance
-from splitlearn.boundary import CODECS
 
 SHAPE_TD = (3, 8)
 ROW_BYTES = 3 * 8 * 4
@@ -125,10 +124,11 @@ def test_codecs_are_as_near_as_their_bits_allow_and_the_same_each_time(codec: st
     assert cache.num_bytes < 10 * ROW_BYTES * 0.6
 
 
-def test_zeros_survive_every_codec() -> None:
-    zeros = torch.zeros(2, *SHAPE_TD)
-    for codec in CODECS.values():
-        assert torch.equal(codec.decode(codec.encode(zeros), torch.float32), zeros)
+@pytest.mark.parametrize(("old", "new"), [("none", "exact"), ("bfloat16", "bf16")])
+def test_codecs_have_the_names_of_the_boundarys_too(old: str, new: str) -> None:
+    source = Source()
+    fetched = [source.fetch(ActivationCache(CacheSettings("memory", codec=name), 10, {}), 1, 2) for name in (old, new)]
+    assert torch.equal(*fetched)
 
 
 def test_what_chance_has_a_part_in_is_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from splitlearn.boundary import CODECS, U_SHAPED, Boundary, BoundaryObserver, CallKind, Parcel, Route, TrafficMeter
+from splitlearn.boundary import U_SHAPED, Boundary, BoundaryObserver, CallKind, Parcel, Route, TrafficMeter, codec_class
 from splitlearn.boundary.routes import Direction
 from splitlearn.randomness import NamedGenerators
 
@@ -43,7 +43,7 @@ def test_values_and_gradients_come_out_to_the_bit() -> None:
 
 def test_a_rehearsal_carries_trials_and_changes_nothing_of_its_boundary() -> None:
     generators = NamedGenerators(0)
-    boundary = Boundary(U_SHAPED[0], codec=CODECS["int8"], generators=generators)
+    boundary = Boundary(U_SHAPED[0], codec=codec_class("int8")(), generators=generators)
     boundary.observers.append(BoundaryObserver())
     meter = TrafficMeter()
     rehearsal = boundary.rehearsal(meter, NamedGenerators(1))
@@ -156,7 +156,7 @@ def test_calls_are_counted_by_kind_and_counts_survive_a_checkpoint() -> None:
 
 
 def test_codecs_change_values_and_bytes_each_way() -> None:
-    boundary = Boundary(U_SHAPED[0], codec=CODECS["int8"], gradient_codec=CODECS["bfloat16"])
+    boundary = Boundary(U_SHAPED[0], codec=codec_class("int8")(), gradient_codec=codec_class("bf16")())
     leaf_BTD, parcel = parcel_of()
     received, _ = cross(boundary, parcel)
     assert received.hidden_BTD.dtype == torch.float32
@@ -166,8 +166,8 @@ def test_codecs_change_values_and_bytes_each_way() -> None:
     # The gradient of the decoded values is given back as that of what was sent, in bfloat16.
     assert torch.equal(leaf_BTD.grad, torch.full(SHAPE_BTD, 2 * float(torch.tensor(1.001).bfloat16())))  # type: ignore[arg-type]
     counted = boundary.meter.totals()["cut_1"]
-    # One scale of 4 bytes for each token.
-    assert counted["activation_uplink_bytes"] == 2 * 3 * 8 + 2 * 3 * 4
+    # One scale of 2 bytes for each token.
+    assert counted["activation_uplink_bytes"] == 2 * 3 * 8 + 2 * 3 * 2
     assert counted["gradient_downlink_bytes"] == HIDDEN_BYTES // 2
 
 

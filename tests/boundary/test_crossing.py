@@ -16,7 +16,7 @@ def test_a_gradient_goes_back_to_the_device_that_the_tensor_came_from() -> None:
     def encode(place: int, tensor: torch.Tensor) -> Columns:
         return {"values": torch.zeros(tensor.shape)}
 
-    def decode(columns: Columns, dtype: torch.dtype) -> torch.Tensor:
+    def decode(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
         decoded_at.append(columns["values"].device)
         return columns["values"]
 
