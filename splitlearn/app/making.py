@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
 from omegaconf import DictConfig
 
 from splitlearn.app.configuration import make, plain
@@ -62,6 +62,8 @@ def make_trainer(cfg: DictConfig, run_folder: Path, own_callbacks: Sequence[Call
     callbacks: list[Callback] = [*own_callbacks, *(_make_callback(settings, cfg) for settings in _chosen(cfg, "callbacks"))]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    # Without any of these callbacks Lightning would write checkpoints of its own, beside the logger's files.
+    trainer_settings.setdefault("enable_checkpointing", any(isinstance(callback, Checkpoint) for callback in callbacks))
     return make(
         trainer_settings,
         **root_device_arguments(devices),
