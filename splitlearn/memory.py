@@ -7,9 +7,13 @@ memory are reported apart where the system tells them apart (Linux). 1 GiB is 2*
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -62,6 +66,18 @@ def _gpu_bytes() -> tuple[int, ...]:
     return tuple(torch.cuda.memory_allocated(index) for index in range(torch.cuda.device_count()))
 
 
+def give_back_memory() -> None:
+    """Give unused memory back to the system: Python's garbage, torch's cache on GPUs, and what the C library keeps."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    # glibc's own; other C libraries have no such function.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 class MemoryTracker:
     """Records memory snapshots and prints what changed.
 
@@ -90,6 +106,9 @@ class MemoryTracker:
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
         self._users = 0
+        # Held while a sample is taken and counted, so that none that began in a pause counts after it.
+        self._lock = threading.RLock()
+        self._pauses = 0
 
     def _measure(self, label: str) -> MemorySnapshot:
         info = self._process.memory_info()
@@ -110,11 +129,30 @@ class MemoryTracker:
         Returns:
             What was measured, under the label ``"sample"``.
         """
-        measured = self._measure("sample")
-        self._raise_peaks(measured)
+        with self._lock:
+            measured = self._measure("sample")
+            self._raise_peaks(measured)
         return measured
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave peaks as they are, whatever memory is taken meanwhile; snapshots are still taken if asked for.
+
+        In the end memory that is no longer used is given back to the system, as far as the allocators do so.
+        """
+        self.sample()
+        with self._lock:
+            self._pauses += 1
+        try:
+            yield
+        finally:
+            give_back_memory()
+            with self._lock:
+                self._pauses -= 1
+
     def _raise_peaks(self, measured: MemorySnapshot) -> None:
+        if self._pauses:
+            return
         self.peak_rss_bytes = max(self.peak_rss_bytes, measured.rss_bytes)
         self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, measured.anonymous_bytes or 0)
         self.peak_file_bytes = max(self.peak_file_bytes, measured.file_bytes or 0)
@@ -126,8 +164,9 @@ class MemoryTracker:
         Returns:
             The snapshot, which is also appended to ``snapshots``.
         """
-        measured = self._measure(label)
-        self._raise_peaks(measured)
+        with self._lock:
+            measured = self._measure(label)
+            self._raise_peaks(measured)
         self.snapshots.append(measured)
         return measured
 

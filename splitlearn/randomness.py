@@ -68,6 +68,20 @@ class NamedGenerators:
                 own.set_state(default.get_state())
                 default.set_state(before)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Put every generator back to where it is now, whatever is drawn meanwhile."""
+        before = self.state()["states"]
+        try:
+            yield
+        finally:
+            # The generators themselves stay, since others may hold them.
+            self._generators = {name: self._generators[name] for name in before}
+            for name, states in before.items():
+                self._generators[name] = {device: self._generators[name][device] for device in states}
+                for device, state in states.items():
+                    self._generators[name][device].set_state(state)
+
     def state(self) -> dict[str, Any]:
         """Return ``seed``, and ``states`` by name and kind of device, as plain values and tensors."""
         states = {

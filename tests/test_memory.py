@@ -90,3 +90,17 @@ def test_current_usage_is_in_gib_and_records_nothing() -> None:
     assert 0 < usage["ram_gib"] < 100
     assert usage["gpu_gib"] == 0 or torch.cuda.is_available()
     assert tracker.snapshots == []
+
+
+def test_memory_that_is_taken_in_a_pause_is_in_no_peak() -> None:
+    with MemoryTracker(sample_interval_s=0.005) as tracker:
+        before = tracker.sample().rss_bytes
+        with tracker.paused():
+            taken = allocate(300 * 2**20)
+            tracker.snapshot("within")
+            time.sleep(0.05)
+            taken.close()
+        time.sleep(0.05)
+    assert tracker.snapshots[0].rss_bytes > before + 250 * 2**20, "snapshots are taken all the same"
+    assert tracker.peak_rss_bytes < before + 100 * 2**20
+    assert tracker.peak_anonymous_bytes < before + 100 * 2**20

@@ -65,3 +65,14 @@ def test_noise_is_drawn_from_the_generator_of_a_name() -> None:
     noise = torch.randn(4, generator=generators.generator("cut_1/activation"))
     assert torch.equal(noise, torch.randn(4, generator=NamedGenerators(0).generator("cut_1/activation")))
     assert not torch.equal(noise, torch.randn(4, generator=generators.generator("cut_1/gradient")))
+
+
+def test_generators_are_put_back_whatever_is_drawn_meanwhile() -> None:
+    generators, alone = NamedGenerators(3), NamedGenerators(3)
+    draw(generators, "trunk"), draw(alone, "trunk")
+    held = generators.generator("trunk")
+    with generators.kept():
+        draw(generators, "trunk"), draw(generators, "bottom")
+    assert generators.generator("trunk") is held
+    assert str(generators.state()) == str(alone.state()), "names that were new are gone"
+    assert torch.equal(draw(generators, "trunk"), draw(alone, "trunk"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, ModelCheckpoint, Timer
 
 from tests.internals.relied_upon import Internal, check, files_using
 
@@ -61,6 +61,7 @@ INTERNALS = [
     Internal(LearningRateFinder, "_min_lr", "the sentence for a search that found nothing"),
     Internal(LearningRateFinder, "_max_lr", "the sentence for a search that found nothing"),
     Internal(LearningRateFinder, "_num_training_steps", "the sentence for a search that found nothing"),
+    Internal(Timer, "_offset", "a time limit that does not count attacks"),
     Internal(BatchSizeFinder, "_batch_arg_name", "setting the batch size of a resumed run"),
     Internal(early_stopping, "_check_on_train_epoch_end", "early stopping by validations between epochs"),
     Internal(LightningModule, "_trainer", "whether a module has a trainer; `trainer` raises if it has none"),

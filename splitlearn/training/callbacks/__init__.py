@@ -1,5 +1,6 @@
 """Callbacks, one a file."""
 
+from splitlearn.training.callbacks.attacks import Attacks, AttackSuite
 from splitlearn.training.callbacks.best_checkpoint import BestCheckpoint
 from splitlearn.training.callbacks.evaluation import Evaluation
 from splitlearn.training.callbacks.exact_resume import ExactResume, check_data_order
@@ -18,6 +19,8 @@ from splitlearn.training.callbacks.traffic import Traffic
 
 __all__ = [
     "LAST",
+    "AttackSuite",
+    "Attacks",
     "BestCheckpoint",
     "DivergedError",
     "Evaluation",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -33,6 +34,17 @@ class RunFigures(Callback):
     def stop(self) -> None:
         """Stop the clock."""
         self._earlier_s, self._began_s = self.train_s, None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock meanwhile."""
+        was_running = self._began_s is not None
+        self.stop()
+        try:
+            yield
+        finally:
+            if was_running:
+                self._began_s = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the figures so far."""
