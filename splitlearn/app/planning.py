@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from splitlearn.app.configuration import naming_settings, plain
 from splitlearn.app.models import open_model
 from splitlearn.app.placing import resolve_placement
-from splitlearn.boundary import BoundaryCodecs, find_routes
+from splitlearn.boundary import BoundaryCodecs, Link, find_routes
 from splitlearn.loading import dtype_in_full
 from splitlearn.naming import naming_group
-from splitlearn.planning import CutCost, cost_of
+from splitlearn.planning import CutCost, cost_of, least_compute_s
 from splitlearn.settings import check
 from splitlearn.verification import refuse_non_finite
 
@@ -40,4 +40,9 @@ def plan(cfg: DictConfig) -> CutCost:
         refuse_non_finite(opened.source, {match.source for match in opened.loader.matches})
     in_full = dtype_in_full(opened.request.dtype, opened.dtype)
     cost = cost_of(opened, placement, cfg.rows, cfg.tokens, cfg.lora_rank, full_dtype=in_full, codecs=codecs)
-    return replace(cost, model=cfg.model.name_or_path)
+    link = Link(**plain(cfg.link))
+    told = None
+    if link.is_reckoned:
+        compute_s = least_compute_s(opened.blueprint, opened.plan, placement.devices, cfg.rows * cfg.tokens)
+        told = link.predict(cost.traffic, compute_s)
+    return replace(cost, model=cfg.model.name_or_path, link=told)

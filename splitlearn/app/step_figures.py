@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
+from omegaconf import DictConfig
 
+from splitlearn.app.configuration import plain
+from splitlearn.boundary import Link
 from splitlearn.loading import OpenedModel
 from splitlearn.memory import GIB
 from splitlearn.planning import planned_by_party
 from splitlearn.training import SplitCausalLM, bytes_by_party
-from splitlearn.training.callbacks import PartBytes, StepPhases, find_callback
+from splitlearn.training.callbacks import PartBytes, StepPhases, Traffic, find_callback
 
 
 def measured_memory(trainer: Trainer, module: SplitCausalLM, opened: OpenedModel) -> dict[str, Any] | None:
@@ -51,17 +54,35 @@ def measured_phases(trainer: Trainer) -> dict[str, Any] | None:
     return None if phases is None else phases.summary()
 
 
-def log_figures(trainer: Trainer, metrics: Mapping[str, Any], memory: Mapping[str, Any] | None) -> None:
+def predicted_step(cfg: DictConfig, trainer: Trainer) -> dict[str, Any] | None:
+    """Return what a step would take over the network of ``cfg.link`` as in ``summary.json``; None if none is described.
+
+    Args:
+        cfg: the run's configuration.
+        trainer: the run's trainer, after training.
+    """
+    link, traffic = Link(**plain(cfg.link)), find_callback(trainer, Traffic)
+    if not link.is_reckoned or traffic is None:
+        return None
+    step = (measured_phases(trainer) or {}).get("step", {})
+    return link.predict(traffic.per_step(), step.get("median_s"), trainer.accumulate_grad_batches)
+
+
+def log_figures(
+    trainer: Trainer, metrics: Mapping[str, Any], memory: Mapping[str, Any] | None, link: Mapping[str, Any] | None = None
+) -> None:
     """Give loggers the figures of the whole run that ``summary.json`` has and training has not logged.
 
     Args:
         trainer: the run's trainer, after training.
         metrics: the run's figures; they are logged as ``run/val_loss_after`` and so on.
         memory: from `measured_memory`; the plan's figures are logged as ``memory/client_planned_gib`` and so on.
+        link: from `predicted_step`; its figures are logged as ``link/step_s`` and so on.
     """
     figures = {f"run/{name}": float(value) for name, value in metrics.items() if value is not None}
     planned = (memory or {}).get("planned_parties") or {}
     figures |= {f"memory/{party}_planned_gib": size / GIB for party, size in planned.items()}
+    figures |= {f"link/{name}": float(value) for name, value in (link or {}).items() if value is not None}
     for logger in trainer.loggers:
         logger.log_metrics(figures, step=trainer.global_step)
         logger.save()

@@ -26,7 +26,7 @@ from splitlearn.app.run_checks import check_data, check_memory, check_watched
 from splitlearn.app.run_folder import earlier_starts, keeping_metrics, refuse_second_run
 from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
-from splitlearn.app.step_figures import log_figures, measured_memory, measured_phases
+from splitlearn.app.step_figures import log_figures, measured_memory, measured_phases, predicted_step
 from splitlearn.app.sweeping import describe_job, refuse_done_job, settle_job
 from splitlearn.cut import describe_threats
 from splitlearn.data import BlockDataModule, remove_abandoned_rows
@@ -139,8 +139,9 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         save_prompt_format(datamodule, run_folder)
         metrics = fit(trainer, module, datamodule, figures, ckpt_path, cfg.load_best_model_at_end)
     memory = measured_memory(trainer, module, opened)
-    recorder.note(memory=memory, phases=measured_phases(trainer))
-    log_figures(trainer, metrics, memory)
+    link = predicted_step(cfg, trainer)
+    recorder.note(memory=memory, phases=measured_phases(trainer), link=link)
+    log_figures(trainer, metrics, memory, link)
     stamp = Stamp(recorder.run_id, step_of_end(trainer, cfg.load_best_model_at_end))
     recorder.note(step=stamp.step)
     saved = save_trained(cfg, module, run_folder, stamp)

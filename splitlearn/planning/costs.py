@@ -91,6 +91,8 @@ class CutCost:
         traffic: bytes that a step sends over each cut if all parts are trained, as `traffic_of_step` returns them.
         codecs: how they are encoded, by cut and direction, in words.
         left_out: tensors of the checkpoint that the model does not have and that are not read.
+        link: what a step would take over a network, as `Link.predict` returns it, with the computing estimated; None if none is
+            described.
     """
 
     model: str
@@ -109,6 +111,7 @@ class CutCost:
     traffic: Mapping[str, Mapping[str, int]]
     codecs: Mapping[str, Mapping[str, str]]
     left_out: tuple[str, ...] = ()
+    link: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values, for JSON."""

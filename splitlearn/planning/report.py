@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Group
 from rich.table import Table
 
@@ -94,15 +97,30 @@ def _traffic_table(cost: CutCost) -> Table:
     table.add_column("")
     for direction in Direction:
         table.add_column(direction.value, justify="right")
+    is_encoded = any(codec != "exact" for ways in cost.codecs.values() for codec in ways.values())
+    if is_encoded:
+        table.add_column("codecs")
     for cut, counts in cost.traffic.items():
         cells = []
         for direction in Direction:
             sizes = {payload: counts[f"{payload}_{direction}_bytes"] for payload in PAYLOADS}
             sent = [f"{format_bytes(size)} {_PAYLOADS[payload]}" for payload, size in sizes.items() if size]
             cells.append("\n".join(sent) or "nothing")
-        table.add_row(cut.replace("_", " "), *cells)
+        ways = [f"{way}: {codec}" for way, codec in cost.codecs[cut].items()] if is_encoded else []
+        table.add_row(cut.replace("_", " "), *cells, *(["\n".join(ways)] if ways else []))
     table.caption = (
         "Uplink: from the data's owner to a server. Labels that are sent count as smashed data. Masks and positions, which not "
         "every batch has, are not counted."
     )
+    if cost.link is not None:
+        table.caption += f" {_link_sentences(cost.link)}"
     return table
+
+
+def _link_sentences(link: Mapping[str, Any]) -> str:
+    mbps = "any bandwidth" if link["bandwidth_mbps"] is None else f"{link['bandwidth_mbps']:g} Mbit/s"
+    return (
+        f"Over {mbps} with {link['rtt_ms'] or 0:g} ms there and back they take {link['link_s']:.3g} s. Computing takes at "
+        f"least {link['compute_s']:.3g} s here, so a step takes at least {link['step_s']:.3g} s, of which at most "
+        f"{link['waiting_share']:.0%} is waiting for data."
+    )

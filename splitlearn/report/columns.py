@@ -46,6 +46,8 @@ COLUMNS: dict[str, Column] = {
     "step_s": Column("step time", "s"),
     "step_p95_s": Column("step time, P95", "s"),
     "step_p99_s": Column("step time, P99", "s"),
+    "link_step_s": Column("step time over the link", "s"),
+    "waiting_share": Column("waiting for the link", "share"),
     "token_recovery": Column("token recovery", "share"),
     "rouge_l": Column("ROUGE-L of the best attack"),
     "best_attack": Column("best attack", kind="text"),

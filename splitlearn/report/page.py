@@ -52,11 +52,22 @@ _TABLE = (
     "server_gib",
     "bytes_per_step",
     "step_s",
+    "link_step_s",
+    "waiting_share",
     "token_recovery",
     "train_s",
     "tags",
 )
-_GROUP_TABLE = ("loss", "client_gib", "server_gib", "bytes_per_step", "step_s", "token_recovery")
+_GROUP_TABLE = (
+    "loss",
+    "client_gib",
+    "server_gib",
+    "bytes_per_step",
+    "step_s",
+    "link_step_s",
+    "waiting_share",
+    "token_recovery",
+)
 _CURVES = {"val_loss": "Held-out loss", "train_loss_step": "Training loss"}
 
 

@@ -15,6 +15,8 @@ from splitlearn.runs import SUMMARY_FILE, RunSummary, read_run_config, read_run_
 # Settings that do not tell one variant of training from another: the cut and the seed have columns of their own.
 _NO_VARIANT = {"seed", "split", "tags", "run_folder", "overwrite", "ckpt_path", "verbose", "save_parts"}
 _MOST_OVERRIDES = 200
+# Columns, and what they are called in a record's ``link``.
+_LINK = {"link_step_s": "step_s", "waiting_share": "waiting_share"}
 
 
 def read_row(folder: Path, name: str) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def read_row(folder: Path, name: str) -> dict[str, Any]:
         **_memory(summary),
         **_traffic(summary.traffic or {}),
         **_step_times(summary.phases or {}, summary.metrics or {}),
+        **{name: as_figure((summary.link or {}).get(key)) for name, key in _LINK.items()},
     }
     return {column: row.get(column) for column in COLUMNS}
 

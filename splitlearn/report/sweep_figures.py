@@ -14,7 +14,7 @@ from splitlearn.report.groups import label, pareto_front
 from splitlearn.report.plots import GREY, HEAT, LINE_COLORS, MARKED, line_style, new_figure, plot_text
 from splitlearn.report.tables import mean_text
 
-HEAT_MAPS = ("loss", "client_gib", "bytes_per_step", "step_s", "token_recovery")
+HEAT_MAPS = ("loss", "client_gib", "bytes_per_step", "step_s", "link_step_s", "token_recovery")
 # More cells than so in a row have no room for numbers.
 _MOST_NUMBERED = 10
 _MOST_NAMES = 6
@@ -26,7 +26,12 @@ _MOST_COLORED = 8
 _MOST_MARKERS = 30
 OTHERS = "other cuts and runs"
 # Bytes and seconds as numbers that fit a cell.
-_SCALES = {"bytes_per_step": (2**20, "MiB a step"), "step_s": (1e-3, "ms"), "token_recovery": (0.01, "%")}
+_SCALES = {
+    "bytes_per_step": (2**20, "MiB a step"),
+    "step_s": (1e-3, "ms"),
+    "link_step_s": (1e-3, "ms"),
+    "token_recovery": (0.01, "%"),
+}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ _IN_MARKDOWN = (
     "server_gib",
     "bytes_per_step",
     "step_s",
+    "link_step_s",
+    "waiting_share",
     "token_recovery",
     "reason",
 )
@@ -110,7 +112,7 @@ def count_statuses(frame: pd.DataFrame) -> dict[str, int]:
 
 
 def _groups_table(groups: pd.DataFrame) -> Table:
-    names = ["loss", "client_gib", "server_gib", "bytes_per_step", "step_s", "token_recovery"]
+    names = ["loss", "client_gib", "server_gib", "bytes_per_step", "step_s", "link_step_s", "waiting_share", "token_recovery"]
     shown = [name for name in names if groups[name].notna().any()]
     table = Table(title="cuts by held-out loss", title_justify="left", caption_justify="left")
     several_models = groups["model"].nunique() > 1

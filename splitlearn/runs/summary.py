@@ -50,6 +50,9 @@ class RunSummary:
         phases: seconds of a training step by phase (``data``, ``bottom``, ``cut_1``, ``trunk``, ``cut_2``, ``top``,
             ``backward``, ``optimizer``, and ``step`` for the whole), each with ``median_s``, ``p95_s`` and ``p99_s``; and
             ``num_steps``, the steps they are of.
+        link: what an optimizer step would take over the network that the settings describe: ``bandwidth_mbps``, ``rtt_ms``,
+            ``bytes`` and ``trips`` of a step, ``link_s``, ``compute_s`` (the median step of this run), ``step_s`` for both
+            together, and ``waiting_share``; None if no network was described.
         attacks: what attacks recovered of the text from what crosses the cuts: ``headline`` has the best attack's ``attack``,
             ``cut``, ``direction``, ``token_recovery`` and ``rouge_l``; ``attacks`` lists all of them; None if none were run.
         overrides: the swept overrides of this job, such as ``["split.point_1=2", "seed=1"]``; None for a single run.
@@ -88,6 +91,7 @@ class RunSummary:
     traffic: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     phases: dict[str, Any] | None = None
+    link: dict[str, Any] | None = None
     attacks: dict[str, Any] | None = None
     overrides: list[Any] | None = None
     sweep: str | None = None

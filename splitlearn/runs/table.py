@@ -95,6 +95,19 @@ def _bytes(summary: RunSummary, cut: str) -> str:
     return f": {format_bytes(up)} up and {format_bytes(down)} down a step"
 
 
+def _link_line(summary: RunSummary) -> list[str]:
+    """Say what a step would take over the network that the settings describe, where they describe one."""
+    link = summary.link or {}
+    if link.get("step_s") is None:
+        return []
+    mbps, rtt_ms = link["bandwidth_mbps"], link["rtt_ms"] or 0
+    over = "any bandwidth" if mbps is None else f"{mbps:g} Mbit/s"
+    return [
+        f"over {over} with {rtt_ms:g} ms there and back a step would take {link['step_s']:.3g} s, {link['waiting_share']:.0%} "
+        "of it waiting for data"
+    ]
+
+
 def _footer(summary: RunSummary) -> str:
     metrics = summary.metrics or {}
     rate = metrics["tokens_per_s"]
@@ -106,6 +119,7 @@ def _footer(summary: RunSummary) -> str:
         + (f" ({rate:,.0f} tokens/s in the steps)" if rate else ""),
         *_padding_line(metrics),
         *_crossing_lines(summary),
+        *_link_line(summary),
         *([f"stopped early: {summary.stopped_early}"] if summary.stopped_early else []),
         f"files: {summary.folder}",
     ]

@@ -11,19 +11,29 @@ import torch
 
 from splitlearn.app import compose
 from splitlearn.app.placing import resolve_placement
-from splitlearn.boundary import CallKind, find_routes
+from splitlearn.boundary import BoundaryCodecs, CallKind, find_routes
 from splitlearn.loading import ModelFactory
 from splitlearn.model import ComposedCausalLM, Finished
 from splitlearn.planning.traffic import traffic_of_step
 
 
-@pytest.mark.parametrize("name", ["u_shaped", "vanilla", "linear", "one_party"])
-def test_a_step_sends_the_planned_bytes(name: str, tiny_checkpoint: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("name", "boundary"),
+    [
+        ("u_shaped", "exact"),
+        ("vanilla", "exact"),
+        ("linear", "exact"),
+        ("one_party", "exact"),
+        ("u_shaped", {"forward": ["topk", "int8"], "backward": {"codec": "int4", "group_size": 24, "error_feedback": True}}),
+    ],
+)
+def test_a_step_sends_the_planned_bytes(name: str, boundary: Any, tiny_checkpoint: Callable[..., Path]) -> None:
+    codecs = BoundaryCodecs.from_plain(boundary)
     placement = resolve_placement(compose(f"placement={name}", "device_map=null"))
     folder = tiny_checkpoint("llama", tie_word_embeddings=False)
     parts = ModelFactory.create_split_models(None, folder, 2, 4, trained=("bottom", "trunk", "top"))
-    model: Any = ComposedCausalLM(*parts, routes=find_routes(placement)).train()
+    model: Any = ComposedCausalLM(*parts, routes=find_routes(placement), codecs=codecs).train()
     ids_BT = torch.randint(3, 90, (3, 11))
-    finished = cast(Finished, model.run(ids_BT, kind=CallKind.TRAIN, labels_BT=ids_BT, labels=ids_BT))
+    finished = cast(Finished, model.run(ids_BT, kind=CallKind.TRAIN, labels_BT=ids_BT, labels=ids_BT, rows_B=torch.arange(3)))
     finished.output.loss.backward()
-    assert model.meter.totals(CallKind.TRAIN) == traffic_of_step(placement, 3, 11, 64, torch.float32)
+    assert model.meter.totals(CallKind.TRAIN) == traffic_of_step(placement, 3, 11, 64, torch.float32, codecs)

@@ -29,9 +29,17 @@ class Traffic(Callback):
     def summary(self) -> dict[str, Any]:
         """Return the bytes of training in all and per optimizer step, by cut, and those of evaluation."""
         cuts: dict[str, Any] = {}
+        per_step = self.per_step()
         for cut, totals in self._meter.totals(CallKind.TRAIN).items():
-            cuts[cut] = totals | {f"{name}_per_step": total / max(self._last_step, 1) for name, total in totals.items()}
+            cuts[cut] = totals | {f"{name}_per_step": mean for name, mean in per_step[cut].items()}
         return {**cuts, "evaluation": self._meter.totals(CallKind.EVALUATE)}
+
+    def per_step(self) -> dict[str, dict[str, float]]:
+        """Return the mean bytes of an optimizer step, by cut, then by payload and direction."""
+        totals = self._meter.totals(CallKind.TRAIN)
+        return {
+            cut: {name: total / max(self._last_step, 1) for name, total in of_cut.items()} for cut, of_cut in totals.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts so far."""
