@@ -39,7 +39,8 @@ class Rows(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         ids = torch.randint(3, 99, (ROWS, 9), generator=torch.Generator().manual_seed(0))
-        return ResumableLoader([{"input_ids": row, "labels": row} for row in ids], BATCH, seed=1, num_workers=self._num_workers)
+        rows = [{"input_ids": row, "labels": row, "row": torch.tensor(number)} for number, row in enumerate(ids)]
+        return ResumableLoader(rows, BATCH, seed=1, num_workers=self._num_workers)
 
 
 class Losses(Callback):
