@@ -2,11 +2,22 @@
 
 from splitlearn.boundary.boundary import Boundary, Ticket, pass_directly
 from splitlearn.boundary.calls import CallKind
-from splitlearn.boundary.codecs import Codec, CodecContext, Columns, Exact, codec_class, codec_names
+from splitlearn.boundary.codecs import (
+    Chain,
+    Codec,
+    CodecContext,
+    Columns,
+    Exact,
+    Gaussian,
+    Reuse,
+    codec_class,
+    codec_names,
+)
 from splitlearn.boundary.link import Link
 from splitlearn.boundary.meter import COUNTS, CUT_NAMES, PAYLOADS, TrafficMeter
 from splitlearn.boundary.observer import BoundaryObserver
 from splitlearn.boundary.parcel import Handover, LayerOutputs, Parcel, tensors_of, to_device
+from splitlearn.boundary.privacy import describe_privacy
 from splitlearn.boundary.routes import U_SHAPED, Direction, Route, find_routes
 from splitlearn.boundary.settings import BoundaryCodecs, CodecSettings
 
@@ -19,21 +30,25 @@ __all__ = [
     "BoundaryCodecs",
     "BoundaryObserver",
     "CallKind",
+    "Chain",
     "Codec",
     "CodecContext",
     "CodecSettings",
     "Columns",
     "Direction",
     "Exact",
+    "Gaussian",
     "Handover",
     "LayerOutputs",
     "Link",
     "Parcel",
+    "Reuse",
     "Route",
     "Ticket",
     "TrafficMeter",
     "codec_class",
     "codec_names",
+    "describe_privacy",
     "find_routes",
     "pass_directly",
     "tensors_of",

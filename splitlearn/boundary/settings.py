@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from splitlearn.boundary.codecs import Chain, Codec, ErrorFeedback, codec_class
+from splitlearn.boundary.codecs import Chain, Codec, ErrorFeedback, Reuse, codec_class
 from splitlearn.boundary.routes import Route
 from splitlearn.cut import CUTS
 from splitlearn.naming import named, naming_group
@@ -71,7 +71,7 @@ class CodecSettings:
             with naming_group(name if len(self.steps) == 1 else f"{name}.{number}"):
                 codecs.append(codec_class(codec)(**settings))
         try:
-            whole = codecs[0] if len(codecs) == 1 else Chain(codecs)
+            whole = _composed(codecs)
         except ValueError as error:
             raise ValueError(f"{named(name)} cannot be used: {error}") from error
         with naming_group(name):
@@ -185,6 +185,16 @@ class BoundaryCodecs:
     def to_dict(self) -> dict[str, dict[str, str]]:
         """Return the codecs in words, by cut and direction."""
         return {f"cut_{cut}": {way: str(of_cut[way]) for way in WAYS} for cut, of_cut in self.codecs.items()}
+
+
+def _composed(codecs: Sequence[Codec]) -> Codec:
+    first, *following = codecs
+    if not following:
+        return first
+    if isinstance(first, Reuse):
+        # Both ends keep what the receiver gets, which the codecs that follow decide.
+        return first.around(_composed(following))
+    return Chain(codecs)
 
 
 def _composition(value: dict[str, Any], name: str) -> Any:
