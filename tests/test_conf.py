@@ -19,7 +19,8 @@ GROUPS = {
     "model": 8,
     "split": 5,
     "placement": 4,
-    "boundary": 8,
+    "boundary": 11,
+    "defence": 5,
     "data": 5,
     "peft": 3,
     "activation_cache": 3,
@@ -110,7 +111,7 @@ def check_targets(node: Any) -> None:
 
 def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
     text = (conf_folder() / "train.yaml").read_text()
-    for group in ("model", "split", "placement", "boundary", "data", "peft", "activation_cache"):
+    for group in ("model", "split", "placement", "boundary", "defence", "data", "peft", "activation_cache"):
         line = next(line for line in text.splitlines() if line.strip().startswith(f"- {group}:"))
         listed = set(line.split("#")[1].split(":")[1].replace(" ", "").split(","))
         assert listed == {file.stem for file in FILES if file.parent == Path(group)}
@@ -119,7 +120,7 @@ def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
 def test_every_default_of_train_yaml_has_a_comment() -> None:
     lines = (conf_folder() / "train.yaml").read_text().split("hydra:\n")[0].splitlines()
     settings = [line for line in lines if ":" in line and not line.startswith(("#", "defaults"))]
-    assert len(settings) == 35
+    assert len(settings) == 36
     assert all("#" in line for line in settings)
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from splitlearn.app.checking import check_positions
 from splitlearn.app.checkpoints import find_checkpoint
-from splitlearn.app.opening_runs import crossing_of, open_run
+from splitlearn.app.opening_runs import crossing_of, defend, open_run
 from splitlearn.app.prompts import Message, Question, ask, read_prompts
 from splitlearn.data import PromptFormat, read_tokenizer
 from splitlearn.export import RunRecord, export_run, restore, saved_files
@@ -128,7 +128,9 @@ class _Speaker:
 
     def restore(self, record: RunRecord | None) -> ComposedCausalLM:
         """Return the model that was trained, or the base model for None."""
-        return restore(self._opened, record, *self._crossing)
+        model = restore(self._opened, record, *self._crossing)
+        defend(model, self.record)
+        return model
 
     def say(self, model: ComposedCausalLM, question: Question, stream: bool) -> str:
         """Return a model's answer; print it too as it comes if ``stream``."""

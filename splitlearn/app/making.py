@@ -41,6 +41,7 @@ def make_module(cfg: DictConfig, opened: OpenedModel, placement: Placement) -> S
         compile_layers=plain(cfg.compile),
         # Runs of older releases have none.
         boundary=plain(cfg.get("boundary")),
+        defence=plain(cfg.get("defence")),
     )
 
 

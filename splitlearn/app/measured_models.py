@@ -13,7 +13,7 @@ from splitlearn.adapters import load_adapters
 from splitlearn.app.configuration import literal, make, plain
 from splitlearn.app.making import make_module
 from splitlearn.app.models import open_model
-from splitlearn.app.opening_runs import open_run
+from splitlearn.app.opening_runs import open_run, restore_defences
 from splitlearn.app.placing import resolve_placement
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PartTraining, Placement
@@ -103,6 +103,7 @@ class MeasuredModel:
         module.load_parts()
         if self.record is not None and not base:
             _fill(module, self.record)
+            restore_defences(module.defences, self.record)
         return module
 
     def make_data(self, given: Mapping[str, Any]) -> BlockDataModule:

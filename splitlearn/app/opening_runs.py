@@ -12,10 +12,11 @@ from splitlearn.boundary import U_SHAPED, BoundaryCodecs, Route, find_routes
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import Placement
 from splitlearn.data import base_tokenizer_digest
+from splitlearn.defences import Defences, DefenceSettings
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, check_saved_state, load_base_part
 from splitlearn.loading import ModelRequest, OpenedModel, quantization_config, quantized_names
-from splitlearn.model import part_digest
+from splitlearn.model import ComposedCausalLM, part_digest
 from splitlearn.naming import naming_group
 from splitlearn.runs import CONFIG_FILE
 from splitlearn.training import compare_bases, parse_dtype
@@ -59,6 +60,37 @@ def crossing_of(record: RunRecord) -> tuple[tuple[Route, Route], BoundaryCodecs]
         return U_SHAPED if placement is None else find_routes(_without_devices(placement)), codecs
     except ValueError as error:
         raise ValueError(f"{record.folder / CONFIG_FILE} cannot be used: {error}") from error
+
+
+def defend(model: ComposedCausalLM, record: RunRecord) -> None:
+    """Put on a model the defences of a run that act after training, as the run left them.
+
+    Args:
+        model: the run's model, or its base.
+        record: the run.
+
+    Raises:
+        ValueError: the run's configuration or record is damaged.
+    """
+    try:
+        with naming_group("defence"):
+            defences = Defences(DefenceSettings.from_plain(record.config.get("defence")).after_training)
+            defences.attach(model)
+            restore_defences(defences, record)
+    except ValueError as error:
+        raise ValueError(f"{record.folder} cannot be used: {error}") from error
+
+
+def restore_defences(defences: Defences, record: RunRecord) -> None:
+    """Give defences what they had measured in the state of a run that is wanted.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    if record.checkpoint is None:
+        defences.load_measured(record.summary.defence or {})
+    else:
+        defences.load_state_dict(record.defence_states)
 
 
 def _without_devices(settings: Mapping[str, Any]) -> Placement:

@@ -23,7 +23,7 @@ from splitlearn.files import WriteError, remove_leftovers, write_text
 from splitlearn.redaction import without_queries
 from splitlearn.runs import CONFIG_FILE, RUNNING, RunSummary, new_run_id, print_summary, write_summary
 from splitlearn.training import SplitCausalLM, part_memory
-from splitlearn.training.callbacks import LAST, DivergedError, Traffic, find_callback
+from splitlearn.training.callbacks import LAST, DivergedError, Traffic, find_callback, privacy_of
 
 
 class Recorder:
@@ -135,6 +135,8 @@ class Recorder:
             reason=reason,
             metrics=metrics,
             traffic=None if traffic is None else traffic.summary(),
+            privacy=privacy_of(module),
+            defence=module.defences.measured() or None,
             best=find_best(trainer),
             stopped_early=_why_stopped_early(trainer),
             parts=[part.to_dict() for part in part_memory(module.parts)],

@@ -34,7 +34,7 @@ from splitlearn.runs import Stamp, hold_run_folder, open_run_folder, read_summar
 from splitlearn.settings import check, without_interpolation
 from splitlearn.silence import without_lightning_advice
 from splitlearn.training import SplitCausalLM
-from splitlearn.training.callbacks import RunFigures, RunIdentity, Traffic
+from splitlearn.training.callbacks import PrivacyLoss, RunFigures, RunIdentity, Traffic
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         print(f"learning rate of adapters: {rate_of_adapters(module):g}")
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=opened.source.name, tokenizer_revision=commit)
     figures = RunFigures()
-    trainer = make_trainer(cfg, run_folder, [figures, Traffic(), RunIdentity(recorder.run_id, starts)], placement)
+    trainer = make_trainer(
+        cfg, run_folder, [figures, Traffic(), PrivacyLoss(), RunIdentity(recorder.run_id, starts)], placement
+    )
     check_disk(opened, module, trainer, run_folder, cfg.save_parts)
     # Bad data are found here, before weights are read.
     datamodule.setup("fit")

@@ -33,6 +33,7 @@ _FORM: dict[str, Any] = {
     "peft": dict[str, Any],
     "placement": {"parties": dict[str, dict[str, Any]], "data": str, "labels": str},
     "boundary": dict[str, Any],
+    "defence": dict[str, Any],
 }
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -159,6 +160,11 @@ class RunRecord:
     def _state(self, callback: str) -> dict[str, Any]:
         state: dict[str, Any] = (self.checkpoint or {}).get("callbacks", {}).get(callback, {})
         return state
+
+    @property
+    def defence_states(self) -> dict[str, Any]:
+        """The state of the run's defences in the checkpoint, by their names; empty without a checkpoint."""
+        return self._state("DefenceSteps")
 
     @property
     def trained_tensors(self) -> Mapping[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from splitlearn.model.blueprint import Blueprint, Origin, compare_configs, draw_
 from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.digest import digest, part_digest
+from splitlearn.model.embedding_noise import EmbeddingNoise, draw_noise, nearest_tokens
 from splitlearn.model.modes import evaluating
 from splitlearn.model.parameter_names import fill_parameters, named_parameters, stored_names, trained_parameters
 from splitlearn.model.part_call import PartOutput
@@ -21,6 +22,7 @@ from splitlearn.model.ties import Tie, become_equal, ends_elsewhere, find_ties, 
 __all__ = [
     "Blueprint",
     "ComposedCausalLM",
+    "EmbeddingNoise",
     "Finished",
     "GenerationSession",
     "LocalSession",
@@ -38,6 +40,7 @@ __all__ = [
     "cut_out",
     "digest",
     "draw_blueprint",
+    "draw_noise",
     "embedding_width",
     "ends_elsewhere",
     "evaluating",
@@ -47,6 +50,7 @@ __all__ = [
     "is_quantized",
     "keep_trainable",
     "named_parameters",
+    "nearest_tokens",
     "part_digest",
     "plan_cut",
     "put_tensor",

@@ -20,6 +20,7 @@ from splitlearn.boundary import U_SHAPED, Boundary, BoundaryCodecs, CallKind, Ha
 from splitlearn.cut import PART_NAMES
 from splitlearn.model.blueprint import compare_blueprints, compare_ties
 from splitlearn.model.caches import PartCache, count_cached_tokens, make_cache
+from splitlearn.model.embedding_noise import EmbeddingNoise
 from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
 from splitlearn.model.modes import evaluating
 from splitlearn.model.running import Finished, Run, StageObserver
@@ -47,6 +48,7 @@ class ComposedCausalLM(nn.Module):
         boundaries: the boundaries at cut 1 and cut 2; all data that go from part to part pass them.
         stage_observers: are called with the name of each stage of a training run as it begins: ``"bottom"``, ``"cut_1"``,
             ``"trunk"``, ``"cut_2"``, ``"top"``. Evaluation, generation and trials are not shown.
+        embedding_noise: noise on the bottom's embeddings in every call that crosses a cut; None for none.
 
     Raises:
         ValueError: the parts are not bottom, trunk and top of one cut, are of different models, commits or dtypes, or were
@@ -86,6 +88,7 @@ class ComposedCausalLM(nn.Module):
         below, above = (Boundary(route, self.meter, *codecs.make(route.cut), generators) for route in routes)
         self.boundaries = below, above
         self.stage_observers: list[StageObserver] = []
+        self.embedding_noise: EmbeddingNoise | None = None
 
     @property
     def parts(self) -> tuple[SplitModel, SplitModel, SplitModel]:
@@ -214,7 +217,8 @@ class ComposedCausalLM(nn.Module):
         labels_BT = arguments.get("labels") if labels_BT is None else labels_BT
         arguments = {**self._recorded_outputs(), **arguments}
         observers = self.stage_observers if kind is CallKind.TRAIN else ()
-        run = Run(self.parts, self.boundaries, kind, caches, labels_BT, rows_B, self.generators, observers)
+        beside = (labels_BT, rows_B, self.generators, observers, self.embedding_noise)
+        run = Run(self.parts, self.boundaries, kind, caches, *beside)
         return run(inputs, start, stop, arguments)
 
     def _recorded_outputs(self) -> dict[str, bool]:

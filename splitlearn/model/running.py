@@ -14,6 +14,7 @@ import torch
 
 from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, pass_directly, tensors_of
 from splitlearn.model.caches import PartCache
+from splitlearn.model.embedding_noise import EmbeddingNoise
 from splitlearn.model.sessions import GenerationSession
 from splitlearn.model.split_model import SplitModel
 from splitlearn.randomness import NamedGenerators
@@ -51,6 +52,7 @@ class Run:
         rows_B: ids of the examples in the rows, shape (B), for codecs that remember them; None if they have none.
         generators: random number generators of the parts in training, by the part's name; None leaves torch's default ones.
         observers: are told each stage as it begins: ``"bottom"``, ``"cut_1"``, ``"trunk"``, ``"cut_2"``, ``"top"``.
+        embedding_noise: noise on the bottom's embeddings where anything will be sent; None for none.
     """
 
     parts: Sequence[SplitModel]
@@ -61,6 +63,7 @@ class Run:
     rows_B: torch.Tensor | None = None
     generators: NamedGenerators | None = None
     observers: Sequence[StageObserver] = ()
+    embedding_noise: EmbeddingNoise | None = None
 
     def __call__(
         self, inputs: torch.Tensor | Parcel | Handover, start: int, stop: int, arguments: Mapping[str, Any]
@@ -102,7 +105,7 @@ class Run:
                 with self._drawing(part, device):
                     output = part.run(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
                 return Finished(output.output, at.loss_term)
-            with self._drawing(part, device):
+            with self._drawing(part, device), self._noisy_embeddings(part):
                 output = part.run(at.parcel.hidden_BTD, **at.parcel.context, **own, **settings)
             outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
             at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
@@ -118,6 +121,13 @@ class Run:
         if self.generators is None or part.is_elsewhere or not part.training or self.kind is CallKind.TRIAL:
             return nullcontext()
         return self.generators.drawing(part.spec.name, device)
+
+    def _noisy_embeddings(self, part: SplitModel) -> AbstractContextManager[None]:
+        """Put noise on the embeddings of a bottom, unless nothing of this run is sent to another party."""
+        noise = self.embedding_noise
+        if noise is None or not part.spec.has_embedding or all(each.passes_directly(self.kind) for each in self.boundaries):
+            return nullcontext()
+        return noise.applied(part, self.generators)
 
     def _reach(self, index: int, at: Handover, device: torch.device) -> Handover:
         """Carry data over the boundary below a part, to that part and its device."""

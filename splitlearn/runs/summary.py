@@ -44,6 +44,11 @@ class RunSummary:
         rows: how many rows were read, are used, and were left out, by reason.
         metrics: held-out loss and perplexity before and after, steps, tokens, seconds, tokens per second, and peaks in GiB.
         traffic: bytes over each cut in training, by payload and direction, in all and per optimizer step; and in evaluation.
+        privacy: of ``train`` and ``held_out`` examples, where a codec clips them: ``epsilon`` and ``delta`` of one example,
+            over all that was sent of it; ``mechanisms``, with their settings and how often an example was sent; and
+            ``in_the_clear``, whatever else was sent, which leaves ``epsilon`` unknown.
+        defence: by the name of each defence that needs it after training, what it measured: ``mid`` has the ``width`` of each
+            number of the smashed data, by which its noise is scaled.
         memory: bytes as measured in training: ``parts`` has for each part ``parameter_bytes``, ``gradient_bytes``,
             ``optimizer_bytes`` and ``activation_bytes`` (kept for the backward pass); ``parties`` has for each party the sum
             over its parts; ``planned_parties`` has the same sums as reckoned before training.
@@ -89,6 +94,8 @@ class RunSummary:
     rows: dict[str, int] | None = None
     metrics: dict[str, Any] | None = None
     traffic: dict[str, Any] | None = None
+    privacy: dict[str, Any] | None = None
+    defence: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     phases: dict[str, Any] | None = None
     link: dict[str, Any] | None = None

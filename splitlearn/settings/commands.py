@@ -9,6 +9,7 @@ from splitlearn.settings.fields import Rule
 from splitlearn.settings.groups import (
     ActivationCacheSettings,
     BoundarySettings,
+    DefenceSettings,
     LinkSettings,
     ModelSettings,
     OptimizerSettings,
@@ -29,6 +30,7 @@ class TrainSettings:
     split: SplitSettings
     placement: PlacementSettings
     boundary: BoundarySettings
+    defence: DefenceSettings
     peft: PeftSettings
     activation_cache: ActivationCacheSettings
     callbacks: Annotated[Any, Rule(holds="objects")]

@@ -86,6 +86,50 @@ class BoundarySettings:
 
 
 @dataclass
+class NoPeekSettings:
+    """``defence.nopeek``."""
+
+    weight: Annotated[float, Rule(least=0)]
+    positions: Annotated[int, Rule(least=1)]
+
+
+@dataclass
+class AdversarialSettings:
+    """``defence.adversarial``."""
+
+    weight: Annotated[float, Rule(least=0)]
+    positions: Annotated[int, Rule(least=1)]
+    width: Annotated[int, Rule(least=1)]
+    learning_rate: Annotated[float, Rule(above=0)]
+
+
+@dataclass
+class MidSettings:
+    """``defence.mid``."""
+
+    weight: Annotated[float, Rule(least=0)]
+    noise: Annotated[float, Rule(above=0)]
+
+
+@dataclass
+class DchiSettings:
+    """``defence.dchi``."""
+
+    epsilon: Annotated[float, Rule(above=0)]
+    nearest: bool
+
+
+@dataclass
+class DefenceSettings:
+    """``conf/defence``; null leaves one out."""
+
+    nopeek: NoPeekSettings
+    adversarial: AdversarialSettings
+    mid: MidSettings
+    dchi: DchiSettings
+
+
+@dataclass
 class LinkSettings:
     """``link``."""
 

@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import torch
 from lightning.fabric.utilities.data import AttributeDict
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 
 from splitlearn.boundary import find_routes
 from splitlearn.cut import PART_NAMES, Placement, refuse_both
+from splitlearn.defences import Defences, DefenceSteps, refuse_idle
 from splitlearn.loading import ModelRequest, OpenedModel
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel
@@ -67,11 +68,13 @@ class SplitCausalLM(LightningModule):
         untie: make a head that is tied to the embedding a tensor of its own, which is trained apart.
         boundary: plain settings of `BoundaryCodecs`, how what crosses the cuts is sent; ``"int8"`` is ``boundary=int8``.
             None sends everything as it is.
+        defence: plain settings of `DefenceSettings`, what is done so that it tells less about the text; None for nothing.
 
     Attributes:
         placement: who holds which part on which device.
         trained: which tensors of each part are trained, by the part's name. A part that is to have adapters is frozen if it
             turns out, as parts are loaded, that none of its modules gets one.
+        defences: what is done so that what crosses the cuts tells less about the text.
         generators: what parts and boundaries draw random numbers from, seeded as torch was when the module was made.
 
     Raises:
@@ -101,6 +104,7 @@ class SplitCausalLM(LightningModule):
         placement: Placement | None = None,
         untie: bool = False,
         boundary: Mapping[str, Any] | str | None = None,
+        defence: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         # Where parts live is of this run alone: a checkpoint may be gone on from elsewhere.
@@ -108,10 +112,13 @@ class SplitCausalLM(LightningModule):
         refuse_both(placement, device, device_map)
         self.placement = placement or Placement.u_shaped(device, device_map, num_gpus=torch.cuda.device_count())
         self.settings = TrainingSettings.from_plain(
-            optimizer, peft, activation_cache, gradient_checkpointing, compile_layers, boundary
+            optimizer, peft, activation_cache, gradient_checkpointing, compile_layers, boundary, defence
         )
         with naming_group("boundary"):
             self.settings.codecs.refuse_unused(find_routes(self.placement))
+        with naming_group("defence"):
+            refuse_idle(self.settings.defences, find_routes(self.placement), self.settings.trained)
+        self.defences = Defences(self.settings.defences)
         self.optimization, self.adapters = self.settings.optimization, self.settings.adapters
         self.trained = self.settings.trained
         # Lightning's seed_everything sets this seed, too.
@@ -227,8 +234,14 @@ class SplitCausalLM(LightningModule):
             tracker=self.tracker,
         )
         self._opened = None
+        with naming_group("defence"):
+            self.defences.attach(self._trainable.composed)
         self.trained = dict(self._trainable.trained)
         self.model = self._trainable.composed
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the callback that steps the defences; none without any that learn something."""
+        return [DefenceSteps(self.defences)] if self.settings.defences.trained else []
 
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         """Run the three parts on token ids of shape (B, T); see `ComposedCausalLM.forward`."""

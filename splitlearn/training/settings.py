@@ -12,6 +12,7 @@ from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings
 from splitlearn.boundary import BoundaryCodecs
 from splitlearn.cut import PART_NAMES, PartTraining
+from splitlearn.defences import DefenceSettings
 from splitlearn.loading import OpenedModel
 from splitlearn.naming import named, naming_group
 from splitlearn.training.compilation import compile_settings
@@ -29,6 +30,7 @@ class TrainingSettings:
         gradient_checkpointing: keep only the inputs of layers for the backward pass and compute the rest again.
         compile_layers: arguments of ``torch.compile`` for the decoder layers; None does not compile them.
         codecs: how what crosses the cuts is sent.
+        defences: what is done so that it tells less about the text.
     """
 
     optimization: Optimization = field(default_factory=Optimization)
@@ -37,6 +39,7 @@ class TrainingSettings:
     gradient_checkpointing: bool = False
     compile_layers: Mapping[str, Any] | None = None
     codecs: BoundaryCodecs = field(default_factory=BoundaryCodecs)
+    defences: DefenceSettings = field(default_factory=DefenceSettings)
 
     @classmethod
     def from_plain(
@@ -47,6 +50,7 @@ class TrainingSettings:
         gradient_checkpointing: bool = False,
         compile_layers: bool | Mapping[str, Any] | None = None,
         boundary: Mapping[str, Any] | str | None = None,
+        defence: Mapping[str, Any] | None = None,
     ) -> TrainingSettings:
         """Make them from the plain values that `SplitCausalLM` takes under these names.
 
@@ -67,7 +71,14 @@ class TrainingSettings:
             cache = CacheSettings.from_plain(activation_cache)
         with naming_group("boundary"):
             codecs = BoundaryCodecs.from_plain(boundary)
-        return cls(optimization, adapters, cache, gradient_checkpointing, compile_settings(compile_layers), codecs)
+        with naming_group("defence"):
+            defences = DefenceSettings.from_plain(defence)
+        if defences.dchi is not None and cache.keep != "none":
+            raise ValueError(
+                f"activation_cache.keep is {cache.keep}, but defence.dchi draws new noise each time that a text is sent, which "
+                "would be kept; take activation_cache=none"
+            )
+        return cls(optimization, adapters, cache, gradient_checkpointing, compile_settings(compile_layers), codecs, defences)
 
     @property
     def trained(self) -> dict[str, PartTraining]:

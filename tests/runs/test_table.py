@@ -59,3 +59,12 @@ def test_what_is_not_always_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stopped early: it got no better" in text and "not measured" in text
     assert "1,000 positions of padding were computed beside them, 50% of all; data.packing=isolated" in text
     assert "nothing was held out" in shown(capsys, metrics={**METRICS, "val_loss_after": None})
+
+
+def test_privacy_is_told_with_what_is_sent_in_the_clear(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"epsilon": 12.34567, "delta": 1e-5, "in_the_clear": []}
+    clear = {"epsilon": None, "delta": 1e-5, "in_the_clear": ["cut_2/gradient", "cut_2/labels"]}
+    text = shown(capsys, privacy={"train": clear, "held_out": known})
+    assert "train examples have no epsilon: cut_2/gradient, cut_2/labels is sent in the clear" in text
+    assert "held-out examples: epsilon 12.35 at delta 1e-05, each against any other" in text
+    assert "epsilon" not in shown(capsys)

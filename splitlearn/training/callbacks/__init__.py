@@ -10,6 +10,7 @@ from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
 from splitlearn.training.callbacks.last_checkpoint import LAST, LastCheckpoint
 from splitlearn.training.callbacks.memory_report import MemoryReport
 from splitlearn.training.callbacks.part_bytes import PartBytes
+from splitlearn.training.callbacks.privacy_loss import PrivacyLoss, privacy_of
 from splitlearn.training.callbacks.progress import LineProgress, make_progress
 from splitlearn.training.callbacks.run_figures import RunFigures, saved_figures
 from splitlearn.training.callbacks.run_identity import RunIdentity
@@ -32,6 +33,7 @@ __all__ = [
     "LineProgress",
     "MemoryReport",
     "PartBytes",
+    "PrivacyLoss",
     "RunFigures",
     "RunIdentity",
     "StepPhases",
@@ -41,5 +43,6 @@ __all__ = [
     "count_tokens",
     "find_callback",
     "make_progress",
+    "privacy_of",
     "saved_figures",
 ]

@@ -1,0 +1,77 @@
+"""Runs with noise, reuse and defences, from their settings to their record, and what is done with them afterwards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splitlearn.app import compose, evaluate, generate, train
+from splitlearn.boundary.privacy import Mechanism, epsilon_of
+
+SHORT = [
+    "trainer.enable_progress_bar=false",
+    "verbose=false",
+    "save_parts=false",
+    "peft=lora",
+    "data.max_val_blocks=4",
+    "data.max_train_blocks=8",
+    "data.batch_size=4",
+    "data.block_size=32",
+]
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+def test_epsilon_stands_in_the_record_and_in_the_log(tmp_path: Path) -> None:
+    train(compose(*SHORT, "boundary=gaussian_clipped", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"), tmp_path)
+    privacy = summary_of(tmp_path)["privacy"]
+    releases = {each["name"]: each["releases"] for each in privacy["train"]["mechanisms"]}
+    assert releases == {"cut_1/activation": 2, "cut_2/gradient": 2}, "one for each epoch, cut and direction"
+    expected = epsilon_of([Mechanism("", 1.0, 0.01, 1e-5, 4)])
+    assert privacy["train"]["epsilon"] == pytest.approx(expected)
+    # Held-out examples are sent before training and after each epoch.
+    assert privacy["held_out"]["mechanisms"][0]["releases"] == 3
+    with (tmp_path / "metrics" / "metrics.csv").open() as file:
+        logged = [float(row["privacy_epsilon"]) for row in csv.DictReader(file) if row.get("privacy_epsilon")]
+    assert logged[-1] == pytest.approx(expected, rel=1e-5) and logged[0] < logged[-1]
+
+
+def test_reuse_sends_less_from_the_second_epoch_on(tmp_path: Path) -> None:
+    settings = [*SHORT, "boundary=reuse", "trainer.max_epochs=2"]
+    sent = {}
+    for threshold in ("0", "inf"):
+        folder = tmp_path / threshold
+        ways = [f"boundary.{way}.threshold={threshold}" for way in ("forward", "backward")]
+        train(compose(*settings, *ways, "boundary.backward.max_gib=0.5"), folder)
+        sent[threshold] = summary_of(folder)["traffic"]["cut_2"]
+    hidden = 8 * 32 * 128 * 4
+    bitmaps = 2 * 8 * 32 // 8
+    for name in ("activation_downlink_bytes", "gradient_uplink_bytes"):
+        assert sent["inf"][name] == hidden + bitmaps, "the first epoch alone"
+        assert hidden < sent["0"][name] <= 2 * hidden + bitmaps, "whatever has moved"
+
+
+def test_defences_are_a_list_that_evaluation_and_generation_know(tmp_path: Path) -> None:
+    train(compose(*SHORT, "defence=[nopeek,mid,dchi]", "defence.dchi.epsilon=1e6", "trainer.max_epochs=1"), tmp_path)
+    summary = summary_of(tmp_path)
+    assert len(summary["defence"]["mid"]["width"]) == 128
+    measured = {}
+    for name, more in {"run": [], "checkpoint": ["ckpt=last"], "base": ["base=true"]}.items():
+        measured[name] = evaluate(compose(f"run={tmp_path}", *more, config_name="evaluate"))["loss"]
+    assert measured["run"] == pytest.approx(summary["metrics"]["val_loss_after"], abs=0.3)
+    assert measured["run"] == pytest.approx(measured["checkpoint"], abs=0.3)
+    assert all(math.isfinite(loss) for loss in measured.values())
+    asked = [f"run={tmp_path}", "prompt=for each of", "max_new_tokens=4"]
+    assert generate(compose(*asked, config_name="generate")) == generate(compose(*asked, config_name="generate"))
+    summary["defence"]["mid"]["width"][0] = "x"
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=r"the widths of defence\.mid are not 128 numbers above 0"):
+        generate(compose(*asked, config_name="generate"))
