@@ -12,6 +12,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from splitlearn.app import compose, conf_folder
+from splitlearn.app.configuration import plain
+from splitlearn.attacks import AttackPlan
 from splitlearn.training import Optimization
 
 FILES = sorted(path.relative_to(conf_folder()) for path in conf_folder().rglob("*.yaml"))
@@ -30,6 +32,7 @@ GROUPS = {
     "logger": 6,
     "experiment": 2,
     "debug": 2,
+    "attack": 3,
     "sweep": 1,
     "hydra/launcher": 1,
     "hydra/sweeper": 1,
@@ -58,11 +61,14 @@ def test_the_number_of_files() -> None:
     counts: dict[str, int] = {}
     for file in FILES:
         counts[str(file.parent)] = counts.get(str(file.parent), 0) + 1
-    assert counts == {".": 9, **GROUPS}
+    assert counts == {".": 10, **GROUPS}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path()], ids=str)
 def test_every_choice_composes_and_resolves(file: Path) -> None:
+    if file.parent == Path("attack"):
+        AttackPlan.from_plain(plain(compose(*overrides_for(file), config_name="attack").attack))
+        return
     cfg = compose(*overrides_for(file), "run_folder=/tmp/run")
     resolved: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_targets(resolved)
@@ -73,13 +79,14 @@ def test_top_level_files_compose() -> None:
     names = {path.name for path in FILES if path.parent == Path()}
     assert names == {
         f"{name}.yaml"
-        for name in ("train", "plan", "verify", "generate", "evaluate", "export", "prepare", "report", "certificates")
+        for name in ("train", "plan", "verify", "generate", "evaluate", "attack", "export", "prepare", "report", "certificates")
     }
     check_targets(OmegaConf.to_container(compose("run_folder=/tmp/run"), resolve=True, throw_on_missing=True))
     compose("source=a.gguf", "out=b", config_name="prepare")
     compose("out=a", config_name="certificates")
     compose("run=a", "out=b", config_name="export")
     compose("run=a", config_name="evaluate")
+    compose("run=a", config_name="attack")
     compose("folders=[a, b]", config_name="report")
     compose("run=a", "prompt=b", config_name="generate")
     for name in ("plan", "verify"):

@@ -3,6 +3,7 @@
 Notebooks and tests call them; the command line does the same.
 """
 
+from splitlearn.app.attacking import attack
 from splitlearn.app.checkpoints import FinishedRunError
 from splitlearn.app.configuration import naming_settings
 from splitlearn.app.evaluating import evaluate
@@ -16,6 +17,7 @@ from splitlearn.settings import compose, conf_folder
 __all__ = [
     "FinishedRunError",
     "TrainResult",
+    "attack",
     "compose",
     "conf_folder",
     "converse",

@@ -115,15 +115,15 @@ class MeasuredModel:
         Raises:
             ValueError: a setting cannot be used, or the run's configuration names a class that is not splitlearn's.
         """
-        target = self.settings.data.get("_target_")
+        settings = {**plain(self.settings.get("data") or {}), **given}
+        target = settings.get("_target_")
         if target not in TARGETS or not str(target).startswith("splitlearn.data."):
             # Hydra would import and call any class that a configuration file names.
             raise ValueError(
                 f"the run's data module {target} is none of splitlearn's own, so it is not made from its configuration"
             )
-        settings = literal({**plain(self.settings.data), **given})
         source = self.opened.source
-        data: BlockDataModule = make(settings, tokenizer_name_or_path=source.name, tokenizer_revision=source.commit)
+        data: BlockDataModule = make(literal(settings), tokenizer_name_or_path=source.name, tokenizer_revision=source.commit)
         return data
 
 

@@ -9,11 +9,13 @@ from splitlearn.attacks.collecting_responses import collect_responses
 from splitlearn.attacks.inverters import MlpInverter, TrainedInverter, TransformerInverter
 from splitlearn.attacks.label_gradients import LabelsByConjugateGradients, LabelsFromGradients
 from splitlearn.attacks.nearest import NearestEmbedding
+from splitlearn.attacks.plan import AttackPlan
 from splitlearn.attacks.prefix_search import PrefixSearch
 from splitlearn.attacks.ranking import Ranker, RankingAttack, seeded
 from splitlearn.attacks.responses import ReadResponses
 from splitlearn.attacks.result import AttackResult, Baseline, Reconstruction
 from splitlearn.attacks.ridge import RidgeMap
+from splitlearn.attacks.running import AttackReport, LeftOut, Watch, run_attacks
 from splitlearn.attacks.scores import NO_GUESS, rouge_l, token_recovery
 from splitlearn.attacks.scoring import score
 from splitlearn.attacks.texts import DEFAULT_TOKENS, AttackTexts, divide_texts, token_overlap
@@ -26,6 +28,8 @@ __all__ = [
     "FORWARD",
     "NO_GUESS",
     "Attack",
+    "AttackPlan",
+    "AttackReport",
     "AttackResult",
     "AttackTexts",
     "AttackerView",
@@ -37,6 +41,7 @@ __all__ = [
     "EmbeddingGradients",
     "LabelsByConjugateGradients",
     "LabelsFromGradients",
+    "LeftOut",
     "MlpInverter",
     "NearestEmbedding",
     "Pieces",
@@ -49,12 +54,14 @@ __all__ = [
     "RidgeMap",
     "TrainedInverter",
     "TransformerInverter",
+    "Watch",
     "collect",
     "collect_embedding_gradients",
     "collect_responses",
     "divide_texts",
     "measure_baseline",
     "rouge_l",
+    "run_attacks",
     "score",
     "seeded",
     "token_overlap",

@@ -15,6 +15,7 @@ COMMANDS = {
     "verify": "show that a checkpoint's parts are the unsplit model",
     "generate": "have a run's model go on from a prompt",
     "evaluate": "measure a run's model, or one of its checkpoints, on held-out text",
+    "attack": "recover text from exactly what crosses the cuts, and say how much",
     "export": "write a run's model as one ordinary Hugging Face folder",
     "report": "put the runs of sweeps into one table and one page, and recommend a cut",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",

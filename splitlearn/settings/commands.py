@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from splitlearn.settings.fields import Rule
 from splitlearn.settings.groups import (
     ActivationCacheSettings,
+    AttackPlanSettings,
     BoundarySettings,
     DefenceSettings,
     LinkSettings,
@@ -150,6 +151,41 @@ class EvaluateSettings:
 
 
 @dataclass
+class AttackDataSettings:
+    """Which documents are attacked, and which are the attacker's own."""
+
+    source: Any
+    subset: str | None
+    split: str | None
+    revision: str | None
+    val_fraction: Annotated[float | None, Rule(above=0)]
+    max_train_rows: Annotated[int | None, Rule(least=1)]
+    max_val_rows: Annotated[int | None, Rule(least=1)]
+
+
+@dataclass
+class AttackSettings:
+    """``conf/attack.yaml``."""
+
+    run: str | None
+    ckpt: str | None
+    base: bool
+    model: ModelSettings
+    split: SplitSettings
+    placement: PlacementSettings
+    boundary: BoundarySettings
+    attack: AttackPlanSettings
+    cuts: Any
+    directions: Any
+    base_weights: Annotated[str | None, Rule(choices=("public", "private", None))]
+    json: bool
+    out: str | None
+    device: str | None
+    device_map: Any
+    data: AttackDataSettings
+
+
+@dataclass
 class PrepareSettings:
     """``conf/prepare.yaml``."""
 
@@ -189,6 +225,7 @@ SCHEMAS: dict[str, type] = {
     "generate": GenerateSettings,
     "export": ExportSettings,
     "evaluate": EvaluateSettings,
+    "attack": AttackSettings,
     "prepare": PrepareSettings,
     "certificates": CertificatesSettings,
     "report": ReportSettings,

@@ -196,6 +196,49 @@ class ActivationCacheSettings:
 
 
 @dataclass
+class AttackBudgetSettings:
+    """``attack.budgets.NAME``."""
+
+    pieces: Annotated[int | None, Rule(least=1)]
+    steps: Annotated[int | None, Rule(least=0)]
+    seconds: Annotated[float | None, Rule(least=0)]
+
+
+@dataclass
+class AttackBudgets:
+    """``attack.budgets``: one for each attack that there is."""
+
+    nearest_embedding: AttackBudgetSettings
+    ridge: AttackBudgetSettings
+    mlp: AttackBudgetSettings
+    transformer: AttackBudgetSettings
+    prefix_search: AttackBudgetSettings
+    responses: AttackBudgetSettings
+    labels: AttackBudgetSettings
+    labels_cg: AttackBudgetSettings
+    bag_of_tokens: AttackBudgetSettings
+
+
+@dataclass
+class AttackPlanSettings:
+    """``conf/attack``; the lists are checked by `splitlearn.attacks.AttackPlan`."""
+
+    attacks: Any
+    cuts: Any
+    directions: Any
+    base_weights: Annotated[str, Rule(choices=("public", "private"))]
+    tokens: Annotated[int, Rule(least=2)]
+    auxiliary_pieces: Annotated[int, Rule(least=1)]
+    validation_pieces: Annotated[int, Rule(least=1)]
+    test_pieces: Annotated[int, Rule(least=1)]
+    prompts: Annotated[int, Rule(least=1)]
+    prompt_tokens: Annotated[int, Rule(least=1)]
+    recording_seconds: Annotated[float | None, Rule(above=0)]
+    seed: Annotated[int, Rule(least=0)]
+    budgets: AttackBudgets
+
+
+@dataclass
 class BlockSettings:
     """What all data have; what lies beyond a type is checked by the data modules themselves."""
 

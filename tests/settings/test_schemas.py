@@ -24,7 +24,7 @@ IN_SIGNATURES = ("trainer", "callbacks", "logger")
 
 def yaml_names(node: Any, prefix: str = "") -> Iterator[str]:
     for key, value in node.items():
-        if isinstance(value, dict) and key not in ("settings", "parties", "defaults", "hydra"):
+        if isinstance(value, dict) and key not in ("settings", "parties", "forward", "backward", "defaults", "hydra"):
             yield from yaml_names(value, f"{prefix}{key}.")
         elif key not in ("defaults", "hydra"):
             yield f"{prefix}{key}"
@@ -39,11 +39,11 @@ def schema_names(schema: type, prefix: str = "") -> Iterator[str]:
 
 
 def names_in_files() -> dict[str, set[str]]:
-    """The settings that the YAML files of each command, and of each group, have."""
+    """The settings that the YAML file of each command, under its name with the ending, and those of each group have."""
     found: dict[str, set[str]] = {}
     for file in FILES:
         if file.parts[0] not in ("experiment", "debug"):
-            place = file.parts[0] if len(file.parts) > 1 else file.stem
+            place = file.parts[0]
             found.setdefault(place, set()).update(yaml_names(yaml.safe_load((conf_folder() / file).read_text())))
     return found
 
@@ -62,13 +62,22 @@ def test_a_commands_schema_has_the_settings_of_its_file(command: str) -> None:
             own |= {f"{name}.{inner}" for inner in schema_names(kind)}
         else:
             own.add(name)
-    assert own == names_in_files()[command]
+    assert own == names_in_files()[f"{command}.yaml"]
     assert groups == chosen
 
 
-@pytest.mark.parametrize("group", [name for name, kind, _ in settings_of(SCHEMAS["train"]) if is_dataclass(kind)])
+# The groups of `train` and those of `attack`.
+GROUPS: dict[str, type] = {
+    name: kind
+    for command in ("train", "attack")
+    for name, kind, _ in settings_of(SCHEMAS[command])
+    if is_dataclass(kind) and isinstance(kind, type)
+}
+
+
+@pytest.mark.parametrize("group", [name for name in GROUPS if (conf_folder() / name).is_dir() and name != "data"])
 def test_a_groups_schema_has_the_settings_of_its_files(group: str) -> None:
-    schema = next(kind for name, kind, _ in settings_of(SCHEMAS["train"]) if name == group)
+    schema = GROUPS[group]
     in_files = names_in_files()[group]
     # A null stands for all that a group of settings holds.
     in_schema = {name for name in schema_names(schema) if not any(name.startswith(f"{each}.") for each in in_files)}
