@@ -13,14 +13,14 @@ from splitlearn.app.attack_texts import WHOLE_DOCUMENTS, attack_texts
 from splitlearn.app.configuration import literal, naming_settings, plain
 from splitlearn.app.measured_models import MeasuredModel
 from splitlearn.attacks import AttackPlan, AttackTexts, PublicModel, Watch, run_attacks
-from splitlearn.cut import describe_threats
+from splitlearn.cut import Placement, describe_threats
 from splitlearn.data import read_tokenizer
 from splitlearn.export import restore
 from splitlearn.files import check_writable, write_json
+from splitlearn.loading import OpenedModel
 from splitlearn.naming import named, naming_group
 from splitlearn.settings import check, conf_folder
 from splitlearn.silence import without_lightning_advice
-from splitlearn.training import SplitCausalLM
 
 _OF_PLAN = ("cuts", "directions", "base_weights")
 # The data of a model without a run, unless others are given.
@@ -53,14 +53,14 @@ def attack(cfg: DictConfig, watch: Watch | None = None) -> dict[str, Any]:
     measured = _open(cfg)
     if cfg.get("boundary") is not None:
         measured.settings.boundary = literal(plain(cfg.boundary))
-    _refuse_uncrossed(plan, measured)
+    refuse_uncrossed(plan, measured.placement)
     data = {key: value for key, value in plain(cfg.data).items() if value is not None}
     texts = _texts(measured, data, plan)
     module = measured.load(cfg.base)
-    public = _public(module, measured, plan)
+    public = public_model(measured.opened, plan)
     tokenizer = read_tokenizer(measured.opened.source.name, measured.opened.source.commit)
     with without_lightning_advice():
-        report = run_attacks(module.composed, texts, plan, public=public, decode=_decode(tokenizer), watch=watch)
+        report = run_attacks(module.composed, texts, plan, public=public, decode=decoder_of(tokenizer), watch=watch)
     found = {
         **_describe(cfg, measured, data),
         "base_weights": plan.base_weights,
@@ -99,9 +99,18 @@ def _open(cfg: DictConfig) -> MeasuredModel:
     return MeasuredModel.of_run(cfg.run, cfg.ckpt, cfg.device, cfg.device_map)
 
 
-def _refuse_uncrossed(plan: AttackPlan, measured: MeasuredModel) -> None:
+def refuse_uncrossed(plan: AttackPlan, placement: Placement) -> None:
+    """Refuse a plan that attacks a cut which nothing crosses.
+
+    Args:
+        plan: the plan.
+        placement: who holds which part.
+
+    Raises:
+        ValueError: the parts on both sides of a cut are one party's.
+    """
     for cut in plan.cuts:
-        if not measured.placement.crosses(cut):
+        if not placement.crosses(cut):
             raise ValueError(
                 f"{named('attack.cuts')} names cut {cut}, but nothing crosses it: the parts on both sides are one party's; "
                 "choose another cut, or another placement"
@@ -123,16 +132,22 @@ def _texts(measured: MeasuredModel, given: Mapping[str, Any], plan: AttackPlan) 
     return attack_texts(data, plan)
 
 
-def _public(module: SplitCausalLM, measured: MeasuredModel, plan: AttackPlan) -> PublicModel | None:
-    """Return the base model's weights, if the attacker has them."""
-    if plan.base_weights != "public":
-        return None
-    if measured.record is None and measured.opened.request.quantization is None:
-        return PublicModel.of(module.composed)
-    return PublicModel.of(restore(measured.opened.revise(quantization=None), None))
+def public_model(opened: OpenedModel, plan: AttackPlan) -> PublicModel | None:
+    """Return the base model's weights if the attacker has them, unquantized as they are published.
+
+    Args:
+        opened: the base model, cut.
+        plan: says whether the attacker has them.
+    """
+    return PublicModel.of(restore(opened.revise(quantization=None), None)) if plan.base_weights == "public" else None
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
+def decoder_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
+    """Return the function from token ids to text that results are shown with.
+
+    Args:
+        tokenizer: the model's tokenizer.
+    """
     return lambda ids: str(tokenizer.decode(list(ids)))
 
 
