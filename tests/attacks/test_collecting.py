@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from splitlearn.attacks import BACKWARD, Budget, collect
-from splitlearn.boundary import BoundaryObserver, CallKind, CodecContext, Parcel, codec_class, find_routes
+from splitlearn.boundary import BoundaryObserver, CallKind, CodecContext, Gaussian, Parcel, codec_class, find_routes
 from splitlearn.cut import Placement
 from splitlearn.model import ComposedCausalLM
 from splitlearn.randomness import NamedGenerators
@@ -40,6 +40,16 @@ def test_the_codec_has_been_over_them(tiny_checkpoint: Callable[..., Path]) -> N
     context = CodecContext(CallKind.TRIAL, "cut_1", "activation", exact.shape)
     assert not torch.equal(coded, exact)
     assert torch.equal(coded, codec.decode(codec.encode(exact, context), exact.dtype, context))
+
+
+def test_noise_is_of_the_seed_and_none_of_the_runs(tiny_checkpoint: Callable[..., Path]) -> None:
+    model = compose(tiny_checkpoint("llama"))
+    exact = collect(model, IDS_NT, 1).crossed_NTD
+    model.generators = NamedGenerators(5)
+    model.boundaries[0].codec = Gaussian(noise_rms=0.3)
+    noisy, again, other = (collect(model, IDS_NT, 1, seed=seed).crossed_NTD for seed in (1, 1, 2))
+    assert torch.equal(noisy, again) and not torch.equal(noisy, other) and not torch.equal(noisy, exact)
+    assert not model.generators.state()["states"]
 
 
 @pytest.mark.parametrize("cut", [1, 2])

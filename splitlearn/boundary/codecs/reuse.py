@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, D hidden size; M tokens have moved.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -67,6 +68,12 @@ class Reuse(Codec):
         made = Reuse(self.threshold, self.max_gib)
         made._codec, made.name = codec, f"reuse, then {codec.name}"
         return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Reuse:
+        """Return a copy with a memory of its own; what is kept by now is shared, since it is replaced and never written to."""
+        copied = copy.copy(self)
+        copied._codec, copied._kept = copy.deepcopy(self._codec, memo), dict(self._kept)
+        return copied
 
     @property
     def num_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -99,6 +100,17 @@ def test_state_goes_on_to_the_bit() -> None:
         torch.equal(torch.as_tensor(one), torch.as_tensor(other))
         for one, other in zip(cross(codec, moved, [2, 1, 0]), cross(resumed, moved, [2, 1, 0]), strict=True)
     )
+
+
+def test_a_copy_goes_on_by_itself_without_taking_the_memory_twice() -> None:
+    codec = Reuse(threshold=0)
+    cross(codec, hidden(), [0, 1, 2])
+    copied = copy.deepcopy(codec)
+    shared = zip(codec.state_dict()["kept"], copied.state_dict()["kept"], strict=True)
+    assert all(one.data_ptr() == other.data_ptr() for one, other in shared)
+    cross(copied, hidden(1), [0, 1, 2])
+    assert torch.equal(torch.stack(codec.state_dict()["kept"]), hidden())
+    assert torch.equal(torch.stack(copied.state_dict()["kept"]), hidden(1))
 
 
 def test_room_is_for_the_first_examples_and_others_are_sent_whole() -> None:
