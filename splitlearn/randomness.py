@@ -20,15 +20,22 @@ class NamedGenerators:
 
     Args:
         seed: the seed of the run.
+        seeds: seeds of generators by name, from `seed_of`, in the place of those that follow from ``seed``. The holder of a
+            part is told no others.
 
     Attributes:
         seed: the same.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, seeds: Mapping[str, int] | None = None) -> None:
         self.seed = seed
+        self._seeds = dict(seeds or {})
         # By name, then by kind of device: a name belongs to one place, but a resumed run may have another GPU.
         self._generators: dict[str, dict[str, torch.Generator]] = {}
+
+    def seed_of(self, name: str) -> int:
+        """Return the seed of the generator of a name, from which no other name's follows."""
+        return self._seeds.get(name, _seed_of(self.seed, name))
 
     def generator(self, name: str, device: torch.device = _CPU) -> torch.Generator:
         """Return the generator of a name, to pass to torch's functions that draw random numbers.
@@ -40,7 +47,7 @@ class NamedGenerators:
         of_name = self._generators.setdefault(name, {})
         generator = of_name.get(device.type)
         if generator is None:
-            generator = of_name[device.type] = torch.Generator(device).manual_seed(_seed_of(self.seed, name))
+            generator = of_name[device.type] = torch.Generator(device).manual_seed(self.seed_of(name))
         elif device.index is not None and generator.device != device:
             moved = torch.Generator(device)
             moved.set_state(generator.get_state())

@@ -13,6 +13,16 @@ from splitlearn.boundary.codecs import (
     codec_class,
     codec_names,
 )
+from splitlearn.boundary.freight import (
+    Freight,
+    count_tensors,
+    load,
+    load_gradients,
+    unload,
+    unload_gradients,
+    wire_of,
+    without_graph,
+)
 from splitlearn.boundary.link import Link
 from splitlearn.boundary.meter import COUNTS, CUT_NAMES, PAYLOADS, TrafficMeter
 from splitlearn.boundary.observer import BoundaryObserver
@@ -37,6 +47,7 @@ __all__ = [
     "Columns",
     "Direction",
     "Exact",
+    "Freight",
     "Gaussian",
     "Handover",
     "LayerOutputs",
@@ -48,9 +59,16 @@ __all__ = [
     "TrafficMeter",
     "codec_class",
     "codec_names",
+    "count_tensors",
     "describe_privacy",
     "find_routes",
+    "load",
+    "load_gradients",
     "pass_directly",
     "tensors_of",
     "to_device",
+    "unload",
+    "unload_gradients",
+    "wire_of",
+    "without_graph",
 ]

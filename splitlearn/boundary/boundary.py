@@ -185,11 +185,17 @@ class Boundary:
             self._count(kind, "activation", ways[place], sum(column.nbytes for column in columns.values()))
             return columns
 
+        shapes = [tensor.shape for tensor in tensors]
+
+        def decode_gradient(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
+            context = self._context("gradient", kind, shapes[place], place, rows_B, parcel.attention_mask)
+            return self.gradient_codec.decode(columns, dtype, context)
+
         def settle(gradient_BTD: torch.Tensor) -> None:
             for observer in self.observers:
                 observer.on_receive_gradient(self.route.cut, gradient_BTD)
 
-        under_way, wire = crossing.send(tensors, encode, settle)
+        under_way, wire = crossing.send(tensors, encode, decode_gradient, settle)
         return Ticket(kind, parcel.context, layer_outputs, loss_term, under_way, wire, places, ways, rows_B)
 
     def receive(self, ticket: Ticket, device: torch.device) -> tuple[Parcel, dict[str, LayerOutputs]]:
@@ -211,9 +217,6 @@ class Boundary:
         def decode(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
             return self.codec.decode(columns, dtype, context("activation", place))
 
-        def decode_gradient(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
-            return self.gradient_codec.decode(columns, dtype, context("gradient", place))
-
         def give_back(place: int, gradient: torch.Tensor) -> Columns:
             if place == 0:
                 for observer in self.observers:
@@ -223,7 +226,7 @@ class Boundary:
             self._count(kind, "gradient", way, sum(column.nbytes for column in columns.values()))
             return columns
 
-        received = crossing.receive(ticket._crossing, ticket._wire, device, decode, give_back, decode_gradient)
+        received = crossing.receive(ticket._crossing, ticket._wire, device, decode, give_back)
         parcel = _parcel(received[0], {name: to_device(value, device) for name, value in ticket.context.items()})
         for observer in self.observers:
             observer.on_receive(self.route.cut, ticket.kind, _detached(parcel))

@@ -2,7 +2,7 @@
 
 `send` ends the sender's graph and `receive` begins the receiver's. Between them lies a `Ticket`: activations go up in it, and
 gradients come back. A scalar, the wire, connects the two halves in autograd, so that one ``backward`` of the loss drives both.
-Only the ticket passes from one half to the other, so the halves can run in two processes.
+Only what the ticket holds passes from one half to the other, and both ways encoded, so the halves can run in two processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Ticket:
         shapes: the shape of each tensor.
         needs_gradient: for each tensor whether the sender needs its gradient.
         devices: the device of each of the sender's tensors.
-        gradients: the gradient of each tensor on the sender's device; None where there is none.
+        gradients: the gradient of each tensor, encoded; None where there is none.
     """
 
     encoded: list[Columns] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Ticket:
     shapes: list[torch.Size] = field(default_factory=list)
     needs_gradient: list[bool] = field(default_factory=list)
     devices: list[torch.device] = field(default_factory=list)
-    gradients: list[torch.Tensor | None] = field(default_factory=list)
+    gradients: list[Columns | None] = field(default_factory=list)
 
 
 # From a tensor's place in the ticket and the tensor to its encoding.
@@ -45,26 +45,25 @@ Decode = Callable[[int, Columns, torch.dtype], torch.Tensor]
 
 
 def send(
-    tensors: Sequence[torch.Tensor], encode: Encode, settle: Callable[[torch.Tensor], None]
+    tensors: Sequence[torch.Tensor], encode: Encode, decode_gradient: Decode, settle: Callable[[torch.Tensor], None]
 ) -> tuple[Ticket, torch.Tensor]:
     """Send tensors.
 
     Args:
         tensors: floating-point tensors; the first gives the wire its device.
         encode: encodes a tensor.
+        decode_gradient: decodes a gradient that has come back.
         settle: called with the gradient of the first tensor when it has come back; not called if there is none.
 
     Returns:
         The ticket and the wire, a scalar. The ticket does not hold the wire: autograd's graph would then refer to itself.
     """
     ticket = Ticket(needs_gradient=[tensor.requires_grad and torch.is_grad_enabled() for tensor in tensors])
-    wire: torch.Tensor = _Send.apply(ticket, encode, settle, *tensors)
+    wire: torch.Tensor = _Send.apply(ticket, encode, decode_gradient, settle, *tensors)
     return ticket, wire
 
 
-def receive(
-    ticket: Ticket, wire: torch.Tensor, device: torch.device, decode: Decode, give_back: Encode, decode_gradient: Decode
-) -> list[torch.Tensor]:
+def receive(ticket: Ticket, wire: torch.Tensor, device: torch.device, decode: Decode, give_back: Encode) -> list[torch.Tensor]:
     """Receive the tensors of a ticket, once.
 
     Args:
@@ -73,13 +72,12 @@ def receive(
         device: where the tensors go.
         decode: decodes a tensor.
         give_back: encodes a gradient.
-        decode_gradient: decodes it again.
 
     Returns:
         The tensors in the order in which they were sent.
     """
     received: tuple[torch.Tensor, ...]
-    received = _Receive.apply(wire, ticket, device, decode, give_back, decode_gradient)
+    received = _Receive.apply(wire, ticket, device, decode, give_back)
     return list(received)
 
 
@@ -87,9 +85,14 @@ def receive(
 class _Send(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, ticket: Ticket, encode: Encode, settle: Callable[[torch.Tensor], None], *tensors: torch.Tensor
+        ctx: Any,
+        ticket: Ticket,
+        encode: Encode,
+        decode_gradient: Decode,
+        settle: Callable[[torch.Tensor], None],
+        *tensors: torch.Tensor,
     ) -> Any:
-        ctx.ticket, ctx.settle = ticket, settle
+        ctx.ticket, ctx.decode_gradient, ctx.settle = ticket, decode_gradient, settle
         ticket.encoded = [encode(place, tensor.detach()) for place, tensor in enumerate(tensors)]
         ticket.dtypes = [tensor.dtype for tensor in tensors]
         ticket.shapes = [tensor.shape for tensor in tensors]
@@ -100,10 +103,14 @@ class _Send(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, wire_gradient: torch.Tensor) -> Any:
-        gradients, ctx.ticket.gradients = ctx.ticket.gradients, []
+        ticket: Ticket = ctx.ticket
+        encoded, ticket.gradients = ticket.gradients, []
+        gradients = [
+            None if columns is None else _decode_gradient(ctx, place, columns) for place, columns in enumerate(encoded)
+        ]
         if gradients[0] is not None:
             ctx.settle(gradients[0])
-        return None, None, None, *gradients
+        return None, None, None, None, *gradients
 
 
 class _Receive(torch.autograd.Function):
@@ -115,11 +122,10 @@ class _Receive(torch.autograd.Function):
         device: torch.device,
         decode: Decode,
         give_back: Encode,
-        decode_gradient: Decode,
     ) -> Any:
         # Tensors that the receiver did not use have no gradient, and none is sent back for them.
         ctx.set_materialize_grads(False)
-        ctx.ticket, ctx.give_back, ctx.decode_gradient = ticket, give_back, decode_gradient
+        ctx.ticket, ctx.give_back = ticket, give_back
         # Drop the encoded tensors from the ticket, so that they are freed as they are decoded.
         encoded, ticket.encoded = ticket.encoded, []
         received = []
@@ -136,15 +142,15 @@ class _Receive(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
         ticket: Ticket = ctx.ticket
         ticket.gradients = [
-            None if gradient is None else _return(ctx, place, gradient) for place, gradient in enumerate(gradients)
+            None if gradient is None else ctx.give_back(place, gradient) for place, gradient in enumerate(gradients)
         ]
         # The wire's gradient only triggers the sender's backward; the real gradients travel in the ticket.
         wire_gradient = torch.zeros((), dtype=ticket.dtypes[0], device=ticket.devices[0])
-        return wire_gradient, None, None, None, None, None
+        return wire_gradient, None, None, None, None
 
 
-def _return(ctx: Any, place: int, gradient: torch.Tensor) -> torch.Tensor:
+def _decode_gradient(ctx: Any, place: int, columns: Columns) -> torch.Tensor:
     device = ctx.ticket.devices[place]
-    columns = {name: column.to(device) for name, column in ctx.give_back(place, gradient).items()}
-    decoded: torch.Tensor = ctx.decode_gradient(place, columns, gradient.dtype)
+    columns = {name: column.to(device) for name, column in columns.items()}
+    decoded: torch.Tensor = ctx.decode_gradient(place, columns, ctx.ticket.dtypes[place])
     return decoded

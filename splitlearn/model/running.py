@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, pass_directly, tensors_of
+from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, Ticket, pass_directly, tensors_of
 from splitlearn.model.caches import PartCache
 from splitlearn.model.embedding_noise import EmbeddingNoise
 from splitlearn.model.sessions import GenerationSession
@@ -37,6 +37,14 @@ class Finished:
 
     output: Any
     loss_term: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Arriving:
+    """What comes from a part of another party, for the boundary above it."""
+
+    ticket: Ticket
+    loss_term: torch.Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,19 +95,22 @@ class Run:
         # Tensors travel in the parcel; plain settings are passed to every part.
         context = {name: value for name, value in layers.items() if any(True for _ in tensors_of(value))}
         settings = {name: value for name, value in layers.items() if name not in context and value is not None}
-        at = inputs if isinstance(inputs, Handover) else Handover(_as_parcel(inputs, context))
+        at: Handover | _Arriving = inputs if isinstance(inputs, Handover) else Handover(_as_parcel(inputs, context))
         # A parcel alone lacks the recorded outputs of the parts below, so the top refuses requests that need them.
         knows_below = not isinstance(inputs, Parcel) or start == 0
         for index in range(start, stop):
             part = self.parts[index]
             # Looked up once for the boundary, the generators and the part: it walks the part's modules to the first tensor.
             device = part.device
-            at = self._reach(index, at, device)
-            self._begin_stage(part.spec.name)
             own: dict[str, Any] = {"use_cache": False, "device": device}
             cache = None if self.caches is None else self.caches[index]
             if cache is not None:
                 own |= {"past_key_values": cache, "use_cache": True}
+            if part.is_elsewhere and not self.boundaries[index - 1].passes_directly(self.kind):
+                at = self._call_elsewhere(index, at, {**own, **settings})
+                continue
+            at = self._reach(index, at, device)
+            self._begin_stage(part.spec.name)
             if part.spec.has_head:
                 below = at.layer_outputs if knows_below else None
                 with self._drawing(part, device):
@@ -109,6 +120,8 @@ class Run:
                 output = part.run(at.parcel.hidden_BTD, **at.parcel.context, **own, **settings)
             outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
             at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
+        if isinstance(at, _Arriving):
+            raise ValueError(f"a run cannot stop at the {self.parts[stop - 1].spec.name}, which another party holds")
         return at
 
     def _begin_stage(self, stage: str) -> None:
@@ -129,19 +142,40 @@ class Run:
             return nullcontext()
         return noise.applied(part, self.generators)
 
-    def _reach(self, index: int, at: Handover, device: torch.device) -> Handover:
+    def _call_elsewhere(self, index: int, at: Handover | _Arriving, arguments: Mapping[str, Any]) -> _Arriving:
+        """Have the party that holds a part run it: the parcel crosses the boundary below, and what comes back that above."""
+        part: Any = self.parts[index]
+        if part.spec.has_head or isinstance(at, _Arriving):
+            raise ValueError(
+                f"the {part.spec.name} cannot be called at another party; only a trunk between parts that are here can"
+            )
+        below, above = self.boundaries[index - 1 : index + 1]
+        self._begin_stage(below.route.name)
+        parcel = self._narrowed(index, at.parcel)
+        ticket = below.send(parcel, self.kind, at.layer_outputs, self.labels_BT, self.rows_B)
+        self._begin_stage(part.spec.name)
+        call = part.send(ticket, (below, above), arguments, parcel.context)
+        return _Arriving(part.receive(call), _sum(at.loss_term, ticket.loss_term))
+
+    def _narrowed(self, index: int, parcel: Parcel) -> Parcel:
+        """Cast a parcel if the dtype of the part that it goes to is narrower, so that fewer bytes cross."""
+        dtype = self.parts[index].blueprint.dtype
+        differs = self.parts[index - 1].blueprint.dtype != dtype
+        return _cast(parcel, dtype) if differs and dtype.itemsize < parcel.hidden_BTD.dtype.itemsize else parcel
+
+    def _reach(self, index: int, at: Handover | _Arriving, device: torch.device) -> Handover:
         """Carry data over the boundary below a part, to that part and its device."""
         if index == 0:
-            return at
+            return cast(Handover, at)
         boundary, below, above = self.boundaries[index - 1], self.parts[index - 1], self.parts[index]
         self._begin_stage(boundary.route.name)
         differs = below.blueprint.dtype != above.blueprint.dtype
         dtype = above.blueprint.dtype
-        parcel = at.parcel
-        # Cast before the boundary if the receiver's dtype is narrower, so that fewer bytes cross.
-        if differs and dtype.itemsize < parcel.hidden_BTD.dtype.itemsize:
-            parcel = _cast(parcel, dtype)
         outputs: Mapping[str, LayerOutputs]
+        if isinstance(at, _Arriving):
+            parcel, outputs = boundary.receive(at.ticket, device)
+            return Handover(_cast(parcel, dtype) if differs else parcel, outputs, at.loss_term)
+        parcel = self._narrowed(index, at.parcel)
         loss_term = at.loss_term
         if boundary.passes_directly(self.kind):
             parcel, outputs = pass_directly(parcel, device), at.layer_outputs

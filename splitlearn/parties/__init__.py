@@ -1,10 +1,18 @@
 """Each party its own process: the protocol, tensors on the wire, mutual TLS, parts that other processes hold."""
 
 import splitlearn.parties.extra  # noqa: F401
+from splitlearn.parties.connection import Connection
+from splitlearn.parties.conversation import Conversation
 from splitlearn.parties.errors import PartyError, PartyLostError
+from splitlearn.parties.forward_checks import ServerLimits
 from splitlearn.parties.grpc_connection import GrpcConnection
+from splitlearn.parties.in_process import InProcessConnection
+from splitlearn.parties.joining import join
+from splitlearn.parties.part_server import PartServer
 from splitlearn.parties.protocol import CONVERSE, PROTOCOL_VERSION, party_pb2
+from splitlearn.parties.remote_part import RemotePart
 from splitlearn.parties.security import LinkSettings, add_port, check_target, open_channel, peer_name
+from splitlearn.parties.served_part import ServedPart
 from splitlearn.parties.service import PartyService
 from splitlearn.parties.service_settings import Answer, Answerer, ServiceSettings
 from splitlearn.parties.values import read_value, write_value
@@ -16,13 +24,20 @@ __all__ = [
     "PROTOCOL_VERSION",
     "Answer",
     "Answerer",
+    "Connection",
+    "Conversation",
     "GrpcConnection",
+    "InProcessConnection",
     "LinkSettings",
     "Message",
     "MessageReader",
+    "PartServer",
     "PartyError",
     "PartyLostError",
     "PartyService",
+    "RemotePart",
+    "ServedPart",
+    "ServerLimits",
     "ServiceSettings",
     "WireError",
     "WireLimits",
@@ -31,6 +46,7 @@ __all__ = [
     "check_head",
     "check_target",
     "columns_of",
+    "join",
     "named_columns",
     "open_channel",
     "party_pb2",

@@ -1,27 +1,33 @@
 """Training the three parts with Lightning."""
 
-from splitlearn.training.checkpoint_content import check_layout, is_of_this_library, load_trained_tensors
+from splitlearn.training.checkpoint_content import GENERATORS_KEY, check_layout, is_of_this_library, load_trained_tensors
 from splitlearn.training.checkpoint_fit import compare_bases
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.checkpoint_schema import check_progress, check_schema
+from splitlearn.training.load_parts import load_for_training
 from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
 from splitlearn.training.part_memory import PartMemory, bytes_by_party, part_memory
+from splitlearn.training.part_owner import LocalOwner, PartElsewhere, StepOrder
 from splitlearn.training.precision import SplitPrecision
 from splitlearn.training.preparing import PreparedParts, prepare_parts
-from splitlearn.training.refusals import refuse_divided_ties
+from splitlearn.training.refusals import parts_in_float32, refuse_divided_ties
 from splitlearn.training.settings import TrainingSettings, parse_dtype
 from splitlearn.training.strategy import SplitStrategy, root_device_arguments
 from splitlearn.training.token_window import count_supervised
 
 __all__ = [
+    "GENERATORS_KEY",
+    "LocalOwner",
     "Optimization",
+    "PartElsewhere",
     "PartMemory",
     "PartOptimization",
     "PreparedParts",
     "SplitCausalLM",
     "SplitPrecision",
     "SplitStrategy",
+    "StepOrder",
     "TrainingSettings",
     "WholeFileCheckpointIO",
     "bytes_by_party",
@@ -31,9 +37,11 @@ __all__ = [
     "compare_bases",
     "count_supervised",
     "is_of_this_library",
+    "load_for_training",
     "load_trained_tensors",
     "parse_dtype",
     "part_memory",
+    "parts_in_float32",
     "prepare_parts",
     "refuse_divided_ties",
     "root_device_arguments",

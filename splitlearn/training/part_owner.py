@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from splitlearn.boundary import Boundary, Ticket
 from splitlearn.cut import PartSpec
 from splitlearn.model import Blueprint, GenerationSession, PartOutput, SplitModel, trained_parameters
 from splitlearn.randomness import NamedGenerators
@@ -97,8 +98,26 @@ class PartElsewhere(Protocol):
     owner: PartOwner
     is_elsewhere: bool
 
+    def send(
+        self, ticket: Ticket, boundaries: tuple[Boundary, Boundary], arguments: Mapping[str, Any], known: Mapping[str, Any]
+    ) -> Any:
+        """Send a parcel to the holder; several may be sent before the first is received.
+
+        Args:
+            ticket: from the boundary below the part.
+            boundaries: those below and above it.
+            arguments: plain arguments of the transformers model; in generation a session as ``past_key_values``.
+            known: mask, positions and others, which this party has already, by argument name.
+
+        Returns:
+            A call for `receive`.
+        """
+
+    def receive(self, call: Any) -> Ticket:
+        """Wait for the answer to a parcel, and return a ticket for the boundary above the part."""
+
     def run(self, inputs: torch.Tensor, **arguments: Any) -> PartOutput:
-        """Run the part; see `SplitModel.run`.
+        """Run the part past the boundaries, as trials do; see `SplitModel.run`.
 
         Args:
             inputs: smashed data of shape (B, T, D), or token ids (B, T) for a bottom.
@@ -138,6 +157,11 @@ class LocalOwner:
     def trained_names(self) -> set[str]:
         """Return the unsplit model's names of the tensors that are trained."""
         return set(self._names.values())
+
+    def names_of(self, group_name: str) -> list[str]:
+        """Return the unsplit model's names of the tensors of a parameter group, in its order."""
+        (group,) = (group for group in self._groups if group["name"] == group_name)
+        return [self._names[parameter] for parameter in group["params"]]
 
     def zero_gradients(self) -> None:
         """Forget the gradients."""

@@ -22,8 +22,8 @@ def test_a_gradient_goes_back_to_the_device_that_the_tensor_came_from() -> None:
 
     decoded_at: list[torch.device] = []
     leaf = torch.zeros(2, 3, device=ELSEWHERE, requires_grad=True)
-    ticket, wire = send([leaf], encode, lambda gradient: None)
-    (received,) = receive(ticket, wire, CPU, decode, encode, decode)
+    ticket, wire = send([leaf], encode, decode, lambda gradient: None)
+    (received,) = receive(ticket, wire, CPU, decode, encode)
     assert received.device == CPU
     received.sum().backward()
     assert leaf.grad is not None and leaf.grad.device == ELSEWHERE

@@ -12,21 +12,21 @@ import torch
 
 from splitlearn.loading import ModelFactory
 from splitlearn.model import ComposedCausalLM, LocalSession, SplitModel
+from splitlearn.parties.remote_part import RemotePart
 from splitlearn.randomness import NamedGenerators
-from splitlearn.training import Optimization
-from splitlearn.training.part_owner import LocalOwner
+from splitlearn.training import TrainingSettings
 from tests.model.test_generation import SETTINGS, generate
 from tests.tiny_models import token_ids
-from tests.training.stand_in import StandIn
+from tests.training.stand_in import generations, stand_in
 
 KINDS = {name: SETTINGS[name] for name in ("greedy", "sampled", "several of a beam", "no cache", "chunked prompt")}
 # Draft tokens that are refused are cut off the cache again.
 KINDS["drafts from the prompt"] = {"prompt_lookup_num_tokens": 2, "do_sample": False}
 
 
-def both(folder: Path, cut: tuple[int, int]) -> tuple[ComposedCausalLM, ComposedCausalLM, StandIn]:
+def both(folder: Path, cut: tuple[int, int]) -> tuple[ComposedCausalLM, ComposedCausalLM, RemotePart]:
     parts = ModelFactory.create_split_models(None, folder, *cut, low_memory=True)
-    trunk = StandIn(parts[1], LocalOwner([parts[1]], Optimization()), NamedGenerators(0))
+    trunk, _ = stand_in(folder, cut, TrainingSettings(), NamedGenerators(0))
     return ComposedCausalLM(*parts), ComposedCausalLM(parts[0], cast(SplitModel, trunk), parts[2]).eval(), trunk
 
 
@@ -43,7 +43,7 @@ def test_tokens_are_those_of_one_process(kind: str, model_type: str, tiny_checkp
     one, divided, trunk = both(tiny_checkpoint(model_type, tie_word_embeddings=True), (2, 4))
     assert torch.equal(draw(one, kind), draw(divided, kind))
     gc.collect()
-    assert not trunk.sessions, "they end with the generation"
+    assert not generations(trunk), "they end with the generation"
 
 
 @pytest.mark.parametrize("cut", [(0, 4), (2, 2), (0, 6)])
@@ -60,7 +60,7 @@ def test_keys_and_values_stay_with_the_holder(tiny_checkpoint: Callable[..., Pat
         for ids_BT in token_ids().split([5, 1, 5], dim=1):
             outputs = [model(ids_BT, past_key_values=cache) for model, cache in zip((one, divided), caches, strict=True)]
             assert torch.equal(outputs[0].logits, outputs[1].logits)
-    (session,) = trunk.sessions.values()
+    (session,) = generations(trunk).values()
     assert session.num_cached_tokens == caches[1].get_seq_length() == 11
     layers: list[Any] = caches[1].layers
     assert [layer.keys is None for layer in layers] == [False, False, True, True, False, False]

@@ -11,14 +11,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from splitlearn.loading import ModelRequest
-from splitlearn.randomness import NamedGenerators
 from splitlearn.training import SplitCausalLM
-from splitlearn.training.load_parts import load_for_training
-from splitlearn.training.part_owner import LocalOwner, PartElsewhere
-from splitlearn.training.preparing import prepare_parts
+from splitlearn.training.part_owner import PartElsewhere
 from tests.architectures.catalogue import tiny_model
-from tests.training.stand_in import StandIn
+from tests.training.stand_in import stand_in
 
 STEPS = 20
 LORA = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}}
@@ -63,20 +59,12 @@ def loader(num_batches: int) -> DataLoader[Any]:
     return DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
 
 
-def stand_in(module: SplitCausalLM, checkpoint: Path) -> StandIn:
-    # All that it knows of the other party's random numbers is their seed.
-    generators = NamedGenerators(module.generators.seed)
-    opened = ModelRequest(str(checkpoint), 2, 4).open(["trunk"])
-    loaded = load_for_training(opened, module.trained, module.placement)
-    prepared = prepare_parts(list(loaded.parts.values()), module.settings, generators)
-    return StandIn(prepared.parts[0], LocalOwner(prepared.parts, module.optimization, generators), generators)
-
-
 def make_module(checkpoint: Path, settings: dict[str, Any], remote: bool) -> SplitCausalLM:
     torch.manual_seed(0)
     module = SplitCausalLM(str(checkpoint), 2, 4, **settings)
     if remote:
-        module.connect({"trunk": cast(PartElsewhere, stand_in(module, checkpoint))})
+        trunk, _ = stand_in(checkpoint, (2, 4), module.settings, module.generators)
+        module.connect({"trunk": cast(PartElsewhere, trunk)})
         # The other party draws nothing of this.
         torch.rand(5)
     module.load_parts()
@@ -124,6 +112,8 @@ def test_twenty_steps_are_those_of_one_process(name: str, tiny_checkpoint: Calla
     other, losses = fit(checkpoint, case, remote=True)
     assert other.global_step == one.global_step == STEPS
     assert losses == expected_losses
+    meters = [cast(SplitCausalLM, trainer.lightning_module).composed.meter.totals() for trainer in (one, other)]
+    assert meters[0] == meters[1]
     reached = {path.split(".")[1] for path, _ in other.lightning_module.named_parameters()}
     assert "trunk" not in reached
     expected, found = content_of(one, tmp_path / "one.ckpt"), content_of(other, tmp_path / "other.ckpt")

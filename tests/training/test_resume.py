@@ -25,8 +25,8 @@ from splitlearn.training.callbacks import ExactResume, LastCheckpoint
 from splitlearn.training.callbacks.exact_resume import read_generators, set_generators
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.part_owner import PartElsewhere
+from tests.training.stand_in import stand_in
 from tests.training.test_module import CPU, OPTIMIZER
-from tests.training.test_remote_steps import stand_in
 
 ROWS, BATCH = 22, 4
 BATCHES = 6
@@ -79,7 +79,8 @@ def run(
     np.random.seed(11)
     module = SplitCausalLM(str(model), 2, 4, **{"optimizer": OPTIMIZER, **settings})
     if trunk_elsewhere:
-        module.connect({"trunk": cast(PartElsewhere, stand_in(module, model))})
+        trunk, _ = stand_in(model, (2, 4), module.settings, module.generators)
+        module.connect({"trunk": cast(PartElsewhere, trunk)})
     losses = Losses(signal_at, number)
     callbacks: list[Callback] = [
         LastCheckpoint(folder, every_n_train_steps=every_n_steps),

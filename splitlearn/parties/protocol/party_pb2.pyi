@@ -285,22 +285,28 @@ class Encoded(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     NEEDS_GRADIENT_FIELD_NUMBER: builtins.int
+    SHAPE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The tensor's place: hidden; or PART/OUTPUT/NUMBER for what layers returned, such as trunk/router_logits/0."""
     dtype: builtins.str
     """What it is decoded to."""
     needs_gradient: builtins.bool
     """Whether the sender needs a gradient for it."""
+    @builtins.property
+    def shape(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Before it was encoded."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         dtype: builtins.str = ...,
         needs_gradient: builtins.bool = ...,
+        shape: abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["dtype", b"dtype", "name", b"name", "needs_gradient", b"needs_gradient"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["dtype", b"dtype", "name", b"name", "needs_gradient", b"needs_gradient", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,12 +521,33 @@ class Hello(message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @typing.final
+    class SeedsEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROTOCOL_VERSION_FIELD_NUMBER: builtins.int
     SESSION_FIELD_NUMBER: builtins.int
     PLAN_FIELD_NUMBER: builtins.int
     NUM_STEPS_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
     VERSIONS_FIELD_NUMBER: builtins.int
+    SEEDS_FIELD_NUMBER: builtins.int
     protocol_version: builtins.int
     session: builtins.str
     """The token of a session to go on with after the connection broke; empty for a new one."""
@@ -534,6 +561,10 @@ class Hello(message.Message):
     def versions(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """Of splitlearn, torch, transformers: told, not compared."""
 
+    @builtins.property
+    def seeds(self) -> containers.ScalarMap[builtins.str, builtins.int]:
+        """What the part draws from, by the generator's name: each seed tells nothing of the client's other random numbers."""
+
     def __init__(
         self,
         *,
@@ -543,10 +574,11 @@ class Hello(message.Message):
         num_steps: builtins.int = ...,
         run_id: builtins.str = ...,
         versions: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        seeds: abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["num_steps", b"num_steps", "plan", b"plan", "protocol_version", b"protocol_version", "run_id", b"run_id", "session", b"session", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["num_steps", b"num_steps", "plan", b"plan", "protocol_version", b"protocol_version", "run_id", b"run_id", "seeds", b"seeds", "session", b"session", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -710,6 +742,7 @@ class Forward(message.Message):
     BATCH_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     AUTOCAST_FIELD_NUMBER: builtins.int
+    LAYER_OUTPUTS_FIELD_NUMBER: builtins.int
     kind: builtins.str
     """The purpose of the call: train, evaluate or generate."""
     keeps_graph: builtins.bool
@@ -740,6 +773,10 @@ class Forward(message.Message):
     def arguments(self) -> Value:
         """Further arguments of the transformers model, plain values by name."""
 
+    @builtins.property
+    def layer_outputs(self) -> Value:
+        """Where the outputs of the layers below stand among the inputs: by part and name a list with a place for each layer."""
+
     def __init__(
         self,
         *,
@@ -756,10 +793,11 @@ class Forward(message.Message):
         batch: builtins.int = ...,
         seed: builtins.int | None = ...,
         autocast: builtins.str = ...,
+        layer_outputs: Value | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "arguments", b"arguments", "context", b"context", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "arguments", b"arguments", "context", b"context", "layer_outputs", b"layer_outputs", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "arguments", b"arguments", "autocast", b"autocast", "batch", b"batch", "context", b"context", "has_labels", b"has_labels", "inputs", b"inputs", "is_training", b"is_training", "keeps_graph", b"keeps_graph", "kind", b"kind", "num_cached_tokens", b"num_cached_tokens", "num_tokens", b"num_tokens", "seed", b"seed", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "arguments", b"arguments", "autocast", b"autocast", "batch", b"batch", "context", b"context", "has_labels", b"has_labels", "inputs", b"inputs", "is_training", b"is_training", "keeps_graph", b"keeps_graph", "kind", b"kind", "layer_outputs", b"layer_outputs", "num_cached_tokens", b"num_cached_tokens", "num_tokens", b"num_tokens", "seed", b"seed", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -771,21 +809,27 @@ class Outputs(message.Message):
 
     OUTPUTS_FIELD_NUMBER: builtins.int
     OTHERS_FIELD_NUMBER: builtins.int
+    LAYER_OUTPUTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def outputs(self) -> containers.RepeatedCompositeFieldContainer[Encoded]: ...
     @builtins.property
     def others(self) -> Value:
         """What is not encoded: whole numbers, settings of a top's output, by name."""
 
+    @builtins.property
+    def layer_outputs(self) -> Value:
+        """As in Forward, of the part's own layers."""
+
     def __init__(
         self,
         *,
         outputs: abc.Iterable[Encoded] | None = ...,
         others: Value | None = ...,
+        layer_outputs: Value | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["others", b"others"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["layer_outputs", b"layer_outputs", "others", b"others"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["others", b"others", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["layer_outputs", b"layer_outputs", "others", b"others", "outputs", b"outputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,70 @@
+"""One client's conversation with the holder of a part: every message gets an answer, and errors are sentences."""
+
+from __future__ import annotations
+
+import torch
+
+from splitlearn.parties.errors import PartyError
+from splitlearn.parties.part_server import PartServer
+from splitlearn.parties.part_work import Answer, Session
+from splitlearn.parties.protocol import party_pb2 as pb
+from splitlearn.parties.wire import Message
+from splitlearn.redaction import printable
+
+_LONGEST_SENTENCE = 2_000
+
+
+class Conversation:
+    """Takes the messages of one client in order.
+
+    Args:
+        server: the holder of the part.
+        client: the client's name, from its certificate.
+
+    Attributes:
+        session: what the server keeps for the client; None before it has greeted.
+    """
+
+    def __init__(self, server: PartServer, client: str) -> None:
+        self._server = server
+        self._client = client
+        self.session: Session | None = None
+
+    def answer(self, message: Message) -> Answer:
+        """Return the answer to a message; an error is one, too."""
+        try:
+            head, tensors = self._carry_out(message)
+        except PartyError as error:
+            head, tensors = _error(str(error), error.kind, error.is_final), {}
+        except torch.OutOfMemoryError:
+            sentence = f"the server of the {self._server.part_name} has too little memory for this; send fewer rows or tokens"
+            head, tensors = _error(sentence, pb.ERROR_KIND_RESOURCE, is_final=True), {}
+        # Whatever it is, it must not end the server: other clients go on.
+        except Exception as error:
+            sentence = f"the server of the {self._server.part_name} failed: {type(error).__name__}: {error}"
+            head, tensors = _error(sentence, pb.ERROR_KIND_INTERNAL, is_final=True), {}
+        head.call = message.head.call
+        return head, tensors
+
+    def end(self) -> None:
+        """Let go of what the server keeps for the client."""
+        if self.session is not None:
+            self._server.forget(self.session)
+
+    def _carry_out(self, message: Message) -> Answer:
+        if message.kind == "hello":
+            if self.session is not None:
+                raise PartyError(f"{self._client} has greeted already", is_final=True)
+            self.session, answer = self._server.greet(message, self._client)
+            return answer
+        if self.session is None:
+            raise PartyError(f"{self._client} must begin with hello, not {message.kind!r}", is_final=True)
+        if message.kind == "close":
+            self.end()
+            return pb.Head(done=pb.Done(num_steps=self._server.num_steps)), {}
+        return self._server.answer(self.session, message)
+
+
+def _error(sentence: str, kind: int, is_final: bool) -> pb.Head:
+    said = printable(" ".join(sentence.split()))[:_LONGEST_SENTENCE]
+    return pb.Head(error=pb.Error(kind=pb.ErrorKind.ValueType(kind), sentence=said, is_final=is_final))

@@ -1,0 +1,249 @@
+"""The work of a part's holder: each kind of message, carried out and answered."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from splitlearn.boundary import (
+    Boundary,
+    CallKind,
+    Parcel,
+    Ticket,
+    count_tensors,
+    load,
+    load_gradients,
+    unload,
+    unload_gradients,
+    wire_of,
+)
+from splitlearn.cut import PART_NAMES
+from splitlearn.model import LocalSession
+from splitlearn.parties.cargo import read_freight, read_gradients, write_encoded, write_gradients, write_places
+from splitlearn.parties.errors import PartyError
+from splitlearn.parties.forward_checks import ServerLimits, check_forward, check_shape, checked_arguments, checked_context
+from splitlearn.parties.part_state import read_state, write_state
+from splitlearn.parties.protocol import party_pb2 as pb
+from splitlearn.parties.served_part import PreparedPart, ServedPart, scalar_wire
+from splitlearn.parties.values import read_value
+from splitlearn.parties.wire import Message
+from splitlearn.training import StepOrder
+
+Answer = tuple[pb.Head, dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What a forward call keeps for its backward."""
+
+    below: Ticket
+    above: Ticket
+
+
+@dataclass(eq=False)
+class Session:
+    """One client's conversation, which outlives a broken connection.
+
+    Attributes:
+        client: the client's name.
+        token: by which the client goes on with it.
+    """
+
+    client: str
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    pending: OrderedDict[int, Graph] = field(default_factory=OrderedDict)
+    generations: dict[int, LocalSession] = field(default_factory=dict)
+
+
+class PartWork:
+    """Carries out messages on a part that is prepared for a run.
+
+    Args:
+        served: the part.
+        prepared: the part in this run.
+        limits: what a client may ask for.
+
+    Attributes:
+        handlers: what carries out a message, by the message's kind.
+        num_steps: how many steps the part has taken.
+    """
+
+    def __init__(self, served: ServedPart, prepared: PreparedPart, limits: ServerLimits) -> None:
+        self.num_steps = 0
+        self._served = served
+        self._prepared = prepared
+        self._limits = limits
+        self._boundaries = served.make_boundaries(prepared.generators)
+        # Trials and the like are not encoded.
+        self._plain: Mapping[str, Boundary] = served.make_boundaries()
+        self.handlers: dict[str, Callable[[Session, Message], Answer]] = {
+            "forward": self._forward,
+            "backward": self._backward,
+            "ask_norms": self._norms,
+            "zero_gradients": self._zero,
+            "step": self._step,
+            "begin_session": self._begin_generation,
+            "change_session": self._change_generation,
+            "end_session": self._end_generation,
+            "ask_state": self._ask_state,
+            "load_state": self._load_state,
+        }
+
+    def _around(self, kind: CallKind) -> tuple[Boundary, Boundary]:
+        """Return the boundary below the part and the one above it."""
+        place = PART_NAMES.index(self._served.name)
+        boundaries = self._plain if kind is CallKind.TRIAL else self._boundaries
+        return boundaries[f"cut_{place}"], boundaries[f"cut_{place + 1}"]
+
+    def _forward(self, session: Session, message: Message) -> Answer:
+        told, part = message.head.forward, self._prepared.part
+        kind = check_forward(told, len(session.pending), self._limits, session.client)
+        check_shape(torch.Size(told.inputs[0].shape), part.blueprint.config, self._limits, session.client)
+        generation = None
+        if told.session:
+            generation = self._generation(session, told.session)
+            generation.num_cached_tokens = told.num_cached_tokens
+        num_cached = 0 if generation is None else told.num_cached_tokens
+        # A part without layers has no cache, and does not look at the mask.
+        context = (
+            {}
+            if part.spec.start == part.spec.end
+            else checked_context(told, message, num_cached, part.blueprint.config, session.client)
+        )
+        freight = read_freight(
+            told.inputs, told.layer_outputs, message.tensors, session.client, context, self._limits.checks_finite
+        )
+        below, above = self._around(kind)
+        keeps_graph = told.keeps_graph
+        wire = scalar_wire(freight.dtypes[0], keeps_graph and any(freight.needs_gradient))
+        if part.training != told.is_training:
+            part.train(told.is_training)
+        with self._circumstances(told, kind):
+            ticket = load(below, freight, kind, wire)
+            parcel, outputs = below.receive(ticket, self._served.device)
+            arguments: dict[str, Any] = checked_arguments(told, session.client)
+            if generation is not None:
+                arguments |= {"past_key_values": generation.cache, "use_cache": True}
+            else:
+                arguments["use_cache"] = False
+            hidden = parcel.hidden_BTD.to(part.blueprint.dtype)
+            output = part.run(hidden, **parcel.context, **arguments, device=self._served.device)
+            sent = Parcel(output.output, parcel.attention_mask, parcel.position_ids, parcel.others)
+            outgoing = above.send(sent, kind, {**outputs, self._served.name: output.layer_outputs}, rows_B=freight.rows_B)
+        answer = unload(outgoing, above)
+        if keeps_graph and any(answer.needs_gradient):
+            session.pending[message.head.call] = Graph(ticket, outgoing)
+        tensors: dict[str, torch.Tensor] = {}
+        heads = write_encoded(answer, tensors)
+        return pb.Head(outputs=pb.Outputs(outputs=heads, layer_outputs=write_places(answer))), tensors
+
+    @contextlib.contextmanager
+    def _circumstances(self, told: pb.Forward, kind: CallKind) -> Iterator[None]:
+        """Compute as the client does: with gradients or without, in its precision, drawing from the part's own generator."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(told.keeps_graph))
+            if told.autocast:
+                dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[told.autocast]
+                stack.enter_context(torch.autocast(self._served.device.type, dtype=dtype))
+            if told.is_training and kind is not CallKind.TRIAL:
+                stack.enter_context(self._prepared.generators.drawing(self._served.name, self._served.device))
+            yield
+
+    def _backward(self, session: Session, message: Message) -> Answer:
+        told = message.head.backward
+        graph = session.pending.pop(told.forward, None)
+        if graph is None:
+            raise PartyError(
+                f"{session.client} sent gradients for call {told.forward}, which waits for none; it may have sent them before",
+                pb.ERROR_KIND_STEP,
+            )
+        if told.zeroes_first:
+            self._prepared.owner.zero_gradients()
+        _, above = self._around(graph.above.kind)
+        count = count_tensors(graph.above)
+        gradients = read_gradients(told.gradients, message.tensors, count, session.client, self._limits.checks_finite)
+        load_gradients(above, graph.above, gradients)
+        wire = wire_of(graph.above)
+        torch.autograd.backward([wire], [torch.zeros_like(wire)])
+        tensors: dict[str, torch.Tensor] = {}
+        heads = write_gradients(unload_gradients(graph.below), tensors)
+        return pb.Head(gradients=pb.Gradients(gradients=heads)), tensors
+
+    def _norms(self, session: Session, message: Message) -> Answer:
+        owner = self._prepared.owner
+        tensors: dict[str, torch.Tensor] = {}
+        groups = []
+        for name, norms in owner.gradient_norms(message.head.ask_norms.scale).items():
+            positions = [place for place, tensor in enumerate(owner.names_of(name)) if tensor in norms]
+            groups.append(pb.GroupNorms(name=name, positions=positions, is_empty=not norms))
+            if norms:
+                tensors[f"norms/{name}"] = torch.stack([norm.cpu() for norm in norms.values()])
+        return pb.Head(norms=pb.Norms(groups=groups)), tensors
+
+    def _zero(self, session: Session, message: Message) -> Answer:
+        self._prepared.owner.zero_gradients()
+        return self._done()
+
+    def _step(self, session: Session, message: Message) -> Answer:
+        told = message.head.step
+        if told.number != self.num_steps:
+            raise PartyError(
+                f"{session.client} orders step {told.number}, but the {self._served.name} has taken {self.num_steps}: load a "
+                "checkpoint of one step on both sides",
+                pb.ERROR_KIND_STEP,
+                is_final=True,
+            )
+        rates = {group.name: group.learning_rate for group in told.groups}
+        clip = message.tensors.get("clip_coefficient") if told.clips else None
+        self._prepared.owner.apply(StepOrder(told.number, rates, told.scale, clip))
+        self.num_steps += 1
+        return self._done()
+
+    def _begin_generation(self, session: Session, message: Message) -> Answer:
+        number = message.head.begin_session.session
+        if len(session.generations) >= self._limits.max_sessions:
+            raise PartyError(
+                f"{session.client} has {len(session.generations)} generations under way, and at most "
+                f"{self._limits.max_sessions} may be; end one first",
+                pb.ERROR_KIND_LIMIT,
+            )
+        session.generations[number] = LocalSession(self._prepared.part)
+        return self._done()
+
+    def _change_generation(self, session: Session, message: Message) -> Answer:
+        told = message.head.change_session
+        arguments = read_value(told.arguments, message.tensors, session.client) or ()
+        self._generation(session, told.session).change(told.method, *arguments)
+        return self._done()
+
+    def _end_generation(self, session: Session, message: Message) -> Answer:
+        generation = session.generations.pop(message.head.end_session.session, None)
+        if generation is not None:
+            generation.end()
+        return self._done()
+
+    def _generation(self, session: Session, number: int) -> LocalSession:
+        if number not in session.generations:
+            raise PartyError(f"{session.client} names generation {number}, which this server does not know; begin another")
+        return session.generations[number]
+
+    def _ask_state(self, session: Session, message: Message) -> Answer:
+        what = message.head.ask_state.what
+        tensors: dict[str, torch.Tensor] = {}
+        value = write_state(self._prepared.owner, what, tensors)
+        return pb.Head(state=pb.State(what=what, value=value)), tensors
+
+    def _load_state(self, session: Session, message: Message) -> Answer:
+        told = message.head.load_state
+        num_steps = read_state(self._prepared.owner, told.what, told.value, message.tensors, session.client)
+        self.num_steps = self.num_steps if num_steps is None else num_steps
+        return self._done()
+
+    def _done(self) -> Answer:
+        return pb.Head(done=pb.Done(num_steps=self.num_steps)), {}

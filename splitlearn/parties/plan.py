@@ -1,0 +1,107 @@
+"""What two parties must agree on before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from splitlearn.cut import PART_NAMES
+from splitlearn.loading import OpenedModel
+from splitlearn.parties.protocol import party_pb2 as pb
+from splitlearn.training import TrainingSettings
+
+# Of a configuration: where it was read, and which release wrote it, says nothing of the model.
+_BESIDE_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation")
+_COMPARED = {
+    "part": "the part",
+    "config_digest": "the model's configuration",
+    "num_layers": "the number of layers",
+    "split_point_1": "split.point_1",
+    "split_point_2": "split.point_2",
+    "dtype": "the dtype of the part",
+    "training": "what of the part is trained",
+    "autocast": "the precision",
+}
+
+
+def make_plan(opened: OpenedModel, settings: TrainingSettings, part: str, dtype: torch.dtype) -> pb.Plan:
+    """Return what this party thinks of a part and how it is trained.
+
+    Args:
+        opened: the model, cut.
+        settings: how all parts are trained.
+        part: the part's name.
+        dtype: of its weights.
+    """
+    plan = opened.plan
+    return pb.Plan(
+        part=part,
+        model_name=str(opened.request.name_or_path),
+        config_digest=_config_digest(opened),
+        split_point_1=plan.split_point_1,
+        split_point_2=plan.split_point_2,
+        num_layers=plan.num_layers,
+        dtype=str(dtype).removeprefix("torch."),
+        training=settings.trained[part].value,
+        settings=json.dumps(_settings_of(settings, part), sort_keys=True),
+        cuts=[
+            pb.CutPlan(name=name, **words)
+            for name, words in settings.codecs.to_dict().items()
+            if int(name[-1]) in (PART_NAMES.index(part), PART_NAMES.index(part) + 1)
+        ],
+    )
+
+
+def difference(own: pb.Plan, other: pb.Plan, party: str, here: str) -> str | None:
+    """Return in one sentence how two plans differ; None if they agree.
+
+    Args:
+        own: this party's.
+        other: the other's.
+        party: how the sentence names the other party.
+        here: how it names this one.
+    """
+    for name, words in _COMPARED.items():
+        mine, theirs = getattr(own, name), getattr(other, name)
+        if mine != theirs:
+            return _sentence(words, mine, theirs, party, here)
+    # A client cannot know the weights that it has not read, so it says nothing of them unless a checkpoint does.
+    if own.model_digest and other.model_digest and own.model_digest != other.model_digest:
+        return f"{party} has other weights of the {own.part} than are expected {here}; both must begin from one checkpoint"
+    if own.settings != other.settings:
+        mine, theirs = json.loads(own.settings), json.loads(other.settings)
+        name = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
+        return _sentence(name, mine.get(name), theirs.get(name), party, here)
+    for one, two in zip(own.cuts, other.cuts, strict=False):
+        for way in ("forward", "backward"):
+            if getattr(one, way) != getattr(two, way):
+                return _sentence(f"boundary.{one.name}.{way}", getattr(one, way), getattr(two, way), party, here)
+    return None if len(own.cuts) == len(other.cuts) else f"{party} and {here} cut the model at different places"
+
+
+def _sentence(words: str, mine: Any, theirs: Any, party: str, here: str) -> str:
+    return f"{words} is {mine!r} {here}, but {theirs!r} with {party}; both must have the same settings"
+
+
+def _settings_of(settings: TrainingSettings, part: str) -> dict[str, Any]:
+    own, optimization = settings.optimization.of(part), settings.optimization
+    decay = optimization.weight_decay if own.weight_decay is None else own.weight_decay
+    rate = optimization.learning_rate if own.learning_rate is None else own.learning_rate
+    values: dict[str, Any] = {"optimizer.betas": list(optimization.betas)}
+    if settings.trained[part].trains_anything:
+        values |= {f"optimizer.parts.{part}.weight_decay": decay, f"optimizer.parts.{part}.learning_rate": rate}
+    if settings.adapters.adapts(part):
+        differing = settings.adapters.parts.get(part)
+        own_settings = differing if isinstance(differing, Mapping) else {}
+        values["peft"] = {"method": settings.adapters.method, **settings.adapters.settings, **own_settings}
+    return values
+
+
+def _config_digest(opened: OpenedModel) -> str:
+    config = json.loads(opened.config.to_json_string(use_diff=False))
+    plain = {name: value for name, value in config.items() if name not in _BESIDE_THE_MODEL}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]

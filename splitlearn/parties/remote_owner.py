@@ -1,0 +1,99 @@
+"""The steps of a part that another process holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from splitlearn.parties.connection import Connection, ask
+from splitlearn.parties.part_state import GRADIENTS, STATE
+from splitlearn.parties.protocol import party_pb2 as pb
+from splitlearn.parties.values import read_value, write_value
+from splitlearn.training import GENERATORS_KEY, StepOrder
+
+
+class RemoteOwner:
+    """Orders the steps of a part from its holder.
+
+    Steps are ordered without waiting: whatever goes wrong with one is told by the next answer that is waited for.
+
+    Args:
+        connection: a conversation with the holder.
+        welcome: what it said in the beginning.
+    """
+
+    def __init__(self, connection: Connection, welcome: pb.Welcome) -> None:
+        self._connection = connection
+        self._groups = list(welcome.groups)
+        self._has_zeroed = False
+
+    def group_settings(self) -> list[dict[str, Any]]:
+        """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group, in order."""
+        return [{"name": group.name, "lr": group.learning_rate, "weight_decay": group.weight_decay} for group in self._groups]
+
+    def trained_names(self) -> set[str]:
+        """Return the unsplit model's names of the tensors that are trained."""
+        return {name for group in self._groups for name in group.tensors}
+
+    def zero_gradients(self) -> None:
+        """Forget the gradients; the holder is told with the next backward pass."""
+        self._has_zeroed = True
+
+    def takes_zeroing(self) -> bool:
+        """Whether the next message must tell the holder to forget its gradients, once."""
+        has_zeroed, self._has_zeroed = self._has_zeroed, False
+        return has_zeroed
+
+    def gradient_norms(self, scale: float) -> dict[str, dict[str, torch.Tensor]]:
+        """Have the gradients scaled by ``scale``, once a step, and return the norm of each, as scalars."""
+        self._tell_zeroing()
+        answer = ask(self._connection, pb.Head(ask_norms=pb.AskNorms(scale=scale)))
+        tensors = {group.name: list(group.tensors) for group in self._groups}
+        norms: dict[str, dict[str, torch.Tensor]] = {}
+        for group in answer.head.norms.groups:
+            own = [] if group.is_empty else list(answer.tensors[f"norms/{group.name}"])
+            names = [tensors[group.name][place] for place in group.positions]
+            norms[group.name] = dict(zip(names, own, strict=True))
+        return norms
+
+    def apply(self, order: StepOrder) -> None:
+        """Order a step."""
+        self._tell_zeroing()
+        groups = [pb.GroupOrder(name=group.name, learning_rate=order.learning_rates[group.name]) for group in self._groups]
+        clip = order.clip_coefficient
+        step = pb.Step(number=order.number, groups=groups, scale=order.scale, clips=clip is not None)
+        self._connection.post(pb.Head(step=step), {} if clip is None else {"clip_coefficient": clip})
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the gradients of a step that is under way, under the unsplit model's names."""
+        self._tell_zeroing()
+        return dict(self._state(GRADIENTS))
+
+    def load_gradients(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Go on with a step from what `gradients` returned; gradients of other parts are passed over."""
+        names = self.trained_names()
+        self._load(GRADIENTS, {name: gradient for name, gradient in gradients.items() if name in names})
+
+    def state(self) -> dict[str, Any]:
+        """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers."""
+        return dict(self._state(STATE))
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        # The holder knows the seeds of what it draws from, and no other.
+        self._load(STATE, {**state, GENERATORS_KEY: {"seed": 0, "states": state[GENERATORS_KEY]["states"]}})
+
+    def _tell_zeroing(self) -> None:
+        if self.takes_zeroing():
+            self._connection.post(pb.Head(zero_gradients=pb.ZeroGradients()))
+
+    def _state(self, what: str) -> Any:
+        answer = ask(self._connection, pb.Head(ask_state=pb.AskState(what=what)))
+        return read_value(answer.head.state.value, answer.tensors, self._connection.party)
+
+    def _load(self, what: str, content: Any) -> None:
+        tensors: dict[str, torch.Tensor] = {}
+        value = write_value(content, tensors)
+        ask(self._connection, pb.Head(load_state=pb.LoadState(what=what, value=value)), tensors)
