@@ -26,12 +26,13 @@ from splitlearn.attacks.ranking import RankingAttack
 from splitlearn.attacks.responses import ReadResponses
 from splitlearn.attacks.result import AttackResult
 from splitlearn.attacks.ridge import RidgeMap
+from splitlearn.attacks.scores import token_recovery
 from splitlearn.attacks.texts import AttackTexts
 from splitlearn.attacks.view import FORWARD, AttackerView, Pieces, PublicModel
 from splitlearn.model import ComposedCausalLM
 
 _HEADLINE = ("attack", "cut", "direction", "token_recovery", "rouge_l")
-# Attacks that order candidates for the prefix search, the best first.
+# Attacks that order candidates for the prefix search.
 _ORDERS: dict[str, type[RankingAttack]] = {
     "transformer": TransformerInverter,
     "mlp": MlpInverter,
@@ -41,6 +42,8 @@ _ORDERS: dict[str, type[RankingAttack]] = {
 # Attacks on gradients know all but the labels; of their own texts they need the frequencies of tokens.
 _MOST_OWN_GRADIENTS = 32
 _PIECES_PER_BATCH = 4
+# The attacker's own pieces by which it chooses the order of candidates.
+_NUM_VALIDATED = 4
 # Texts of the attacker and texts that are attacked get noise of their own.
 _SEEDS = {"auxiliary": 1, "validation": 2, "test": 3}
 
@@ -183,13 +186,24 @@ class _Run:
         if name in _ORDERS:
             return _ORDERS[name]()
         if name == "prefix_search":
-            fitted = (made[order] for order in _ORDERS if order in made)
-            order = next((attack for attack in fitted if isinstance(attack, RankingAttack)), RidgeMap())
+            order = self._best_order([made[order] for order in _ORDERS if order in made], view)
             return PrefixSearch(order, num_prompts=plan.prompts, num_tokens=plan.prompt_tokens)
         if name == "bag_of_tokens":
             ids_NT = view.test.ids_NT
             return BagOfTokens(collect_embedding_gradients(self.model, ids_NT, _PIECES_PER_BATCH, seed=self.seed("test")))
         return {"responses": ReadResponses, "labels": LabelsFromGradients, "labels_cg": LabelsByConjugateGradients}[name]()
+
+    def _best_order(self, attacks: Sequence[Attack], view: AttackerView) -> RankingAttack:
+        """Return the attack that has most of the attacker's own texts right, of those that have been fitted; or a ridge map."""
+        own = view.validation.first(_NUM_VALIDATED)
+        best: tuple[float, RankingAttack] | None = None
+        for attack in attacks:
+            if isinstance(attack, RankingAttack):
+                ranker, _ = attack.fitted(view, Budget(), torch.Generator())
+                recovery = token_recovery(ranker.best(own.crossed_NTD.float()), own.ids_NT, own.mask_NT)
+                if best is None or recovery > best[0]:
+                    best = recovery, attack
+        return RidgeMap() if best is None else best[1]
 
     def seed(self, texts: str) -> int:
         """Return the seed of the noise for auxiliary, validation or test texts."""

@@ -22,6 +22,7 @@ from plotly.offline import get_plotlyjs
 from splitlearn.memory import format_bytes
 from splitlearn.redaction import reason_of
 from splitlearn.report import run_figures
+from splitlearn.report.attack_rows import HEADINGS, NUMBERS_FROM, attacks_in_words
 from splitlearn.report.budgets import Recommendation
 from splitlearn.report.columns import COLUMNS, plain_text
 from splitlearn.report.curves import Curve, read_curves
@@ -285,6 +286,9 @@ def run_page(title: str, row: pd.Series, summary: RunSummary, command: str) -> s
         ],
         kinds=list(run_figures.MEMORY_KINDS.values()),
         traffic=[[*words, format_bytes(size)] for *words, size in run_figures.traffic_rows(traffic)],
+        attacks=attacks_in_words(summary.attacks or {}),
+        attack_headings=HEADINGS,
+        numbers_from=NUMBERS_FROM,
         threats=threats_in_words(summary.threat_model or {}),
         receipt=receipt_rows(summary.loading or []),
         versions=[(plain_text(name), plain_text(number)) for name, number in (summary.versions or {}).items()],
