@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from transformers import PreTrainedTokenizerBase
+
+from splitlearn.naming import named
 
 DEFAULT_TOKENS = 64
 
@@ -35,74 +37,65 @@ class AttackTexts:
 
 
 def divide_texts(
-    documents: Iterable[str],
-    tokenizer: PreTrainedTokenizerBase,
+    own: Iterable[Sequence[int]],
+    attacked: Iterable[Sequence[int]],
     num_auxiliary: int,
     num_validation: int,
     num_test: int,
     num_tokens: int = DEFAULT_TOKENS,
     seed: int = 0,
 ) -> AttackTexts:
-    """Divide documents into auxiliary, validation and test texts, and these into pieces of one length.
+    """Make pieces of one length of an attacker's documents and of those that are attacked.
 
-    A document that occurs twice counts once, and no document gives pieces to two of the three. Documents are drawn at random
-    for test and validation, as many as their share of the pieces, and the rest is the attacker's. The tokens of a document
-    behind its last whole piece are dropped.
+    The documents of each of the three texts are joined end to end and cut, and pieces are drawn at random. No document is in
+    two of them: the attacker's copies of what is attacked are left out, and so are its own second copies. Whole documents of
+    its own are kept for validation.
 
     Args:
-        documents: the texts.
-        tokenizer: the model's tokenizer.
+        own: token ids of the attacker's documents.
+        attacked: token ids of those that are attacked.
         num_auxiliary: the most auxiliary pieces; there may be fewer.
         num_validation: the most validation pieces.
         num_test: the most test pieces.
         num_tokens: tokens of a piece.
-        seed: of the division.
+        seed: draws documents and pieces.
 
     Raises:
-        ValueError: there are fewer than three documents of at least ``num_tokens`` tokens.
+        ValueError: one of the three has less than a piece of text.
     """
-    unique = list(dict.fromkeys(documents))
-    chopped = [pieces for text in unique if len(pieces := _chop(text, tokenizer, num_tokens))]
-    if len(chopped) < 3:
-        raise ValueError(
-            f"of {len(unique)} documents {len(chopped)} have {num_tokens} tokens or more, and an attack needs 3 at least: one "
-            "each for its auxiliary, validation and test texts; give more or longer documents, or shorter pieces"
-        )
     generator = torch.Generator().manual_seed(seed)
-    order = [chopped[index] for index in torch.randperm(len(chopped), generator=generator).tolist()]
-    total = num_auxiliary + num_validation + num_test
-    test = _take_share(order, num_test, total, leave=2)
-    validation = _take_share(order, num_validation, total, leave=1)
+    tests = dict.fromkeys(map(tuple, attacked))
+    owns = [document for document in dict.fromkeys(map(tuple, own)) if document not in tests]
+    order = [owns[index] for index in torch.randperm(len(owns), generator=generator).tolist()]
+    validation: list[tuple[int, ...]] = []
+    while len(order) > 1 and sum(map(len, validation)) < num_validation * num_tokens:
+        validation.append(order.pop())
     return AttackTexts(
-        _draw(order, num_auxiliary, generator), _draw(validation, num_validation, generator), _draw(test, num_test, generator)
+        _draw("the attacker's own text", order, num_auxiliary, num_tokens, generator),
+        _draw("the attacker's text for validation", validation, num_validation, num_tokens, generator),
+        _draw("the held-out text", tests, num_test, num_tokens, generator),
     )
 
 
 def token_overlap(auxiliary_NT: torch.Tensor, test_NT: torch.Tensor) -> float:
-    """Return the share of the test tokens that occur in auxiliary texts.
+    """Return the share of the test tokens that occur in auxiliary texts; 0.0 if there are none.
 
     Args:
         auxiliary_NT: token ids, of any shape.
         test_NT: token ids, of any shape.
     """
-    return torch.isin(test_NT, auxiliary_NT.unique()).float().mean().item()
+    return torch.isin(test_NT, auxiliary_NT.unique()).double().mean().item() if test_NT.numel() else 0.0
 
 
-def _chop(text: str, tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> torch.Tensor:
-    # The tokenizer warns of texts that are longer than the model's context; pieces are not.
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
-    return ids[: len(ids) // num_tokens * num_tokens].view(-1, num_tokens)
-
-
-def _take_share(order: list[torch.Tensor], wanted: int, total: int, leave: int) -> list[torch.Tensor]:
-    """Take documents from the end of a list: their share by number, and more until there are enough pieces."""
-    taken: list[torch.Tensor] = []
-    share = max(1, round(wanted / total * len(order)))
-    while len(order) > leave and (len(taken) < share or sum(map(len, taken)) < wanted):
-        taken.append(order.pop())
-    return taken
-
-
-def _draw(documents: Sequence[torch.Tensor], count: int, generator: torch.Generator) -> torch.Tensor:
-    pieces = torch.cat(list(documents))
-    return pieces[torch.randperm(len(pieces), generator=generator)[:count]]
+def _draw(
+    name: str, documents: Iterable[Sequence[int]], most: int, num_tokens: int, generator: torch.Generator
+) -> torch.Tensor:
+    ids = torch.tensor(list(chain.from_iterable(documents)), dtype=torch.long)
+    num_pieces = len(ids) // num_tokens
+    if num_pieces == 0:
+        raise ValueError(
+            f"{name} has {len(ids)} tokens, too few for one piece of {named('num_tokens')}={num_tokens}; give more text or "
+            "documents, or take shorter pieces"
+        )
+    pieces_NT = ids[: num_pieces * num_tokens].view(num_pieces, num_tokens)
+    return pieces_NT[torch.randperm(num_pieces, generator=generator)[:most]]
