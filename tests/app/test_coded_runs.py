@@ -24,7 +24,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluation_and_generation_use_the_runs_codecs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meters: list[TrafficMeter] = []
     begin = TrafficMeter.__init__
-    monkeypatch.setattr(TrafficMeter, "__init__", lambda meter: (begin(meter), meters.append(meter))[0])
+
+    def note(meter: TrafficMeter) -> None:
+        begin(meter)
+        meters.append(meter)
+
+    monkeypatch.setattr(TrafficMeter, "__init__", note)
     summary = read_summary(run)
     assert summary is not None and summary.metrics is not None
     measured = evaluate(compose(f"run={run}", config_name="evaluate"))
