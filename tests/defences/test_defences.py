@@ -202,6 +202,17 @@ def test_all_defences_go_on_to_the_bit(tiny_checkpoint: Callable[..., Path], tmp
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
+def test_defences_run_where_the_bottom_is(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    model = tiny_checkpoint("llama")
+    here, elsewhere = (
+        run(model, tmp_path / str(trunk_elsewhere), max_steps=4, defence=ALL, trunk_elsewhere=trunk_elsewhere)
+        for trunk_elsewhere in (False, True)
+    )
+    assert here[1].losses == elsewhere[1].losses
+    pairs = zip(here[0].parts[0].parameters(), elsewhere[0].parts[0].parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
