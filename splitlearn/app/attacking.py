@@ -15,6 +15,7 @@ from splitlearn.app.measured_models import MeasuredModel
 from splitlearn.attacks import AttackPlan, AttackTexts, PublicModel, Watch, run_attacks
 from splitlearn.cut import Placement, describe_threats
 from splitlearn.data import read_tokenizer
+from splitlearn.defences import DefenceSettings
 from splitlearn.export import restore
 from splitlearn.files import check_writable, write_json
 from splitlearn.loading import OpenedModel
@@ -53,6 +54,8 @@ def attack(cfg: DictConfig, watch: Watch | None = None) -> dict[str, Any]:
     measured = _open(cfg)
     if cfg.get("boundary") is not None:
         measured.settings.boundary = literal(plain(cfg.boundary))
+    if cfg.get("defence") is not None:
+        _defend(measured, plain(cfg.defence))
     refuse_uncrossed(plan, measured.placement)
     data = {key: value for key, value in plain(cfg.data).items() if value is not None}
     texts = _texts(measured, data, plan)
@@ -97,6 +100,17 @@ def _open(cfg: DictConfig) -> MeasuredModel:
         if plain(cfg[name]) != plain(usual):
             raise ValueError(f"run is {cfg.run}, whose own {name} is attacked; leave {name} out")
     return MeasuredModel.of_run(cfg.run, cfg.ckpt, cfg.device, cfg.device_map)
+
+
+def _defend(measured: MeasuredModel, given: Mapping[str, Any]) -> None:
+    """Add defences that act without training to those of the run."""
+    with naming_group("defence"):
+        trained = DefenceSettings.from_plain(given).trained
+    if trained:
+        raise ValueError(
+            f"defence.{trained[0]} works by training; attack a run that was trained with it, which has it without being told"
+        )
+    measured.settings.defence = literal({**(plain(measured.settings.get("defence")) or {}), **given})
 
 
 def refuse_uncrossed(plan: AttackPlan, placement: Placement) -> None:
@@ -161,5 +175,6 @@ def _describe(cfg: DictConfig, measured: MeasuredModel, data: Mapping[str, Any])
         "split_point_1": plan.split_point_1,
         "split_point_2": plan.split_point_2,
         "boundary": plain(measured.settings.get("boundary")),
+        "defence": plain(measured.settings.get("defence")),
         "data": str(plain(source)),
     }

@@ -174,6 +174,7 @@ class AttackSettings:
     split: SplitSettings
     placement: PlacementSettings
     boundary: BoundarySettings
+    defence: DefenceSettings
     attack: AttackPlanSettings
     cuts: Any
     directions: Any

@@ -57,6 +57,9 @@ def test_a_checkpoint_that_nobody_has_fine_tuned(tmp_path: Path) -> None:
     coded = attack_with("boundary=topk", "boundary.forward.share=0.02", "split.point_1=1", "base_weights=private")
     assert coded["boundary"]["forward"]["codec"] == "topk"
     assert coded["headline"]["token_recovery"] < found["headline"]["token_recovery"] - 0.1
+    noisy = attack_with("defence=dchi", "defence.dchi.epsilon=20", "split.point_1=1", "base_weights=private")
+    assert noisy["defence"]["dchi"]["epsilon"] == 20
+    assert noisy["headline"]["token_recovery"] < found["headline"]["token_recovery"] - 0.1
     assert "Note" in own["attacks"][0]["reconstructions"][0]["original"]
 
 
@@ -68,6 +71,7 @@ def test_a_checkpoint_that_nobody_has_fine_tuned(tmp_path: Path) -> None:
         (["attack.attacks=[guess]"], "'guess' is none of nearest_embedding"),
         (["ckpt=last"], "ckpt is last, but names a state of a run; give the run's folder with run="),
         (["boundary.forward=int5"], "int5"),
+        (["defence=nopeek"], r"defence\.nopeek works by training; attack a run that was trained with it"),
         (["placement=one_party"], "attack.cuts names cut 1, but nothing crosses it"),
         (["out=."], "out is ., which is a folder; name a file"),
         (["run=absent"], "absent"),
