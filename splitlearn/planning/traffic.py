@@ -40,7 +40,9 @@ def traffic_of_step(
         boundary = Boundary(route, meter, *codecs.make(route.cut))
         if boundary.passes_directly(CallKind.TRAIN):
             continue
-        hidden_BTD = torch.zeros(num_rows, num_tokens, hidden_size, dtype=dtype, device="meta", requires_grad=True)
+        needs_values = boundary.codec.sizes_depend_on_data or boundary.gradient_codec.sizes_depend_on_data
+        device = "cpu" if needs_values else "meta"
+        hidden_BTD = torch.zeros(num_rows, num_tokens, hidden_size, dtype=dtype, device=device, requires_grad=True)
         # Noise of a codec is drawn from the process's own generators here, which a run goes on with.
         with torch.random.fork_rng(devices=[]):
             ticket = boundary.send(Parcel(hidden_BTD), CallKind.TRAIN, labels_BT=labels_BT, rows_B=rows_B)

@@ -40,6 +40,7 @@ class ErrorFeedback(Codec):
         self.codec = codec
         self.name = f"{codec.name} with error feedback"
         self.takes_error_feedback = False
+        self.sizes_depend_on_data = codec.sizes_depend_on_data
         self._errors: dict[int, torch.Tensor] = {}
 
     def encode(self, tensor: torch.Tensor, context: CodecContext) -> Columns:

@@ -140,6 +140,13 @@ def test_indices_take_the_smallest_type_that_holds_them(width: int, dtype: torch
     assert arrived[0, -1] != 0, "the last place is the largest index"
 
 
+def test_a_codec_of_few_bits_knows_how_many_numbers_it_gets() -> None:
+    """Three of ten numbers are an odd count, which fills no whole byte."""
+    tensor = torch.arange(1.0, 11)[None]
+    _, arrived = roundtrip(make([{"codec": "topk", "share": 0.3}, {"codec": "int4", "group_size": 1}]), tensor)
+    assert torch.allclose(arrived, torch.tensor([[0.0] * 7 + [8, 9, 10]]), rtol=0.01)
+
+
 def test_autocast_does_not_round_a_rotation() -> None:
     tensor = hidden(2, 3, D)
     with torch.autocast("cpu", torch.bfloat16):
