@@ -89,6 +89,8 @@ class Reuse(Codec):
         """
         if not _is_reused(context):
             return self._codec.encode(tensor, context)
+        if tensor.is_meta:
+            return self._first_epoch(tensor, context)
         last, known_B = self._last(context, tensor)
         moved_BT = ~known_B.unsqueeze(1) | _has_moved(tensor, last, self.threshold)
         chosen = tensor[moved_BT]
@@ -102,6 +104,8 @@ class Reuse(Codec):
         """Return what is kept of the examples, with the tokens that were sent in their places."""
         if not _is_reused(context):
             return self._codec.decode(columns, dtype, context)
+        if columns["moved"].is_meta:
+            return torch.empty(context.shape, dtype=dtype, device="meta")
         moved_BT = unpack(columns["moved"], 1, context.shape[1]).bool()
         own = {name: column for name, column in columns.items() if name != "moved"}
         chosen_shape = torch.Size((int(moved_BT.sum()), *context.shape[2:]))
@@ -120,6 +124,12 @@ class Reuse(Codec):
         kept = zip(state["rows"].tolist(), state["kept"], strict=True) if state else ()
         self._kept = {row: tensor.cpu() for row, tensor in kept}
         self._num_bytes = sum(tensor.nbytes for tensor in self._kept.values())
+
+    def _first_epoch(self, tensor: torch.Tensor, context: CodecContext) -> Columns:
+        """Return columns of the sizes of the first epoch, for tensors of the meta device, which planning sends."""
+        chosen = tensor.flatten(0, 1)
+        moved_BT = torch.ones(tensor.shape[:2], dtype=torch.bool, device=tensor.device)
+        return {**self._codec.encode(chosen, _of_tokens(context, chosen.shape)), "moved": pack(moved_BT, 1)}
 
     def _last(self, context: CodecContext, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what was last sent of each example, shape (B, T, D), zeros if nothing was; and of which something was (B)."""

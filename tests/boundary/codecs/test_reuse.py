@@ -113,6 +113,15 @@ def test_a_copy_goes_on_by_itself_without_taking_the_memory_twice() -> None:
     assert torch.equal(torch.stack(copied.state_dict()["kept"]), hidden(1))
 
 
+def test_planning_counts_the_first_epoch() -> None:
+    codec = CodecSettings.from_plain(["reuse", "int8"], "forward").make()
+    tensor = torch.zeros(B, T, D, device="meta")
+    arrived, num_bytes = cross(codec, tensor, [0, 1, 2])
+    assert arrived.shape == tensor.shape and arrived.is_meta
+    assert num_bytes == B * T * (D + 2) + BITMAP
+    assert codec.state_dict() == {}
+
+
 def test_room_is_for_the_first_examples_and_others_are_sent_whole() -> None:
     codec = Reuse(threshold=math.inf, max_gib=2.5 * T * TOKEN / 2**30)
     cross(codec, hidden(), [0, 1, 2])
