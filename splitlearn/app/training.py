@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from omegaconf import DictConfig
 
+from splitlearn.app.attacks_in_training import finish_attacks, prepare_attacks
 from splitlearn.app.checking import check_settings
 from splitlearn.app.checkpoints import check_fit_of, find_checkpoint, read_checkpoint, refuse_finished
 from splitlearn.app.configuration import make, naming_settings
@@ -131,6 +132,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     datamodule.setup("fit")
     check_data(datamodule, opened, cfg.verbose)
     check_watched(cfg, datamodule)
+    prepare_attacks(cfg, opened, placement, datamodule, trainer)
     recorder.note(rows=datamodule.counts if isinstance(datamodule, BlockDataModule) else None)
     with keeping_metrics(run_folder, lambda: recorder.has_begun), without_lightning_advice(), module.tracker:
         if checkpoint is not None:
@@ -140,6 +142,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         recorder.begin(cfg, trainer, replaces=ckpt_path is None or cfg.overwrite)
         save_prompt_format(datamodule, run_folder)
         metrics = fit(trainer, module, datamodule, figures, ckpt_path, cfg.load_best_model_at_end)
+        recorder.note(attacks=finish_attacks(trainer, module))
     memory = measured_memory(trainer, module, opened)
     link = predicted_step(cfg, trainer)
     recorder.note(memory=memory, phases=measured_phases(trainer), link=link)

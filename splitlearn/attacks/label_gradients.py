@@ -38,7 +38,7 @@ class _LabelAttack(Attack):
 
         Raises:
             ValueError: the view is of smashed data, the weights above the cut are not public, or autograd cannot differentiate
-                its layers twice.
+                layers twice where that is needed.
         """
         test, labels_NT = view.test, view.test.labels_NT
         if view.direction != BACKWARD or labels_NT is None:
@@ -72,16 +72,18 @@ class _LabelAttack(Attack):
         call = top.call(smashed_NTD, pieces.mask_NT)
         jacobian = HeadJacobian(smashed_NTD, call.input_NTD)
         # Gradients are smaller by orders of magnitude where hidden states are large; equations of one size weigh alike.
-        scale_NT1 = _scales(jacobian, call.input_NTD, rng)
+        scale_NT1 = _scales(jacobian, rng)
+
+        width_D = _widths(jacobian, scale_NT1, rng)
 
         def pull(change_NTD: torch.Tensor) -> torch.Tensor:
-            return jacobian.pull(change_NTD) * scale_NT1
+            return jacobian.pull(change_NTD / width_D) * scale_NT1
 
         def push(change_NTD: torch.Tensor) -> torch.Tensor:
-            return jacobian.push(change_NTD * scale_NT1)
+            return jacobian.push(change_NTD * scale_NT1) / width_D
 
         target_NTD = pieces.crossed_NTD.to(top.device, torch.float32) * scale_NT1
-        return best_labels(call, self._estimate(pull, push, target_NTD, meter)).cpu()
+        return best_labels(call, self._estimate(pull, push, target_NTD, meter) / width_D).cpu()
 
     @abstractmethod
     def _estimate(self, pull: Product, push: Product, target_NTD: torch.Tensor, meter: BudgetMeter) -> torch.Tensor:
@@ -96,15 +98,16 @@ class _LabelAttack(Attack):
 
 
 class LabelsFromGradients(_LabelAttack):
-    """Labels in closed form: the gradients are pushed through the public top once, as if its Jacobian were orthogonal.
+    """Labels in closed form: gradients at the cut are taken for those at the head's input, but for the size of each channel.
 
-    Right above the last layer that is nearly so; the more layers lie between cut and head, the less.
+    Layers add to what they are given, so gradients pass most of them as they are. The more layers lie between cut and head, the
+    less is that so.
     """
 
     name = "labels"
 
     def _estimate(self, pull: Product, push: Product, target_NTD: torch.Tensor, meter: BudgetMeter) -> torch.Tensor:
-        return push(target_NTD)
+        return target_NTD
 
 
 class LabelsByConjugateGradients(_LabelAttack):
@@ -158,9 +161,20 @@ def next_labels(labels_NT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return next_NT, next_NT != -100
 
 
-def _scales(jacobian: HeadJacobian, input_NTD: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def _widths(jacobian: HeadJacobian, scale_NT1: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Return about how much each channel is stretched between cut and head, mostly by the last norm's weights, shape (D,)."""
+    pulled_NTD = jacobian.pull(_probe(jacobian, rng)) * scale_NT1
+    return pulled_NTD.square().mean(dim=(0, 1)).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _scales(jacobian: HeadJacobian, rng: torch.Generator) -> torch.Tensor:
     """Return for each position about how much larger gradients are at the head's input than at the cut, shape (N, T, 1)."""
-    probe_NTD = torch.randn(input_NTD.shape, generator=rng, device=rng.device).to(input_NTD.device)
+    probe_NTD = _probe(jacobian, rng)
     pulled_NT1 = jacobian.pull(probe_NTD).norm(dim=-1, keepdim=True)
     # Positions that nothing above depends on, such as padding, have no gradient at all.
     return torch.where(pulled_NT1 > 0, probe_NTD.norm(dim=-1, keepdim=True) / pulled_NT1, torch.zeros_like(pulled_NT1))
+
+
+def _probe(jacobian: HeadJacobian, rng: torch.Generator) -> torch.Tensor:
+    """Return random gradients at the head's input, shape (N, T, D)."""
+    return torch.randn(jacobian.shape, generator=rng, device=rng.device).to(jacobian.device)

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from splitlearn.attacks.view import AttackerView
 from splitlearn.model import SplitModel, evaluating
+from splitlearn.redaction import reason_of
 
 _NARROW = (torch.bfloat16, torch.float16)
 
@@ -102,23 +104,20 @@ class HeadJacobian:
     Args:
         smashed_NTD: smashed data, shape (N, T, D), that require gradients.
         input_NTD: the head's input that was computed from them, shape (N, T, D).
-
-    Raises:
-        ValueError: autograd cannot differentiate one of the layers twice.
     """
 
     def __init__(self, smashed_NTD: torch.Tensor, input_NTD: torch.Tensor) -> None:
         self._smashed_NTD, self._input_NTD = smashed_NTD, input_NTD
-        # The backward pass is linear in the gradient that it is given, so any will do.
-        self._given_NTD = torch.zeros_like(input_NTD, requires_grad=True)
-        with _exactly_differentiable():
-            (self._returned_NTD,) = torch.autograd.grad(input_NTD, smashed_NTD, self._given_NTD, create_graph=True)
-            try:
-                self.push(torch.zeros_like(smashed_NTD))
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the layers above the cut cannot be differentiated twice, as this attack must: {error}"
-                ) from error
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the head's input, (N, T, D)."""
+        return self._input_NTD.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head's input lives."""
+        return self._input_NTD.device
 
     def pull(self, gradient_NTD: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the smashed data for one of the head's input, both of shape (N, T, D)."""
@@ -126,9 +125,27 @@ class HeadJacobian:
         return pulled_NTD
 
     def push(self, change_NTD: torch.Tensor) -> torch.Tensor:
-        """Return the change of the head's input for one of the smashed data, both of shape (N, T, D)."""
-        (pushed_NTD,) = torch.autograd.grad(self._returned_NTD, self._given_NTD, change_NTD, retain_graph=True)
+        """Return the change of the head's input for one of the smashed data, both of shape (N, T, D).
+
+        Raises:
+            ValueError: autograd cannot differentiate one of the layers twice.
+        """
+        given_NTD, returned_NTD = self._backward
+        try:
+            (pushed_NTD,) = torch.autograd.grad(returned_NTD, given_NTD, change_NTD, retain_graph=True)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the layers above the cut cannot be differentiated twice, as this attack must: {reason_of(error)}"
+            ) from error
         return pushed_NTD
+
+    @cached_property
+    def _backward(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A backward pass as a function for autograd: a gradient at the head's input, and that of the smashed data."""
+        # It is linear in the gradient that it is given, so any will do.
+        given_NTD = torch.zeros_like(self._input_NTD, requires_grad=True)
+        (returned_NTD,) = torch.autograd.grad(self._input_NTD, self._smashed_NTD, given_NTD, create_graph=True)
+        return given_NTD, returned_NTD
 
 
 def _run(parts: Sequence[SplitModel], smashed_NTD: torch.Tensor, mask_NT: torch.Tensor | None) -> torch.Tensor:

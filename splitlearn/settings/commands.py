@@ -34,6 +34,7 @@ class TrainSettings:
     defence: DefenceSettings
     peft: PeftSettings
     activation_cache: ActivationCacheSettings
+    attack: AttackPlanSettings
     callbacks: Annotated[Any, Rule(holds="objects")]
     logger: Annotated[Any, Rule(holds="objects")]
     device: str

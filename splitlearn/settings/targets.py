@@ -127,6 +127,16 @@ class NoSettings:
 
 
 @dataclass
+class AttacksSettings:
+    """``splitlearn.training.callbacks.Attacks``."""
+
+    _target_: str
+    before: bool
+    after: bool
+    every_n_epochs: Annotated[int | None, Rule(least=1)]
+
+
+@dataclass
 class LastCheckpointSettings:
     """``splitlearn.training.callbacks.LastCheckpoint``."""
 
@@ -282,6 +292,7 @@ TARGETS: dict[str, type] = {
     "splitlearn.data.TextDataModule": TextSettings,
     "splitlearn.data.InstructionDataModule": InstructionSettings,
     f"{_CALLBACKS}.BestCheckpoint": BestCheckpointSettings,
+    f"{_CALLBACKS}.Attacks": AttacksSettings,
     f"{_CALLBACKS}.Evaluation": EvaluationSettings,
     f"{_CALLBACKS}.ExactResume": NoSettings,
     f"{_CALLBACKS}.FiniteLoss": NoSettings,

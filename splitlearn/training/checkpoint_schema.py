@@ -30,6 +30,7 @@ _FORMS: dict[str, Any] = {
     "codecs": dict[str, dict[str, Any]],
     "run": {"id": str, "earlier_starts": list[str]},
     "callbacks": {
+        "Attacks": {"results": list[dict[str, Any]]},
         "Evaluation": {"last_step": int, "last_figures": dict[str, float]},
         "RunFigures": {"before": dict[str, float], "tokenizer": str},
         "TokenThroughput": {"tokens": int},

@@ -3,7 +3,7 @@
 from splitlearn.training.callbacks.attacks import Attacks, AttackSuite
 from splitlearn.training.callbacks.best_checkpoint import BestCheckpoint
 from splitlearn.training.callbacks.evaluation import Evaluation
-from splitlearn.training.callbacks.exact_resume import ExactResume, check_data_order
+from splitlearn.training.callbacks.exact_resume import ExactResume, check_data_order, keeping_generators
 from splitlearn.training.callbacks.find_callback import find_callback
 from splitlearn.training.callbacks.finders import FindBatchSize, FindLearningRate
 from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
@@ -42,6 +42,7 @@ __all__ = [
     "check_data_order",
     "count_tokens",
     "find_callback",
+    "keeping_generators",
     "make_progress",
     "privacy_of",
     "saved_figures",

@@ -33,6 +33,7 @@ class Attacks(Callback):
 
     Attributes:
         suite: runs the attacks; None attacks nothing.
+        waits_for_best: leave the attack after training to whoever puts the best state into the module and then calls `attack`.
         results: what attacks recovered, in the order in which they were run, each with ``moment`` (``"before"``, ``"epoch"`` or
             ``"after"``), ``step``, ``seconds``, and what the suite returned: ``headline`` and ``attacks``. Or with a ``reason``
             instead of these.
@@ -45,6 +46,7 @@ class Attacks(Callback):
         if every_n_epochs is not None and (type(every_n_epochs) is not int or every_n_epochs < 1):
             raise ValueError(f"{named('every_n_epochs')} is {every_n_epochs!r}; give a whole number of epochs, or null")
         self.suite: AttackSuite | None = None
+        self.waits_for_best = False
         self.before, self.after, self.every_n_epochs = before, after, every_n_epochs
         self.results: list[dict[str, Any]] = []
 
@@ -54,7 +56,7 @@ class Attacks(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's results; the end of an earlier start is no end any more."""
-        self.results = [dict(result) for result in state_dict["results"] if result["moment"] != "after"]
+        self.results = [dict(result) for result in state_dict["results"] if result.get("moment") != "after"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack the model as it is before its first step; a resumed run has that behind it."""
@@ -68,7 +70,7 @@ class Attacks(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack the trained model."""
-        if self.after:
+        if self.after and not self.waits_for_best:
             self.attack(trainer, pl_module, "after")
 
     def attack(self, trainer: Trainer, module: LightningModule, moment: str) -> None:

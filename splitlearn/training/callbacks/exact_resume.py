@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,16 @@ def set_generators(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def keeping_generators() -> Iterator[None]:
+    """Set the generators back afterwards to where they are now."""
+    state = read_generators()
+    try:
+        yield
+    finally:
+        set_generators(state)
 
 
 def check_data_order(checkpoint: dict[str, Any], datamodule: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from splitlearn.training.callbacks.exact_resume import read_generators, set_generators
+from splitlearn.training.callbacks.exact_resume import keeping_generators
 from splitlearn.training.callbacks.find_callback import find_callback
 from splitlearn.training.callbacks.run_figures import RunFigures
 from splitlearn.training.module import SplitCausalLM
@@ -36,7 +36,7 @@ def undisturbed(trainer: Trainer, module: SplitCausalLM) -> Iterator[None]:
         if timer is not None:
             stack.enter_context(_paused_timer(timer))
         stack.enter_context(module.tracker.paused())
-        stack.callback(set_generators, read_generators())
+        stack.enter_context(keeping_generators())
         stack.enter_context(module.generators.kept())
         stack.enter_context(module.composed.evaluating())
         # Layers that are compiled for other shapes here would be called in training, too.
