@@ -118,11 +118,12 @@ def test_training_with_and_without_attacks_is_equal(watched: Fitted, tiny_checkp
 
 
 def test_seconds_and_memory_of_attacks_are_none_of_the_run(watched: Fitted, attacks: Attacks) -> None:
-    assert all(result["seconds"] > SLEPT_S for result in attacks.results)
+    seconds = [result["seconds"] for result in attacks.results]
+    assert min(seconds) > SLEPT_S
     phases, rate = watched.phases.summary(), watched.throughput.tokens_per_s
-    assert phases is not None and phases["step"]["p99_s"] < SLEPT_S
-    assert rate is not None and watched.throughput.num_tokens / rate < 3 * SLEPT_S
-    assert watched.figures.train_s < sum(result["seconds"] for result in attacks.results) / 2
+    assert phases is not None and phases["step"]["p99_s"] < min(seconds)
+    assert rate is not None and watched.throughput.num_tokens / rate < sum(seconds) / 2
+    assert watched.figures.train_s < sum(seconds) / 2
     assert watched.peak_mib < TAKEN_MIB / 2
 
 
