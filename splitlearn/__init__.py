@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from splitlearn.app import train
+    from splitlearn.app import attack, train
     from splitlearn.cut import CutError, SplitPlan
     from splitlearn.loading import ModelFactory, ModelRequest
     from splitlearn.memory import MemoryTracker
@@ -26,6 +26,7 @@ _HOMES = {
     "SplitCausalLM": "splitlearn.training",
     "SplitModel": "splitlearn.model",
     "SplitPlan": "splitlearn.cut",
+    "attack": "splitlearn.app",
     "compose": "splitlearn.settings",
     "read_runs": "splitlearn.report",
     "recommend": "splitlearn.report",
@@ -42,6 +43,7 @@ __all__ = [
     "SplitCausalLM",
     "SplitModel",
     "SplitPlan",
+    "attack",
     "compose",
     "read_runs",
     "recommend",
