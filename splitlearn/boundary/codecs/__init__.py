@@ -7,6 +7,7 @@ from splitlearn.boundary.codecs.error_feedback import ErrorFeedback
 from splitlearn.boundary.codecs.exact import Exact
 from splitlearn.boundary.codecs.gaussian import Gaussian
 from splitlearn.boundary.codecs.int8 import Int8
+from splitlearn.boundary.codecs.packing import pack, unpack
 from splitlearn.boundary.codecs.registry import codec_class, codec_names
 from splitlearn.boundary.codecs.reuse import Reuse
 
@@ -23,4 +24,6 @@ __all__ = [
     "Reuse",
     "codec_class",
     "codec_names",
+    "pack",
+    "unpack",
 ]
