@@ -119,7 +119,7 @@ class AdversarialTraining(Defence):
             self.inverter.load_state_dict(state["inverter"])
         except RuntimeError as error:
             raise ValueError(
-                "the checkpoint's inverter of defence.adversarial has another shape than this run's; go on with the width and "
+                "the checkpoint's inverter of the adversarial training has another shape than this run's; go on with the width and "
                 "the model that it was trained with"
             ) from error
         self.optimizer.load_state_dict(state["optimizer"])

@@ -54,7 +54,7 @@ class Standard:
             RuntimeError: nothing was measured yet.
         """
         if self.centre_D is None or self.width_D is None:
-            raise RuntimeError("the scale of defence.mid is measured in the first training batch")
+            raise RuntimeError("the scale of the bottleneck is measured in the first training batch")
         return (hidden_BTD.float() - self.centre_D.to(hidden_BTD.device)) / self.width_D.to(hidden_BTD.device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class BottleneckNoise(Codec):
     takes_error_feedback = False
 
     def __init__(self, standard: Standard, noise: float) -> None:
-        self.name = "the noise of defence.mid"
+        self.name = "the noise of the bottleneck"
         self.standard, self.noise = standard, noise
 
     def encode(self, tensor: torch.Tensor, context: CodecContext) -> Columns:
@@ -147,7 +147,7 @@ class Bottleneck(Defence):
         widths = values.get("width") if isinstance(values, Mapping) else None
         is_list = isinstance(widths, list) and all(isinstance(width, float) and 0 < width < math.inf for width in widths)
         if not isinstance(widths, list) or not is_list or len(widths) != self._hidden_size:
-            raise ValueError(f"the widths of defence.mid are not {self._hidden_size} numbers above 0")
+            raise ValueError(f"the widths of the bottleneck are not {self._hidden_size} numbers above 0")
         self.standard.width_D = torch.tensor(widths)
 
     def state_dict(self) -> dict[str, Any]:

@@ -151,13 +151,13 @@ def refuse_idle(settings: DefenceSettings, routes: Sequence[Route], trained: Map
     if cut is None:
         raise ValueError(
             f"{named(settings.names[0])} protects what leaves the party with the text, and nothing does in this placement; "
-            "take defence=none, or a placement with a server"
+            "leave it out, or take a placement with a server"
         )
     below = PART_NAMES[:cut]
     if settings.trained and not any(trained[name].trains_anything for name in below):
         raise ValueError(
             f"{named(settings.trained[0])} works by what is learned below cut {cut}, and {' and '.join(below)} is frozen; "
-            "train it, with optimizer.parts.bottom.train or adapters, or take defence=none"
+            f"train it or give it adapters, or leave {named(settings.trained[0])} out"
         )
 
 

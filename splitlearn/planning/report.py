@@ -122,5 +122,5 @@ def _link_sentences(link: Mapping[str, Any]) -> str:
     return (
         f"Over {mbps} with {link['rtt_ms'] or 0:g} ms there and back they take {link['link_s']:.3g} s. Computing takes at "
         f"least {link['compute_s']:.3g} s here, so a step takes at least {link['step_s']:.3g} s, of which at most "
-        f"{link['waiting_share']:.0%} is waiting for data."
+        f"{link['waiting_share']:.0%} is waiting for data to come."
     )
