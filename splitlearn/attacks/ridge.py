@@ -1,23 +1,22 @@
-"""A ridge map from what crossed to tokens, in closed form.
+"""A ridge map from what crossed to tokens.
 
-Shapes: N pieces of text, T tokens, M vectors, D features, E width of the embedding, C tokens of the auxiliary texts.
+Shapes: N pieces of text, T tokens, D features, E width of the embedding.
 """
 
 from __future__ import annotations
 
-import torch
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from splitlearn.attacks.budget import BudgetMeter
 from splitlearn.attacks.features import Standardizer
 from splitlearn.attacks.ranking import Ranker, RankingAttack
+from splitlearn.attacks.regression import Moments, with_constant
 from splitlearn.attacks.scores import token_recovery
-from splitlearn.attacks.view import AttackerView, Pieces
+from splitlearn.attacks.view import AttackerView
 
-# Strength of the penalty, as a share of the features' mean square.
+# Strengths of the penalty that are tried, as shares of the features' mean square.
 _STRENGTHS = (1e-5, 1e-3, 1e-1)
 _NUM_VALIDATED = 4
-_ROWS_AT_A_TIME = 4096
 
 
 class RidgeMap(RankingAttack):
@@ -32,71 +31,22 @@ class RidgeMap(RankingAttack):
     def fit(self, view: AttackerView, meter: BudgetMeter) -> Ranker:
         """Return the ranker with the best of a few penalties on the validation pieces; see `RankingAttack.fit`."""
         own = view.auxiliary.first(meter.take_pieces(len(view.auxiliary)))
-        standardize = Standardizer.fit(own.crossed_NTD)
-        moments_DD, sums_CD, counts_C, ids_C = _moments(own, standardize)
-        strengths = [strength * moments_DD.diagonal().mean() for strength in _STRENGTHS]
+        moments = Moments.measure(own, Standardizer.fit(own.crossed_NTD))
         validated = view.validation.first(_NUM_VALIDATED)
-        best: tuple[float, Ranker] | None = None
-        for strength in strengths:
-            if best is not None and not meter.take_step():
+        rankers: list[tuple[float, Ranker]] = []
+        for strength in _STRENGTHS:
+            # The first is always fitted, so that there is an answer.
+            if rankers and not meter.take_step():
                 break
-            if view.public is None:
-                ranker = _discriminant(moments_DD, sums_CD, counts_C, ids_C, strength, standardize)
-            else:
-                ranker = _map_to_embedding(moments_DD, sums_CD, view.public_rows(self.name), ids_C, strength, standardize)
+            ranker = self._with_strength(view, moments, strength)
             recovery = token_recovery(ranker.best(validated.crossed_NTD), validated.ids_NT, validated.mask_NT)
-            if best is None or recovery > best[0]:
-                best = recovery, ranker
-        assert best is not None  # noqa: S101
-        return best[1]
+            rankers.append((recovery, ranker))
+        return max(rankers, key=lambda pair: pair[0])[1]
 
-
-def _features(crossed_NTD: torch.Tensor, standardize: Standardizer) -> torch.Tensor:
-    # A last feature of one is the map's constant.
-    return pad(standardize(crossed_NTD), (0, 1), value=1.0)
-
-
-def _moments(own: Pieces, standardize: Standardizer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the features' second moments (D, D), their sums by token (C, D), and each token's count and id (C,)."""
-    mask_NT = torch.ones_like(own.ids_NT, dtype=torch.bool) if own.mask_NT is None else own.mask_NT
-    vectors, tokens = own.crossed_NTD[mask_NT], own.ids_NT[mask_NT]
-    ids_C, class_M, counts_C = tokens.unique(return_inverse=True, return_counts=True)
-    width = vectors.shape[1] + 1
-    moments_DD = torch.zeros(width, width, dtype=torch.float64)
-    sums_CD = torch.zeros(len(ids_C), width, dtype=torch.float64)
-    for rows, classes in zip(vectors.split(_ROWS_AT_A_TIME), class_M.split(_ROWS_AT_A_TIME), strict=True):
-        # Sums of a few thousand products in float32, and these in float64: fast, and without loss that a penalty would notice.
-        features_MD = _features(rows, standardize)
-        moments_DD += features_MD.T @ features_MD
-        sums_CD.index_add_(0, classes, features_MD.double())
-    return moments_DD, sums_CD, counts_C.double(), ids_C
-
-
-def _map_to_embedding(
-    moments_DD: torch.Tensor,
-    sums_CD: torch.Tensor,
-    rows_VE: torch.Tensor,
-    ids_C: torch.Tensor,
-    strength: torch.Tensor,
-    standardize: Standardizer,
-) -> Ranker:
-    penalty_DD = strength * torch.eye(len(moments_DD), dtype=torch.float64)
-    targets_DE = sums_CD.T @ rows_VE[ids_C].double()
-    map_DE = torch.linalg.solve(moments_DD + penalty_DD, targets_DE).float()
-    return Ranker(lambda crossed: _features(crossed, standardize) @ map_DE, normalize(rows_VE, dim=-1))
-
-
-def _discriminant(
-    moments_DD: torch.Tensor,
-    sums_CD: torch.Tensor,
-    counts_C: torch.Tensor,
-    ids_C: torch.Tensor,
-    strength: torch.Tensor,
-    standardize: Standardizer,
-) -> Ranker:
-    total = counts_C.sum()
-    means_CD = sums_CD / counts_C[:, None]
-    penalty_DD = strength * torch.eye(len(moments_DD), dtype=torch.float64)
-    rows_CD = torch.linalg.solve((moments_DD + penalty_DD) / total, means_CD.T).T
-    bias_C = -(means_CD * rows_CD).sum(dim=1) / 2
-    return Ranker(lambda crossed: _features(crossed, standardize), rows_CD.float().contiguous(), ids_C, bias_C.float())
+    def _with_strength(self, view: AttackerView, moments: Moments, strength: float) -> Ranker:
+        if view.public is None:
+            rows_CD, bias_C = moments.discriminant(strength)
+            return Ranker(lambda crossed: with_constant(moments.standardize(crossed)), rows_CD, moments.ids_C, bias_C)
+        rows_VE = view.public_rows(self.name)
+        map_DE = moments.map_to(rows_VE, strength)
+        return Ranker(lambda crossed: with_constant(moments.standardize(crossed)) @ map_DE, normalize(rows_VE, dim=-1))

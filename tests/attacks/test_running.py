@@ -49,7 +49,7 @@ def test_each_attack_has_the_same_keys_and_the_best_is_the_headline(model: Compo
     (mlp,) = (attack for attack in plain["attacks"] if attack["attack"] == "mlp" and attack["cut"] == 1)
     assert mlp["budget"]["ended_by"] == "steps" and mlp["budget"]["steps"] == 2
     (search,) = (attack for attack in plain["attacks"] if attack["attack"] == "prefix_search" and attack["cut"] == 1)
-    assert search["details"]["order"] == "ridge", "two steps of training give a worse order"
+    assert search["details"]["order"] in ("ridge", "mlp"), "those that are best on the attacker's own texts"
     assert search["num_pieces"] == 2
     assert begun[:2] == ["what crosses cut 1, forward", "nearest_embedding at cut 1, forward"]
 
@@ -64,13 +64,15 @@ def test_private_weights_leave_out_what_needs_them(model: ComposedCausalLM, text
         run(model, texts, replace(PLAN, base_weights="private", attacks=("prefix_search",)))
 
 
-def test_an_attack_does_not_depend_on_those_before_it(model: ComposedCausalLM, texts: AttackTexts) -> None:
+def test_an_attack_does_not_depend_on_those_before_it(tiny_checkpoint: Callable[..., Path], texts: AttackTexts) -> None:
+    # Of a model whose smashed data are not clear, so that attacks differ in what they find.
+    model = compose(tiny_checkpoint("llama"))
     alone = run(model, texts, replace(PLAN, attacks=("mlp",)))
     among = run(model, texts, PLAN)
-    assert alone.results[0].token_recovery == among.results[2].token_recovery
+    assert alone.results[0].by_position == among.results[2].by_position
     torch.manual_seed(1)
     other = run(model, texts, replace(PLAN, attacks=("mlp",), seed=1))
-    assert other.results[0].token_recovery != alone.results[0].token_recovery
+    assert other.results[0].by_position != alone.results[0].by_position
 
 
 def test_gradients_and_responses_are_attacked_too(model: ComposedCausalLM, texts: AttackTexts) -> None:
