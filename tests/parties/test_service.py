@@ -154,10 +154,10 @@ def test_a_client_that_sends_faster_than_the_part_computes_waits(serve: Serve, i
     served = serve(limits=WireLimits(max_message_bytes=1000))
     step = party_pb2.Step(number=1)
     with Connected(served.target, identity("alice")) as connection:
-        connection.pause(400)
+        connection.pause(1500)
         for _ in range(40):
             connection.post(party_pb2.Head(step=step), {"values": torch.ones(250)})
-        time.sleep(0.2)
+        time.sleep(0.3)
         (mailbox,) = served.service._mailboxes.all()
         assert mailbox.last_call < 10
         connection.wait(connection.pause())
