@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
+from splitlearn.boundary import BoundaryCodecs
 from splitlearn.data import BlockDataModule
 from splitlearn.loading import OpenedModel, dtype_in_full
 from splitlearn.planning import check_fit, cost_of, least_methods
@@ -49,6 +50,27 @@ def check_data(datamodule: LightningDataModule, opened: OpenedModel, verbose: bo
     if verbose:
         print(datamodule.describe())
         print(f"the training data begin with (what is learned stands between » and «):\n{datamodule.sample()}\n")
+
+
+def check_examples(codecs: BoundaryCodecs, datamodule: LightningDataModule) -> None:
+    """Refuse codecs that remember examples where the examples have no ids.
+
+    Args:
+        codecs: the run's.
+        datamodule: the data; only splitlearn's own are looked at.
+
+    Raises:
+        ValueError: there is such a codec.
+    """
+    if not isinstance(datamodule, BlockDataModule) or (datamodule.packing != "none" and not datamodule.streaming):
+        return
+    needing = codecs.needing_examples()
+    if needing is not None:
+        cause = "data.streaming is true" if datamodule.streaming else "data.packing is none"
+        raise ValueError(
+            f"{needing} remembers each example from epoch to epoch, but {cause}, so examples have no ids; use "
+            "data.packing=joined or isolated without streaming, or another codec"
+        )
 
 
 def check_watched(cfg: DictConfig, datamodule: LightningDataModule) -> None:

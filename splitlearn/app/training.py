@@ -23,7 +23,7 @@ from splitlearn.app.placing import describe_placement, resolve_placement
 from splitlearn.app.process import leaving_no_trace
 from splitlearn.app.rates import rate_of_adapters
 from splitlearn.app.recorder import Recorder
-from splitlearn.app.run_checks import check_data, check_memory, check_watched
+from splitlearn.app.run_checks import check_data, check_examples, check_memory, check_watched
 from splitlearn.app.run_folder import earlier_starts, keeping_metrics, refuse_second_run
 from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
@@ -131,6 +131,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     # Bad data are found here, before weights are read.
     datamodule.setup("fit")
     check_data(datamodule, opened, cfg.verbose)
+    check_examples(module.settings.codecs, datamodule)
     check_watched(cfg, datamodule)
     prepare_attacks(cfg, opened, placement, datamodule, trainer)
     recorder.note(rows=datamodule.counts if isinstance(datamodule, BlockDataModule) else None)

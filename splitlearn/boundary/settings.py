@@ -169,6 +169,14 @@ class BoundaryCodecs:
                         f"{named(name)} is set, but one party holds both sides of cut {route.cut}, so nothing crosses it"
                     )
 
+    def needing_examples(self) -> str | None:
+        """Return the first codec that needs ids of the examples, in words with its cut and direction; None if none does."""
+        for cut, of_cut in self.codecs.items():
+            for way, settings in of_cut.items():
+                if settings.make().needs_examples:
+                    return f"the codec {settings} ({way} at cut {cut})"
+        return None
+
     def differences(self, before: BoundaryCodecs) -> list[str]:
         """Return how earlier codecs differ from these, in words.
 

@@ -6,7 +6,8 @@ from datasets import Dataset
 from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase
 
-from splitlearn.app.run_checks import check_watched
+from splitlearn.app.run_checks import check_examples, check_watched
+from splitlearn.boundary import BoundaryCodecs
 from splitlearn.data import BlockDataModule
 from splitlearn.data.reading import Layout
 
@@ -42,3 +43,21 @@ def test_what_waits_for_held_out_rows_is_refused_without_any(settings: dict[str,
 def test_a_checkpoint_of_the_best_is_then_the_latest() -> None:
     cfg = OmegaConf.create({"load_best_model_at_end": False, "callbacks": {"checkpoint": {"monitor": "val_loss"}}})
     check_watched(cfg, NothingHeldOut())
+
+
+@pytest.mark.parametrize(
+    ("packing", "streaming", "cause"), [("none", False, "data.packing is none"), ("joined", True, "data.streaming is true")]
+)
+def test_codecs_that_remember_examples_need_ids(packing: str, streaming: bool, cause: str) -> None:
+    data = NothingHeldOut()
+    data.packing, data.streaming = packing, streaming
+    for forward in ("reuse", ["reuse", "int8"], {"codec": ["topk", "int8"], "error_feedback": True}):
+        codecs = BoundaryCodecs.from_plain({"cut_2": {"backward": forward}})
+        with pytest.raises(
+            ValueError, match=rf"^the codec .* \(backward at cut 2\) remembers each example .*, but {cause}, so"
+        ):
+            check_examples(codecs, data)
+        data.packing, data.streaming = "isolated", False
+        check_examples(codecs, data)
+        data.packing, data.streaming = packing, streaming
+    check_examples(BoundaryCodecs.from_plain("int4"), data)

@@ -105,6 +105,15 @@ def test_what_the_best_attack_recovers(tmp_path: Path) -> None:
     assert (row["token_recovery"], row["rouge_l"], row["best_attack"]) == (0.75, 0.5, "mlp cut 1 forward")
 
 
+def test_the_time_over_a_network(tmp_path: Path) -> None:
+    link = {"bandwidth_mbps": 100, "rtt_ms": 20, "link_s": 0.06, "compute_s": 0.02, "step_s": 0.08, "waiting_share": 0.75}
+    row = read_runs(write_run(tmp_path / "0", summary(1, 6, link=link))).iloc[0]
+    assert (row["link_step_s"], row["waiting_share"]) == (0.08, 0.75)
+    for other in (None, {"step_s": "fast"}):
+        row = read_runs(write_run(tmp_path / "1", summary(1, 6, link=other))).iloc[0]
+        assert pd.isna(row["link_step_s"]) and pd.isna(row["waiting_share"])
+
+
 def test_not_a_number_is_not_known(tmp_path: Path) -> None:
     text = json.dumps(summary(1, 6)).replace('"val_loss_after": 3.75', '"val_loss_after": NaN')
     assert "NaN" in text

@@ -68,3 +68,11 @@ def test_privacy_is_told_with_what_is_sent_in_the_clear(capsys: pytest.CaptureFi
     assert "train examples have no epsilon: cut_2/gradient, cut_2/labels is sent in the clear" in text
     assert "held-out examples: epsilon 12.35 at delta 1e-05, each against any other" in text
     assert "epsilon" not in shown(capsys)
+
+
+def test_the_time_over_a_network_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    link = {"bandwidth_mbps": 100, "rtt_ms": None, "step_s": 0.08, "waiting_share": 0.75}
+    assert "over 100 Mbit/s with 0 ms there and back a step would take 0.08 s, 75% of it waiting" in shown(capsys, link=link)
+    link |= {"bandwidth_mbps": None, "rtt_ms": 20}
+    assert "over any bandwidth with 20 ms there and back" in shown(capsys, link=link)
+    assert "there and back" not in shown(capsys, link={**link, "step_s": None}) + shown(capsys)

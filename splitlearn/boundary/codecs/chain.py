@@ -38,6 +38,7 @@ class Chain(Codec):
         self.codecs = tuple(codecs)
         self.is_exact = all(codec.is_exact for codec in codecs)
         self.sizes_depend_on_data = any(codec.sizes_depend_on_data for codec in codecs)
+        self.needs_examples = any(codec.needs_examples for codec in codecs)
         self.takes_error_feedback = all(codec.takes_error_feedback for codec in codecs)
         self.name = self.name or ", then ".join(codec.name for codec in codecs)
 

@@ -73,12 +73,14 @@ class Codec(ABC):
         takes_error_feedback: whether its error may be carried on; False for codecs that add noise or keep state.
         sizes_depend_on_data: whether how many bytes it makes of a tensor depends on more than its shape and dtype. Others are
             planned with tensors that have no memory.
+        needs_examples: whether it needs ids of the examples in training.
     """
 
     name: str
     is_exact: bool = False
     takes_error_feedback: bool = True
     sizes_depend_on_data: bool = False
+    needs_examples: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -30,6 +30,7 @@ class ErrorFeedback(Codec):
     """
 
     name = ""
+    needs_examples = True
 
     def __init__(self, codec: Codec) -> None:
         if not codec.takes_error_feedback:

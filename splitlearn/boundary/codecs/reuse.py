@@ -42,6 +42,7 @@ class Reuse(Codec):
     name = "reuse"
     takes_error_feedback = False
     sizes_depend_on_data = True
+    needs_examples = True
 
     def __init__(self, threshold: float = 0.05, max_gib: float = 1.0) -> None:
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not threshold >= 0:
