@@ -61,7 +61,7 @@ def test_the_number_of_files() -> None:
     counts: dict[str, int] = {}
     for file in FILES:
         counts[str(file.parent)] = counts.get(str(file.parent), 0) + 1
-    assert counts == {".": 10, **GROUPS}
+    assert counts == {".": 11, **GROUPS}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.parent != Path()], ids=str)
@@ -79,11 +79,24 @@ def test_top_level_files_compose() -> None:
     names = {path.name for path in FILES if path.parent == Path()}
     assert names == {
         f"{name}.yaml"
-        for name in ("train", "plan", "verify", "generate", "evaluate", "attack", "export", "prepare", "report", "certificates")
+        for name in (
+            "train",
+            "plan",
+            "verify",
+            "generate",
+            "evaluate",
+            "attack",
+            "export",
+            "prepare",
+            "report",
+            "certificates",
+            "serve",
+        )
     }
     check_targets(OmegaConf.to_container(compose("run_folder=/tmp/run"), resolve=True, throw_on_missing=True))
     compose("source=a.gguf", "out=b", config_name="prepare")
     compose("out=a", config_name="certificates")
+    compose(config_name="serve")
     compose("run=a", "out=b", config_name="export")
     compose("run=a", config_name="evaluate")
     compose("run=a", config_name="attack")

@@ -10,6 +10,7 @@ from splitlearn.app.evaluating import evaluate
 from splitlearn.app.finished_runs import converse, export, generate
 from splitlearn.app.models import plan_split
 from splitlearn.app.planning import plan
+from splitlearn.app.serving import serve
 from splitlearn.app.training import TrainResult, train
 from splitlearn.app.verifying import verify, verify_run
 from splitlearn.settings import compose, conf_folder
@@ -27,6 +28,7 @@ __all__ = [
     "naming_settings",
     "plan",
     "plan_split",
+    "serve",
     "train",
     "verify",
     "verify_run",

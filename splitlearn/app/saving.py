@@ -47,11 +47,16 @@ def save_trained(cfg: DictConfig, module: SplitCausalLM, run_folder: Path, stamp
         OSError: the folder cannot be written or the disk is full.
     """
     folders = {}
-    wanted: list[SplitModel] = list(module.parts)
+    # A part with a server is saved there; what was trained of it stands in this run's checkpoints, too.
+    wanted: list[SplitModel] = list(module.parts_here)
     if module.adapters.method is not None:
-        save_adapters(module.parts, module.adapters, run_folder / "adapters", stamp)
-        folders["adapters"] = str((run_folder / "adapters").resolve())
-        wanted = [part for part in module.parts if module.trained[part.spec.name].trains_weights]
+        if len(wanted) == len(module.parts):
+            save_adapters(module.parts, module.adapters, run_folder / "adapters", stamp)
+            folders["adapters"] = str((run_folder / "adapters").resolve())
+        else:
+            # An adapter for the unsplit model that lacks the server's part would pass for a whole one.
+            print("a server has some of the adapters, so they are not saved apart; checkpoints hold all: export with ckpt=last")
+        wanted = [part for part in wanted if module.trained[part.spec.name].trains_weights]
     if cfg.model.quantization is not None:
         # The base checkpoint holds the quantized weights with more digits.
         wanted = [part for part in wanted if module.trained[part.spec.name].trains_all_weights]

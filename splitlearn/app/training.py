@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from splitlearn.app.attacks_in_training import finish_attacks, prepare_attacks
 from splitlearn.app.checking import check_settings
 from splitlearn.app.checkpoints import check_fit_of, find_checkpoint, read_checkpoint, refuse_finished
 from splitlearn.app.configuration import make, naming_settings
+from splitlearn.app.connecting import connected, refuse_with_server, server_figures
 from splitlearn.app.disk_checks import check_disk
 from splitlearn.app.fitting import fit, step_of_end
 from splitlearn.app.held_out import measure_before
@@ -92,13 +94,14 @@ def train(cfg: DictConfig, folder: str | Path | None = None) -> TrainResult:
         remove_abandoned_rows()
         recorder = Recorder(cfg, Path(cfg.run_folder))
         try:
-            return _train(cfg, recorder)
+            with ExitStack() as stack:
+                return _train(cfg, recorder, stack)
         except BaseException as error:
             recorder.end_badly(error)
             raise
 
 
-def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
+def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult:
     run_folder = recorder.folder
     recorder.note(**describe_job())
     refuse_done_job(run_folder, cfg.overwrite)
@@ -109,7 +112,8 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     recorder.note(earlier_starts=starts)
     seed_everything(cfg.seed, workers=True, verbose=False)
     settle_settings(cfg)
-    placement = resolve_placement(cfg)
+    placement = resolve_placement(cfg, elsewhere=True)
+    refuse_with_server(cfg)
     opened = open_model(cfg)
     plan, commit = opened.plan, opened.source.commit
     recorder.note(commit=commit, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
@@ -117,7 +121,8 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     check_settings(cfg, opened.config)
     if checkpoint is not None and run_folder.resolve() in Path(str(ckpt_path)).resolve().parents:
         refuse_finished(checkpoint, str(ckpt_path), cfg, read_summary(run_folder))
-    module = make_module(cfg, opened, placement)
+    held = opened.only(placement.parts_here())
+    module = make_module(cfg, held, placement)
     recorder.note(threat_model=describe_threats(placement, module.trained))
     check_memory(opened, module)
     if cfg.verbose and module.adapters.method is not None:
@@ -135,6 +140,8 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
     check_watched(cfg, datamodule)
     prepare_attacks(cfg, opened, placement, datamodule, trainer)
     recorder.note(rows=datamodule.counts if isinstance(datamodule, BlockDataModule) else None)
+    # Whether a server has the same model is known before weights are read.
+    server = stack.enter_context(connected(cfg, module, held, recorder.run_id))
     with keeping_metrics(run_folder, lambda: recorder.has_begun), without_lightning_advice(), module.tracker:
         if checkpoint is not None:
             check_fit_of(checkpoint, str(ckpt_path), module, datamodule, trainer)
@@ -146,6 +153,7 @@ def _train(cfg: DictConfig, recorder: Recorder) -> TrainResult:
         recorder.note(attacks=finish_attacks(trainer, module))
     memory = measured_memory(trainer, module, opened)
     link = predicted_step(cfg, trainer)
+    recorder.note(server=None if server is None else server_figures(server, metrics["train_s"]))
     recorder.note(memory=memory, phases=measured_phases(trainer), link=link)
     log_figures(trainer, metrics, memory, link)
     stamp = Stamp(recorder.run_id, step_of_end(trainer, cfg.load_best_model_at_end))

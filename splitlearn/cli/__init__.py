@@ -18,6 +18,7 @@ COMMANDS = {
     "attack": "recover text from exactly what crosses the cuts, and say how much",
     "export": "write a run's model as one ordinary Hugging Face folder",
     "report": "put the runs of sweeps into one table and one page, and recommend a cut",
+    "serve": "hold a part of a model for a train in another process",
     "prepare": "turn a GGUF file or a single-file checkpoint into a sharded safetensors folder",
     "certificates": "make keys and certificates, by which parties in processes of their own know each other",
 }

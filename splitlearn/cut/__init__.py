@@ -3,7 +3,7 @@
 from splitlearn.cut.devices import DeviceMapError, resolve_device_map
 from splitlearn.cut.names import ParamMapper
 from splitlearn.cut.part_training import PartTraining
-from splitlearn.cut.party import Party, PlacementError
+from splitlearn.cut.party import Party, PlacementError, parse_party
 from splitlearn.cut.placement import CUTS, Placement, refuse_both
 from splitlearn.cut.plan import PART_NAMES, CutError, PartSpec, SplitPlan, check_part_names
 from splitlearn.cut.threat_model import HONEST_BUT_CURIOUS, Exposure, describe_threats, find_exposures
@@ -25,6 +25,7 @@ __all__ = [
     "check_part_names",
     "describe_threats",
     "find_exposures",
+    "parse_party",
     "refuse_both",
     "resolve_device_map",
 ]

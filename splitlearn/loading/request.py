@@ -207,6 +207,14 @@ class OpenedModel:
             _ = revised.plan
         return revised
 
+    def only(self, names: Collection[str]) -> OpenedModel:
+        """Return the same for some parts: of the others no shard is opened, and none is loaded.
+
+        Args:
+            names: the parts' names.
+        """
+        return OpenedModel(self.request, self._checkpoint, check_part_names(names, "names"))
+
     def settle_ties(self) -> None:
         """Find out whether tensors that the model ties have equal values where the checkpoint stores both.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
+from splitlearn.files import write_json
 from splitlearn.parties.errors import PartyError
 from splitlearn.parties.forward_checks import ServerLimits
 from splitlearn.parties.part_work import Answer, PartWork, Session
@@ -14,6 +16,7 @@ from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import ServedPart
 from splitlearn.parties.wire import Message
 from splitlearn.parties.wire_checks import WireError
+from splitlearn.training import WholeFileCheckpointIO
 
 
 class PartServer:
@@ -57,16 +60,10 @@ class PartServer:
         problem = difference(self.served.plan, hello.plan, client, "at the server")
         if problem is not None:
             raise PartyError(problem, pb.ERROR_KIND_PLAN, is_final=True)
-        if self.num_steps and hello.run_id != self.run_id:
-            raise PartyError(
-                f"the {self.part_name} has taken {self.num_steps} steps for another run; start the server anew for a new run",
-                pb.ERROR_KIND_STEP,
-                is_final=True,
-            )
         prepared = self.served.prepare(dict(hello.seeds))
         self._work = self._work or PartWork(self.served, prepared, self.limits)
+        session = Session(client, must_load=self.num_steps > 0 and hello.run_id != self.run_id)
         self.run_id = hello.run_id
-        session = Session(client)
         groups = [
             pb.Group(
                 name=group["name"],
@@ -78,7 +75,6 @@ class PartServer:
         ]
         welcome = pb.Welcome(
             protocol_version=PROTOCOL_VERSION,
-            session=session.token,
             plan=self.served.plan,
             num_steps=self.num_steps,
             groups=groups,
@@ -105,6 +101,28 @@ class PartServer:
             raise PartyError(str(error)) from error
         head.seconds = time.perf_counter() - began
         return head, tensors
+
+    def save(self, folder: Path) -> Path:
+        """Keep the part's state, and a summary of what the server has done.
+
+        Trained tensors and optimizer state have the unsplit model's names.
+
+        Args:
+            folder: where to write.
+
+        Returns:
+            The file of the state.
+
+        Raises:
+            OSError: the folder cannot be written or the disk is full.
+        """
+        state = {} if self.served.prepared is None else self.served.prepared.owner.state()
+        file = folder / f"{self.part_name}.ckpt"
+        WholeFileCheckpointIO().save_checkpoint({**state, "run_id": self.run_id, "part": self.part_name}, file)
+        loading = self.served.receipt.to_dict()
+        summary = {"part": self.part_name, "num_steps": self.num_steps, "run_id": self.run_id, "loading": loading}
+        write_json(folder / "summary.json", summary)
+        return file
 
     def forget(self, session: Session) -> None:
         """End a session: its graphs and caches are let go."""

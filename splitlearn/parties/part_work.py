@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,11 +51,13 @@ class Session:
 
     Attributes:
         client: the client's name.
-        token: by which the client goes on with it.
+        must_load: whether the part has been trained for another run, so that the client must send it a state first.
+        pending: what forward calls keep for their backward, by the call's number.
+        generations: the caches of generations under way, by the client's number.
     """
 
     client: str
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    must_load: bool = False
     pending: OrderedDict[int, Graph] = field(default_factory=OrderedDict)
     generations: dict[int, LocalSession] = field(default_factory=dict)
 
@@ -103,6 +104,13 @@ class PartWork:
 
     def _forward(self, session: Session, message: Message) -> Answer:
         told, part = message.head.forward, self._prepared.part
+        if session.must_load:
+            raise PartyError(
+                f"the {self._served.name} has taken {self.num_steps} steps in another run: go on with that run from its last "
+                "checkpoint (ckpt_path=last), or have the server started anew for a new run",
+                pb.ERROR_KIND_STEP,
+                is_final=True,
+            )
         kind = check_forward(told, len(session.pending), self._limits, session.client)
         check_shape(torch.Size(told.inputs[0].shape), part.blueprint.config, self._limits, session.client)
         generation = None
@@ -242,7 +250,8 @@ class PartWork:
     def _load_state(self, session: Session, message: Message) -> Answer:
         told = message.head.load_state
         num_steps = read_state(self._prepared.owner, told.what, told.value, message.tensors, session.client)
-        self.num_steps = self.num_steps if num_steps is None else num_steps
+        if num_steps is not None:
+            self.num_steps, session.must_load = num_steps, False
         return self._done()
 
     def _done(self) -> Answer:

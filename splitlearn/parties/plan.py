@@ -47,7 +47,7 @@ def make_plan(opened: OpenedModel, settings: TrainingSettings, part: str, dtype:
         num_layers=plan.num_layers,
         dtype=str(dtype).removeprefix("torch."),
         training=settings.trained[part].value,
-        settings=json.dumps(_settings_of(settings, part), sort_keys=True),
+        settings=json.dumps(_settings_of(settings, part) | _form_of(opened, settings, part), sort_keys=True),
         cuts=[
             pb.CutPlan(name=name, **words)
             for name, words in settings.codecs.to_dict().items()
@@ -99,6 +99,13 @@ def _settings_of(settings: TrainingSettings, part: str) -> dict[str, Any]:
         own_settings = differing if isinstance(differing, Mapping) else {}
         values["peft"] = {"method": settings.adapters.method, **settings.adapters.settings, **own_settings}
     return values
+
+
+def _form_of(opened: OpenedModel, settings: TrainingSettings, part: str) -> dict[str, Any]:
+    """Return how the part's weights are held, beside their dtype."""
+    quantization = opened.request.quantization
+    is_quantized = quantization is not None and not settings.trained[part].trains_weights
+    return {"model.quantization": quantization} if is_quantized else {}
 
 
 def _config_digest(opened: OpenedModel) -> str:

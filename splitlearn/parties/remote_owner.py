@@ -22,12 +22,16 @@ class RemoteOwner:
     Args:
         connection: a conversation with the holder.
         welcome: what it said in the beginning.
+
+    Attributes:
+        state_bytes: bytes of states, for checkpoints, that have been sent and received.
     """
 
     def __init__(self, connection: Connection, welcome: pb.Welcome) -> None:
         self._connection = connection
         self._groups = list(welcome.groups)
         self._has_zeroed = False
+        self.state_bytes = 0
 
     def group_settings(self) -> list[dict[str, Any]]:
         """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group, in order."""
@@ -91,9 +95,11 @@ class RemoteOwner:
 
     def _state(self, what: str) -> Any:
         answer = ask(self._connection, pb.Head(ask_state=pb.AskState(what=what)))
+        self.state_bytes += answer.num_bytes
         return read_value(answer.head.state.value, answer.tensors, self._connection.party)
 
     def _load(self, what: str, content: Any) -> None:
         tensors: dict[str, torch.Tensor] = {}
         value = write_value(content, tensors)
+        self.state_bytes += sum(tensor.nbytes for tensor in tensors.values())
         ask(self._connection, pb.Head(load_state=pb.LoadState(what=what, value=value)), tensors)

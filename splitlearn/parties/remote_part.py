@@ -33,6 +33,7 @@ from splitlearn.boundary import (
     without_graph,
 )
 from splitlearn.cut import PartSpec
+from splitlearn.json_text import parse_json_object
 from splitlearn.model import Blueprint, PartOutput
 from splitlearn.parties.cargo import read_freight, read_gradients, write_encoded, write_gradients, write_places
 from splitlearn.parties.connection import Connection
@@ -62,6 +63,8 @@ class RemotePart(nn.Module):
     """
 
     is_elsewhere = True
+    # What a part of this process knows of itself: it was not loaded, and is of no saved run.
+    receipt = stamp = None
 
     def __init__(self, connection: Connection, welcome: pb.Welcome, spec: PartSpec, blueprint: Blueprint) -> None:
         super().__init__()
@@ -72,6 +75,26 @@ class RemotePart(nn.Module):
         self.owner = RemoteOwner(connection, welcome)
         self.device = _CPU
         self._generations = itertools.count(1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the part's parameters, at their holder."""
+        return self.blueprint.dtype
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What loading the part has cost its holder, as its receipt has it."""
+        return parse_json_object(self.welcome.receipt.encode(), f"the receipt of {self.connection.party}")
+
+    @property
+    def base_digest(self) -> str | None:
+        """A digest of the part's weights in the base checkpoint; None if all of them are trained."""
+        return self.welcome.plan.model_digest or None
+
+    def forward(self, inputs: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        """Return what the part makes of smashed data (B, T, D); see `run`."""
+        output: torch.Tensor = self.run(inputs, **arguments).output
+        return output
 
     def begin_session(self) -> RemoteSession:
         """Return an empty key-value cache that the holder keeps for one generation."""

@@ -108,6 +108,7 @@ class ServedPart:
             generators = NamedGenerators(0, seeds)
             prepared = prepare_parts([self._part], self._settings, generators)
             owner = LocalOwner(prepared.parts, self._settings.optimization, generators)
+            self.plan.model_digest = prepared.base_weights.get(self.name, "")
             self.prepared = PreparedPart(self._part, owner, generators)
         return self.prepared
 

@@ -20,6 +20,8 @@ from splitlearn.planning.quantized import bytes_per_value
 from splitlearn.planning.traffic import traffic_of_step
 
 METHODS = ("load", "lora", "full")
+# In the place of a device, for a part of another party's machine.
+ELSEWHERE = "elsewhere"
 # AdamW keeps two averages of each gradient, in the weights' dtype.
 _ADAMW_STATES = 2
 # PEFT keeps adapters of half-precision models in float32.
@@ -174,7 +176,7 @@ def cost_of(
         num_rows=num_rows,
         num_tokens=num_tokens,
         lora_rank=lora_rank,
-        parts=tuple(_part_cost(loader, part, placement.devices, kept, lora_rank, sizes, in_full) for part in plan.parts),
+        parts=tuple(_part_cost(loader, part, _devices(placement), kept, lora_rank, sizes, in_full) for part in plan.parts),
         smashed_bytes=num_rows * num_tokens * hidden_size * blueprint.dtype.itemsize,
         parties={name: placement.holder(name) for name in PART_NAMES},
         traffic=traffic_of_step(placement, num_rows, num_tokens, hidden_size, blueprint.dtype, codecs),
@@ -210,6 +212,11 @@ def _part_cost(
         weight_bytes=round(sum(sizes[name] for name in own)),
         needs=_needs(loader, part, devices[part.name], own, set(by_dtype), kept, lora_rank, sizes, full_dtype),
     )
+
+
+def _devices(placement: Placement) -> dict[str, str]:
+    """Return the device of each part, in words if it is not in this process."""
+    return dict.fromkeys(PART_NAMES, ELSEWHERE) | placement.devices
 
 
 def part_parameters(blueprint: Blueprint, part: PartSpec, devices: Mapping[str, str]) -> dict[str, nn.Parameter]:

@@ -11,7 +11,7 @@ import torch
 from splitlearn.cut import CutError, PartTraining
 from splitlearn.memory import format_bytes
 from splitlearn.naming import named
-from splitlearn.planning.costs import METHODS, CutCost, Need
+from splitlearn.planning.costs import ELSEWHERE, METHODS, CutCost, Need
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _DOING = {"load": "loading", "lora": "LoRA fine-tuning", "full": "full fine-tuning"}
@@ -57,6 +57,8 @@ def needed_by_device(cost: CutCost, methods: Mapping[str, str]) -> dict[str, int
     """
     needed: dict[str, int] = {}
     for part in cost.parts:
+        if part.device == ELSEWHERE:
+            continue
         need: Need = part.needs[methods[part.part]]
         needed[part.device] = needed.get(part.device, 0) + need.own_bytes
     return needed

@@ -188,6 +188,41 @@ class AttackSettings:
 
 
 @dataclass
+class ServeLimits:
+    """``limits`` of ``conf/serve.yaml``."""
+
+    rows: Annotated[int, Rule(least=1)]
+    tokens: Annotated[int, Rule(least=1)]
+    pending: Annotated[int, Rule(least=1)]
+    generations: Annotated[int, Rule(least=1)]
+    message_mib: Annotated[float, Rule(above=0)]
+    session_seconds: Annotated[float, Rule(above=0)]
+
+
+@dataclass
+class ServeSettings:
+    """``conf/serve.yaml``."""
+
+    model: ModelSettings
+    split: SplitSettings
+    boundary: BoundarySettings
+    peft: PeftSettings
+    optimizer: OptimizerSettings
+    part: Annotated[str, Rule(choices=("trunk",))]
+    host: str
+    port: Annotated[int, Rule(least=0)]
+    certificates: str | None
+    clients: Any
+    ready_file: str | None
+    folder: str | None
+    device: str
+    threads: Annotated[int | None, Rule(least=1)]
+    gradient_checkpointing: bool
+    limits: ServeLimits
+    verbose: bool
+
+
+@dataclass
 class PrepareSettings:
     """``conf/prepare.yaml``."""
 
@@ -228,6 +263,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportSettings,
     "evaluate": EvaluateSettings,
     "attack": AttackSettings,
+    "serve": ServeSettings,
     "prepare": PrepareSettings,
     "certificates": CertificatesSettings,
     "report": ReportSettings,

@@ -58,12 +58,26 @@ class PartySettings:
 
 
 @dataclass
+class PatienceSettings:
+    """``placement.patience``: seconds."""
+
+    connect: Annotated[float, Rule(above=0)]
+    answer: Annotated[float, Rule(above=0)]
+    reconnect: Annotated[float, Rule(least=0)]
+    keepalive: Annotated[float, Rule(above=0)]
+    keepalive_timeout: Annotated[float, Rule(above=0)]
+
+
+@dataclass
 class PlacementSettings:
     """``conf/placement``; parties have names of their own."""
 
     parties: Annotated[Any, Rule(each=PartySettings)]
     data: str
     labels: str
+    server: str | None
+    certificates: str | None
+    patience: PatienceSettings
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from splitlearn.boundary import find_routes
@@ -81,6 +81,8 @@ def load_trainable(
         shows_bars=sys.stderr.isatty(),
     )
     prepared = prepare_parts(list(loaded.parts.values()), settings, generators)
+    digests = {name: part.base_digest for name, part in elsewhere.items() if part.base_digest is not None}
+    prepared = replace(prepared, base_weights={**prepared.base_weights, **digests})
     trained = {**settings.trained, **prepared.trained}
     parts = {part.spec.name: part for part in prepared.parts} | cast(dict[str, SplitModel], dict(elsewhere))
     composed = ComposedCausalLM(

@@ -52,8 +52,8 @@ class FrozenParts:
         self._quantization = quantization
         self._caches: dict[str, ActivationCache] = {}
         self.number = next((index for index, name in enumerate(PART_NAMES) if trained[name].trains_anything), len(PART_NAMES))
-        # The top returns logits and not smashed data.
-        self.number = min(self.number, len(PART_NAMES) - 1)
+        # The top returns logits and not smashed data; what a part elsewhere returns has crossed a cut already.
+        self.number = min(self.number, len(PART_NAMES) - 1, *(n for n, part in enumerate(composed.parts) if part.is_elsewhere))
         # Fraction of the last batch's rows that the frozen parts were run on; the others were kept.
         self.share_run = 1.0
         if settings.keep == "none":

@@ -89,6 +89,7 @@ class PartElsewhere(Protocol):
         blueprint: the unsplit model's structure.
         device: where it takes and returns tensors.
         owner: who takes its steps.
+        base_digest: a digest of its weights in the base checkpoint; None if all of them are trained.
         is_elsewhere: True. It draws its random numbers itself, from a generator that has the part's name.
     """
 
@@ -96,6 +97,7 @@ class PartElsewhere(Protocol):
     blueprint: Blueprint
     device: torch.device
     owner: PartOwner
+    base_digest: str | None
     is_elsewhere: bool
 
     def send(

@@ -59,8 +59,13 @@ def test_a_run_of_an_older_release_has_one_party() -> None:
         (["placement=vanilla", "placement.labels=client"], "placement.labels is 'client', but 'server' holds the top"),
         (
             ["placement=u_shaped", "placement.parties.server.address=example.org:9000"],
-            "placement.parties.server.address is 'example.org:9000', but parties elsewhere are not supported yet",
+            "placement.parties.server.address is 'example.org:9000', but the address of another party is placement.server",
         ),
+        (
+            ["placement=linear", "placement.server=a.org:1"],
+            "can hold the trunk alone, and here servers hold the trunk and the top",
+        ),
+        (["placement.server=a.org"], "placement.server is 'a.org'; give HOST:PORT"),
         (
             ["placement=one_party", "placement.parties.owner.devices=cuda:99"],
             "placement.parties.owner.devices is 'cuda:99', but this machine",

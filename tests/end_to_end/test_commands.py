@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["trainer.max_steps=2", "data.max_train_blocks=16", "data.max_val_blocks=8"]
 
 
-COMMANDS = ("train", "plan", "verify", "generate", "evaluate", "attack", "export", "report", "prepare", "certificates")
+COMMANDS = ("train", "plan", "verify", "generate", "evaluate", "attack", "export", "report", "serve", "prepare", "certificates")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -59,6 +59,8 @@ class Trials:
             num_tokens: tokens of each row (T).
             share_frozen: the share of the batch's rows that the frozen parts are run on.
         """
+        if any(part.is_elsewhere for part in self._composed.parts):
+            return None
         if self._flops is None:
             counts = count_flops(self._composed.parts, self._num_frozen, num_rows, num_tokens)
             self._flops = counts, num_rows * num_tokens
