@@ -25,6 +25,8 @@ from splitlearn.parties.stream import Server, Stream, open_stream
 from splitlearn.parties.wire import Message, write_message
 from splitlearn.parties.wire_checks import WireError, WireLimits
 
+# An answer may be the state of a whole part. Memory is taken as its bytes come, and not by what its head says.
+_LARGEST_ANSWER = WireLimits(max_message_bytes=1 << 40)
 # A farewell is not worth waiting for.
 _CLOSE_SECONDS = 5.0
 
@@ -65,7 +67,7 @@ class GrpcConnection:
         target: the server's ``HOST:PORT``.
         identity: who this party is; None talks in the clear, on this machine alone.
         settings: how long to wait.
-        limits: the largest messages that are accepted.
+        limits: the largest answers that are accepted; None accepts the state of a part of any size.
         name: the server's, for messages.
 
     Attributes:
@@ -86,7 +88,7 @@ class GrpcConnection:
         name: str = "the server",
     ) -> None:
         self._settings = settings or LinkSettings()
-        self._server = Server(target, identity, self._settings, limits or WireLimits(), name)
+        self._server = Server(target, identity, self._settings, limits or _LARGEST_ANSWER, name)
         self.party = self._server.title
         self.sent_bytes = self.received_bytes = self.reconnects = 0
         self.waited_seconds = self.server_seconds = 0.0

@@ -54,7 +54,7 @@ class WireLimits:
 
     max_message_bytes: int = 1 << 28
     max_tensors: int = 1 << 14
-    max_head_bytes: int = 1 << 20
+    max_head_bytes: int = 1 << 22
     chunk_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+import torch
 
 from splitlearn.certificates import CertificateFiles, Identity, Role, make_certificates, read_identity
 from splitlearn.parties import (
@@ -60,6 +61,8 @@ class CountingAnswerer:
                 return party_pb2.Head(welcome=party_pb2.Welcome(num_steps=len(counting.numbers))), {}
             case "forward":
                 return party_pb2.Head(outputs=party_pb2.Outputs()), {"doubled": message.tensors["values"] * 2}
+            case "ask_state":
+                return party_pb2.Head(state=party_pb2.State()), {"state": torch.zeros(100_000)}
             case "step":
                 counting.numbers.append(message.head.step.number)
                 counting.total += float(message.tensors["values"].sum())

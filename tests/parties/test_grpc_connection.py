@@ -236,8 +236,8 @@ def test_a_refusal_is_told_and_the_session_goes_on(serve: Serve, identity: Ident
         with pytest.raises(PartyError, match=r"the trunk's server at .* refuses: there are no gradients") as refusal:
             connection.ask(ask_norms=party_pb2.AskNorms())
         assert refusal.value.kind == party_pb2.ERROR_KIND_STEP
-        with pytest.raises(PartyError, match=r"ask_state failed there \(KeyError: 'ask_state'\); see its log") as fault:
-            connection.ask(ask_state=party_pb2.AskState())
+        with pytest.raises(PartyError, match=r"list_checkpoints failed there \(KeyError: 'list_checkpoints'\); see") as fault:
+            connection.ask(list_checkpoints=party_pb2.ListCheckpoints())
         assert fault.value.kind == party_pb2.ERROR_KIND_INTERNAL
         assert connection.forward(torch.ones(2)).tolist() == [2, 2]
 
@@ -353,3 +353,14 @@ def test_a_message_that_the_server_would_not_take_is_not_sent(serve: Serve, iden
         with pytest.raises(WireError, match=r"forward would send 1,004 bytes at once, and .* takes at most 1,000"):
             connection.forward(torch.zeros(251))
         assert connection.forward(torch.ones(250)).sum() == 500
+
+
+def test_an_answer_may_be_larger_than_what_the_server_takes(serve: Serve, identity: Identify) -> None:
+    """The state of a part is: it is asked for when a checkpoint is written."""
+    served = serve(limits=WireLimits(max_message_bytes=1000))
+    connection = GrpcConnection(served.target, identity("alice"), QUICK)
+    connection.wait(connection.post(hello()))
+    state = connection.wait(connection.post(party_pb2.Head(ask_state=party_pb2.AskState(what="state"))))
+    assert state.tensors["state"].nbytes == 400_000
+    connection.wait(connection.post(party_pb2.Head(seed=party_pb2.Seed())))
+    connection.close()
