@@ -289,7 +289,7 @@ class GrpcConnection:
         if size > self._most_bytes:
             raise WireError(
                 f"{kind} would send {size:,} bytes at once, and {self.party} takes at most {self._most_bytes:,}; send smaller "
-                "batches, or have its holder raise max_message_bytes"
+                "batches, or have its holder raise limits.message_mib"
             )
 
     def _give_up(self, error: Exception) -> None:
