@@ -39,6 +39,7 @@ NOT_RUN = {
     "python benchmarks/load.py --runs 5 --write": "takes minutes; test_benchmarks.py runs it with a tiny shape",
     "python benchmarks/kill.py 500 --jobs 2 --write": "takes half an hour; test_benchmarks.py runs it with a few rounds",
     "python benchmarks/soak.py 60 --write": "takes an hour; test_benchmarks.py runs a few rounds",
+    "python train.py attack=quick": "takes a minute or two; tests/app/test_attacks_in_training.py runs it with fewer texts",
     "python train.py experiment=smollm2_135m_instruct": "takes minutes; test_smollm2.py runs it with fewer steps",
     "python train.py data=hub_text data.source=hub:OWNER/NAME data.text_field=content": "needs a hub; test_hub_data.py has one",
     "python train.py logger=wandb logger.wandb.offline=true": "needs the package wandb; test_conf.py composes it",
