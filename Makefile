@@ -5,10 +5,15 @@ BIN    := $(VENV)/bin
 # What to hand on: make train ARGS="split.point_1=2 trainer.max_epochs=1", make test ARGS="-k exactness"
 ARGS   ?=
 
-.PHONY: train test test-all lint notebooks clean
+.PHONY: train train-parties test test-all lint notebooks clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py $(ARGS)
+
+# Two parties on this machine, certificates included, and the same run in one process; fails unless all losses are equal.
+PARTIES ?= outputs/parties/$(shell date +%Y-%m-%d-%H-%M-%S)
+train-parties: $(VENV)/installed
+	$(BIN)/python benchmarks/train_parties.py $(PARTIES) $(ARGS)
 
 # Files are divided among so many processes.
 JOBS   ?= auto

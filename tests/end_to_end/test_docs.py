@@ -24,6 +24,10 @@ PAGES = [
 # Commands that are not run as they stand, and why.
 NOT_RUN = {
     "make train": "sets up an environment of its own; the CI script runs it, with fewer steps",
+    "python -m splitlearn serve part=trunk certificates=trial/server folder=trunk": "test_parties.py has it serve",
+    "python train.py placement=u_shaped placement.server=localhost:7443 placement.certificates=trial/alice": (
+        "needs the server above; test_parties.py runs both"
+    ),
     "make test": "is what runs this test",
     "python -m tests.mutants": "takes minutes; test_mutants.py runs it on a tiny project",
     "python -m tests.mutants cache router": "takes minutes; test_mutants.py runs it on a tiny project",
