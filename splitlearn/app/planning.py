@@ -32,7 +32,7 @@ def plan(cfg: DictConfig) -> CutCost:
     check(cfg, "plan")
     placement = resolve_placement(cfg)
     with naming_group("boundary"):
-        codecs = BoundaryCodecs.from_plain(plain(cfg.boundary))
+        codecs = BoundaryCodecs.from_plain(plain(cfg.get("boundary")))
         codecs.refuse_unused(find_routes(placement))
     opened = open_model(cfg)
     opened.blueprint.check(opened.plan)
@@ -40,7 +40,7 @@ def plan(cfg: DictConfig) -> CutCost:
         refuse_non_finite(opened.source, {match.source for match in opened.loader.matches})
     in_full = dtype_in_full(opened.request.dtype, opened.dtype)
     cost = cost_of(opened, placement, cfg.rows, cfg.tokens, cfg.lora_rank, full_dtype=in_full, codecs=codecs)
-    link = Link(**plain(cfg.link))
+    link = Link(**(plain(cfg.get("link")) or {}))
     told = None
     if link.is_reckoned:
         compute_s = least_compute_s(opened.blueprint, opened.plan, placement.devices, cfg.rows * cfg.tokens)

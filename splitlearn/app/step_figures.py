@@ -61,7 +61,7 @@ def predicted_step(cfg: DictConfig, trainer: Trainer) -> dict[str, Any] | None:
         cfg: the run's configuration.
         trainer: the run's trainer, after training.
     """
-    link, traffic = Link(**plain(cfg.link)), find_callback(trainer, Traffic)
+    link, traffic = Link(**(plain(cfg.get("link")) or {})), find_callback(trainer, Traffic)
     if not link.is_reckoned or traffic is None:
         return None
     step = (measured_phases(trainer) or {}).get("step", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ import torch
 from splitlearn.app import compose, conf_folder
 from splitlearn.app.configuration import plain
 from splitlearn.app.placing import resolve_placement
-from splitlearn.boundary import BoundaryCodecs, CallKind, find_routes
+from splitlearn.boundary import BoundaryCodecs, CallKind, codec_names, find_routes
 from splitlearn.cut import Placement
 from splitlearn.loading import ModelFactory
 from splitlearn.model import ComposedCausalLM, Finished
@@ -52,3 +53,9 @@ def test_every_shipped_choice_can_be_planned(name: str) -> None:
     exact = 2 * 5 * 576 * 4
     assert 0 < traffic["cut_1"]["activation_uplink_bytes"] <= exact + 2
     assert 0 < traffic["cut_2"]["gradient_uplink_bytes"] <= exact + 2
+
+
+def test_every_codec_is_a_shipped_choice_or_part_of_one() -> None:
+    choices = [file.read_text() for file in (conf_folder() / "boundary").glob("*.yaml")]
+    missing = [name for name in codec_names() if not any(re.search(rf"\b{name}\b", text) for text in choices)]
+    assert not missing
