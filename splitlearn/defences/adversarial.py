@@ -119,8 +119,8 @@ class AdversarialTraining(Defence):
             self.inverter.load_state_dict(state["inverter"])
         except RuntimeError as error:
             raise ValueError(
-                "the checkpoint's inverter of the adversarial training has another shape than this run's; go on with the width and "
-                "the model that it was trained with"
+                "the checkpoint's inverter of the adversarial training has another shape than this run's; go on with the width "
+                "and the model that it was trained with"
             ) from error
         self.optimizer.load_state_dict(state["optimizer"])
         for name, parameter in self.inverter.named_parameters():
