@@ -12,8 +12,9 @@ from splitlearn.memory import GIB
 from splitlearn.report.columns import COLUMNS, plain_text
 from splitlearn.runs import SUMMARY_FILE, RunSummary, read_run_config, read_run_overrides, read_summary
 
-# Settings that do not tell one variant of training from another: the cut and the seed have columns of their own.
-_NO_VARIANT = {"seed", "split", "tags", "run_folder", "overwrite", "ckpt_path", "verbose", "save_parts"}
+# Settings that do not tell one variant of training from another: the cut and the seed have columns of their own, and attacks
+# change nothing of a training.
+_NO_VARIANT = {"attack", "seed", "split", "tags", "run_folder", "overwrite", "ckpt_path", "verbose", "save_parts"}
 _MOST_OVERRIDES = 200
 # Columns, and what they are called in a record's ``link``.
 _LINK = {"link_step_s": "step_s", "waiting_share": "waiting_share"}

@@ -50,6 +50,22 @@ def test_report_runs_prints_every_number_of_folders() -> None:
     assert [row.split("|")[1].strip() for row in rows] == ["folders", "3", "12"]
 
 
+def test_privacy_puts_recovery_beside_loss_and_goes_on(tmp_path: Path) -> None:
+    few = ["data.max_train_blocks=16", "data.max_val_blocks=8", "attack.auxiliary_pieces=40", "attack.test_pieces=4"]
+    few += [f"attack.budgets.{name}.seconds=1" for name in ("mlp", "transformer", "prefix_search")]
+    command: list[str | Path] = [sys.executable, BENCHMARKS / "privacy.py", "--steps", "2", "--folder", tmp_path / "runs"]
+    command += ["--defences", "none", "--settings", *few]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    cells = [cell.strip() for cell in rows[1].split("|")[1:-1]]
+    assert len(rows) == 2 and cells[0] == "none" and float(cells[1]) > 1
+    recovered = [float(cell.rstrip("*")) for cell in cells[2:8]]
+    assert recovered[-1] == max(recovered) > 0.3, "the best attack's"
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], "the run is done and left alone"
+
+
 def test_train_prints_every_runner() -> None:
     command: list[str | Path] = [sys.executable, BENCHMARKS / "train.py", "--model", "embedded:qwen2_tiny", "--cut", "2", "6"]
     done = subprocess.run([*command, "--blocks", "6", "--runs", "1"], capture_output=True, text=True)
