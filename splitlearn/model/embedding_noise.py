@@ -88,7 +88,9 @@ def nearest_tokens(vectors: torch.Tensor, embedding_VE: torch.Tensor) -> torch.T
     table_VE = embedding_VE.detach().float()
     half_squares_V = table_VE.square().sum(dim=1) / 2
     rows = vectors.flatten(0, -2).split(_AT_ONCE)
-    return torch.cat([(row @ table_VE.T - half_squares_V).argmax(dim=1) for row in rows]).view(vectors.shape[:-1])
+    # Mixed precision would round the products, and near tokens would be taken for one another.
+    with torch.autocast(vectors.device.type, enabled=False):
+        return torch.cat([(row @ table_VE.T - half_squares_V).argmax(dim=1) for row in rows]).view(vectors.shape[:-1])
 
 
 @torch.no_grad()

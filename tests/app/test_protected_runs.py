@@ -67,5 +67,5 @@ def test_defences_are_a_list_that_evaluation_and_generation_know(tmp_path: Path)
     assert generate(compose(*asked, config_name="generate")) == generate(compose(*asked, config_name="generate"))
     summary["defence"]["mid"]["width"][0] = "x"
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(ValueError, match=r"the widths of defence\.mid are not 128 numbers above 0"):
+    with pytest.raises(ValueError, match=r"the widths of the bottleneck are not 128 numbers above 0"):
         generate(compose(*asked, config_name="generate"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from collections.abc import Callable
@@ -132,6 +133,26 @@ def logits(model: ComposedCausalLM, ids: torch.Tensor, kind: CallKind) -> torch.
     assert isinstance(finished, Finished)
     logits_BTV: torch.Tensor = finished.output.logits.detach()
     return logits_BTV
+
+
+def test_a_step_under_way_is_part_of_the_adversarys_state(tiny_checkpoint: Callable[..., Path]) -> None:
+    first, second = (module_of(tiny_checkpoint("llama"), ADVERSARIAL) for _ in range(2))
+    for _ in range(2):
+        boundary_loss(first, token_ids()).backward()
+        first.defences.step()
+    boundary_loss(first, token_ids()).backward()
+    second.defences.load_state_dict(copy.deepcopy(first.defences.state_dict()))
+    inverters = []
+    for module in (first, second):
+        module.defences.step()
+        (defence,) = module.defences._own
+        assert isinstance(defence, AdversarialTraining)
+        inverters.append(defence.inverter)
+    pairs = zip(*(inverter.parameters() for inverter in inverters), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    other = module_of(tiny_checkpoint("llama"), {"adversarial": {"width": 8}})
+    with pytest.raises(ValueError, match="inverter of the adversarial training has another shape"):
+        other.defences.load_state_dict(first.defences.state_dict())
 
 
 class Seen(BoundaryObserver):

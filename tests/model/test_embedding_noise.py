@@ -22,3 +22,5 @@ def test_the_nearest_token_is_that_of_all_distances() -> None:
     table, vectors = torch.randn(300, 8, generator=generator), torch.randn(5, 40, 8, generator=generator)
     expected = torch.cdist(vectors.flatten(0, 1), table).argmin(dim=1).view(5, 40)
     assert torch.equal(nearest_tokens(vectors, table), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nearest_tokens(vectors, table), expected), "in mixed precision, too"
