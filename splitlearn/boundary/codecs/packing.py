@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import torch
 
-# Eight numbers of b bits are b bytes, which a word of 64 bits holds.
-_AT_ONCE = 8
-
 
 def pack(numbers: torch.Tensor, num_bits: int) -> torch.Tensor:
     """Return numbers as bytes.
@@ -22,11 +19,12 @@ def pack(numbers: torch.Tensor, num_bits: int) -> torch.Tensor:
         uint8 of shape (..., ceil(D x num_bits / 8)).
     """
     width = numbers.shape[-1]
-    padded = torch.nn.functional.pad(numbers.to(torch.int64), (0, -width % _AT_ONCE))
-    shifts = torch.arange(_AT_ONCE, device=numbers.device) * num_bits
-    words = (padded.unflatten(-1, (-1, _AT_ONCE)) << shifts).sum(-1, keepdim=True)
+    at_once, dtype = _word(num_bits)
+    padded = torch.nn.functional.pad(numbers.to(dtype), (0, -width % at_once))
+    shifts = torch.arange(at_once, dtype=dtype, device=numbers.device) * num_bits
+    words = (padded.unflatten(-1, (-1, at_once)) << shifts).sum(-1, keepdim=True, dtype=dtype)
     # The machine is little-endian, as all that torch runs on: the first bytes of a word are its lowest bits.
-    packed = words.view(torch.uint8)[..., :num_bits].flatten(-2)
+    packed = words.view(torch.uint8)[..., : at_once * num_bits // 8].flatten(-2)
     return packed[..., : num_packed_bytes(width, num_bits)].contiguous()
 
 
@@ -41,11 +39,18 @@ def unpack(packed: torch.Tensor, num_bits: int, width: int) -> torch.Tensor:
     Returns:
         int64 of shape (..., D).
     """
-    filled = torch.nn.functional.pad(packed, (0, -packed.shape[-1] % num_bits))
-    words = torch.nn.functional.pad(filled.unflatten(-1, (-1, num_bits)), (0, _AT_ONCE - num_bits)).contiguous()
-    shifts = torch.arange(_AT_ONCE, device=packed.device) * num_bits
-    numbers = (words.view(torch.int64) >> shifts) & (2**num_bits - 1)
-    return numbers.flatten(-2)[..., :width]
+    at_once, dtype = _word(num_bits)
+    num_bytes = at_once * num_bits // 8
+    filled = torch.nn.functional.pad(packed, (0, -packed.shape[-1] % num_bytes)).unflatten(-1, (-1, num_bytes))
+    words = torch.nn.functional.pad(filled, (0, dtype.itemsize - num_bytes)).contiguous().view(dtype)
+    shifts = torch.arange(at_once, dtype=dtype, device=packed.device) * num_bits
+    numbers = (words >> shifts) & (2**num_bits - 1)
+    return numbers.flatten(-2)[..., :width].long()
+
+
+def _word(num_bits: int) -> tuple[int, torch.dtype]:
+    """Return how many numbers fill whole bytes, and a type that holds them: 1, 2 or 4 bits a byte, others 64 bits for 8."""
+    return (8 // num_bits, torch.uint8) if 8 % num_bits == 0 else (8, torch.int64)
 
 
 def num_packed_bytes(width: int, num_bits: int) -> int:
