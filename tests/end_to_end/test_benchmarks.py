@@ -184,3 +184,35 @@ def test_soak_tells_what_grows(monkeypatch: pytest.MonkeyPatch) -> None:
         grown = [*rounds, soak.Figures(5.0, *counts, 410.0, 600.0)]
         told = soak.problems(grown, bound_mib=3.0)
         assert len(told) == 1 and told[0].startswith(f"{name}: ")
+
+
+@pytest.fixture
+def train_parties(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("train_parties")
+
+
+def test_train_parties_compares_two_processes_with_one(tmp_path: Path) -> None:
+    short = [
+        "trainer.max_steps=4",
+        "trainer.log_every_n_steps=1",
+        "data.max_train_blocks=16",
+        "data.max_val_blocks=8",
+        "save_parts=false",
+    ]
+    command: list[str | Path] = [sys.executable, BENCHMARKS / "train_parties.py", tmp_path / "parties", *short, "verbose=false"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.endswith("the largest difference of a loss from one process is 0.0")
+    assert all(str(tmp_path / "parties" / name) in last for name in ("server", "client"))
+
+
+def test_train_parties_sees_a_loss_that_differs(train_parties: Any, tmp_path: Path) -> None:
+    for name, loss in {"one": "1.5", "other": "1.25", "shorter": None}.items():
+        (tmp_path / name).mkdir()
+        rows = [] if loss is None else [f"0,{loss}"]
+        (tmp_path / name / "metrics.csv").write_text("\n".join(["step,train_loss", *rows]) + "\n")
+    assert train_parties.largest_difference(tmp_path / "one", tmp_path / "one") == 0.0
+    assert train_parties.largest_difference(tmp_path / "one", tmp_path / "other") == 0.25
+    assert train_parties.largest_difference(tmp_path / "one", tmp_path / "shorter") == float("inf")
