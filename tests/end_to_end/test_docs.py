@@ -28,7 +28,7 @@ NOT_RUN = {
     "python train.py placement=u_shaped placement.server=localhost:7443 placement.certificates=trial/alice": (
         "needs the server above; test_parties.py runs both"
     ),
-    "python train.py boundary=int8 attack=quick": "takes a minute or two; tests/app/test_attacks_in_training.py has fewer texts",
+    "python train.py boundary=int8 attack=quick": "takes a minute; tests/app/test_attacks_in_training.py has fewer texts",
     "make train-parties": "sets up an environment of its own; test_benchmarks.py runs what it runs",
     "make test": "is what runs this test",
     "python -m tests.mutants": "takes minutes; test_mutants.py runs it on a tiny project",
