@@ -19,7 +19,7 @@ RESPONSES_BY_SERVER = ("server", 2, "forward", "responses")
 
 def placement(name: str) -> Placement:
     settings: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return Placement.resolve(**settings, num_gpus=0)
+    return Placement.resolve(settings["parties"], settings["data"], settings["labels"], num_gpus=0)
 
 
 def exposures(name: str, trained: dict[str, PartTraining] = FULL) -> set[tuple[Any, ...]]:
