@@ -15,12 +15,10 @@ from splitlearn.boundary.codecs import (
 )
 from splitlearn.boundary.freight import (
     Freight,
-    count_tensors,
     load,
     load_gradients,
     unload,
     unload_gradients,
-    wire_of,
     without_graph,
 )
 from splitlearn.boundary.link import Link
@@ -59,7 +57,6 @@ __all__ = [
     "TrafficMeter",
     "codec_class",
     "codec_names",
-    "count_tensors",
     "describe_privacy",
     "find_routes",
     "load",
@@ -69,6 +66,5 @@ __all__ = [
     "to_device",
     "unload",
     "unload_gradients",
-    "wire_of",
     "without_graph",
 ]

@@ -35,18 +35,22 @@ class Ticket:
         context: mask, positions and other tensors for the receiver, by argument name.
         layer_outputs: recorded outputs of each part below, by the part's name; the route says which of them cross here.
         loss_term: scalar that the observers add to the training loss; None for nothing.
+        under_way: the encoded tensors, and on the way back their gradients.
+        wire: a scalar that connects the sender's graph with the receiver's.
+        places: from a tensor's id to its place among those under way: a tensor that is named twice crosses once.
+        ways: the transfers of each tensor under way.
+        rows_B: ids of the batch's examples, shape (B); None if the data have none.
     """
 
     kind: CallKind
     context: Mapping[str, Any]
     layer_outputs: Mapping[str, LayerOutputs]
     loss_term: torch.Tensor | None
-    _crossing: crossing.Ticket
-    _wire: torch.Tensor
-    # From a tensor's id to its place in the crossing: a tensor that is named twice crosses once.
-    _places: Mapping[int, int]
-    _ways: Sequence[Sequence[Direction]]
-    _rows_B: torch.Tensor | None
+    under_way: crossing.Ticket
+    wire: torch.Tensor
+    places: Mapping[int, int]
+    ways: Sequence[Sequence[Direction]]
+    rows_B: torch.Tensor | None
 
 
 class Boundary:
@@ -180,12 +184,12 @@ class Boundary:
         known += list(tensors_of(parcel.context)) if self.route.sends_context else []
         # Mask, positions and labels go straight from the data's owner to the party that needs them.
         for tensor in known:
-            self._count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
+            self.count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
 
         def encode(place: int, tensor: torch.Tensor) -> Columns:
             context = self._context("activation", kind, tensor.shape, place, rows_B, parcel.attention_mask)
             columns = self.codec.encode(tensor, context)
-            self._count(kind, "activation", ways[place], sum(column.nbytes for column in columns.values()))
+            self.count(kind, "activation", ways[place], sum(column.nbytes for column in columns.values()))
             return columns
 
         shapes = [tensor.shape for tensor in tensors]
@@ -211,7 +215,7 @@ class Boundary:
         Returns:
             The parcel, and the recorded outputs of each part below.
         """
-        kind, shapes, rows_B = ticket.kind, ticket._crossing.shapes, ticket._rows_B
+        kind, shapes, rows_B = ticket.kind, ticket.under_way.shapes, ticket.rows_B
         mask = ticket.context.get("attention_mask")
 
         def context(payload: str, place: int) -> CodecContext:
@@ -225,15 +229,15 @@ class Boundary:
                 for observer in self.observers:
                     observer.on_send_gradient(self.route.cut, gradient)
             columns = self.gradient_codec.encode(gradient, context("gradient", place))
-            way = [hop.back for hop in ticket._ways[place]]
-            self._count(kind, "gradient", way, sum(column.nbytes for column in columns.values()))
+            way = [hop.back for hop in ticket.ways[place]]
+            self.count(kind, "gradient", way, sum(column.nbytes for column in columns.values()))
             return columns
 
-        received = crossing.receive(ticket._crossing, ticket._wire, device, decode, give_back)
+        received = crossing.receive(ticket.under_way, ticket.wire, device, decode, give_back)
         parcel = _parcel(received[0], {name: to_device(value, device) for name, value in ticket.context.items()})
         for observer in self.observers:
             observer.on_receive(self.route.cut, ticket.kind, _detached(parcel))
-        arrived = {number: received[place] for number, place in ticket._places.items()}
+        arrived = {number: received[place] for number, place in ticket.places.items()}
         outputs = {
             name: _replaced(values, arrived) if name in self.route.layer_outputs_of else values
             for name, values in ticket.layer_outputs.items()
@@ -258,7 +262,15 @@ class Boundary:
             terms += [] if term is None else [term]
         return torch.stack(terms).sum() if terms else None
 
-    def _count(self, kind: CallKind, payload: str, way: Sequence[Direction], num_bytes: int) -> None:
+    def count(self, kind: CallKind, payload: str, way: Sequence[Direction], num_bytes: int) -> None:
+        """Count a transfer at this cut.
+
+        Args:
+            kind: purpose of the call.
+            payload: ``"activation"`` or ``"gradient"``.
+            way: the transfers in order.
+            num_bytes: size of the buffers in bytes.
+        """
         for direction in way:
             self.meter.add(kind, self.route.name, payload, direction, num_bytes)
 

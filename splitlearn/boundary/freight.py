@@ -57,7 +57,7 @@ def unload(ticket: Ticket, boundary: Boundary) -> Freight:
     Raises:
         ValueError: layers below have returned something that cannot be sent.
     """
-    under_way, route = ticket._crossing, boundary.route
+    under_way, route = ticket.under_way, boundary.route
     encoded, under_way.encoded = under_way.encoded, []
     places: dict[str, dict[str, tuple[int | None, ...]]] = {}
     for part in route.layer_outputs_of:
@@ -70,7 +70,7 @@ def unload(ticket: Ticket, boundary: Boundary) -> Freight:
         under_way.needs_gradient,
         ticket.context if route.sends_context else {},
         places,
-        ticket._rows_B,
+        ticket.rows_B,
     )
 
 
@@ -105,9 +105,9 @@ def load(
             name: tuple(None if place is None else stand_ins[place] for place in values) for name, values in named.items()
         }
     for columns, way in zip(freight.encoded, ways, strict=True):
-        boundary._count(kind, "activation", way, _num_bytes(columns))
+        boundary.count(kind, "activation", way, _num_bytes(columns))
     for tensor in tensors_of(freight.context):
-        boundary._count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
+        boundary.count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
     under_way = crossing.Ticket(
         encoded=list(freight.encoded),
         dtypes=list(freight.dtypes),
@@ -122,8 +122,8 @@ def load(
 
 def unload_gradients(ticket: Ticket) -> list[Columns | None]:
     """Take the gradients out of a ticket that the receiver's backward pass has put in; None for tensors without any."""
-    gradients, ticket._crossing.gradients = ticket._crossing.gradients, []
-    return gradients or [None for _ in ticket._crossing.dtypes]
+    gradients, ticket.under_way.gradients = ticket.under_way.gradients, []
+    return gradients or [None for _ in ticket.under_way.dtypes]
 
 
 def load_gradients(boundary: Boundary, ticket: Ticket, gradients: Sequence[Columns | None]) -> None:
@@ -134,33 +134,23 @@ def load_gradients(boundary: Boundary, ticket: Ticket, gradients: Sequence[Colum
         ticket: from `Boundary.send`.
         gradients: of each tensor, encoded; None where there is none.
     """
-    for columns, way in zip(gradients, ticket._ways, strict=True):
+    for columns, way in zip(gradients, ticket.ways, strict=True):
         if columns is not None:
-            boundary._count(ticket.kind, "gradient", [hop.back for hop in way], _num_bytes(columns))
-    ticket._crossing.gradients = list(gradients)
-
-
-def count_tensors(ticket: Ticket) -> int:
-    """Return how many tensors a ticket is of, each of which may have a gradient."""
-    return len(ticket._ways)
+            boundary.count(ticket.kind, "gradient", [hop.back for hop in way], _num_bytes(columns))
+    ticket.under_way.gradients = list(gradients)
 
 
 def without_graph(ticket: Ticket) -> Ticket:
     """Return a ticket for gradients alone, which holds nothing of autograd's graph."""
-    return replace(ticket, _wire=ticket._wire.detach())
-
-
-def wire_of(ticket: Ticket) -> torch.Tensor:
-    """Return the scalar by which the backward pass of the receiver reaches the sender's graph."""
-    return ticket._wire
+    return replace(ticket, wire=ticket.wire.detach())
 
 
 def _place_of(value: Any, ticket: Ticket, name: str) -> int | None:
     if value is None:
         return None
-    if id(value) not in ticket._places:
+    if id(value) not in ticket.places:
         raise ValueError(f"{name} holds {type(value).__name__}, which cannot be sent to another party; only numbers can")
-    return ticket._places[id(value)]
+    return ticket.places[id(value)]
 
 
 def _num_bytes(columns: Columns) -> int:

@@ -15,12 +15,10 @@ from splitlearn.boundary import (
     CallKind,
     Parcel,
     Ticket,
-    count_tensors,
     load,
     load_gradients,
     unload,
     unload_gradients,
-    wire_of,
 )
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import LocalSession
@@ -174,10 +172,10 @@ class PartWork:
         if told.zeroes_first:
             self._prepared.owner.zero_gradients()
         _, above = self._around(graph.above.kind)
-        count = count_tensors(graph.above)
+        count = len(graph.above.ways)
         gradients = read_gradients(told.gradients, message.tensors, count, session.client, self._limits.checks_finite)
         load_gradients(above, graph.above, gradients)
-        wire = wire_of(graph.above)
+        wire = graph.above.wire
         torch.autograd.backward([wire], [torch.zeros_like(wire)])
         tensors: dict[str, torch.Tensor] = {}
         heads = write_gradients(unload_gradients(graph.below), tensors)

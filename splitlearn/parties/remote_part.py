@@ -24,12 +24,10 @@ from splitlearn.boundary import (
     Parcel,
     Route,
     Ticket,
-    count_tensors,
     load,
     load_gradients,
     unload,
     unload_gradients,
-    wire_of,
     without_graph,
 )
 from splitlearn.cut import PartSpec
@@ -127,7 +125,7 @@ class RemotePart(nn.Module):
         """
         call = RemoteCall(self, ticket, boundaries, known, arguments)
         anchor = torch.zeros((), requires_grad=torch.is_grad_enabled())
-        call.link = _Send.apply(wire_of(ticket), anchor, call)
+        call.link = _Send.apply(ticket.wire, anchor, call)
         return call
 
     def receive(self, call: RemoteCall) -> Ticket:
@@ -269,7 +267,7 @@ class RemoteCall:
     def await_gradients(self) -> None:
         """Wait for the gradients of the part's input, and give them to the boundary below."""
         answer = self._connection.wait(self._backward)
-        count = count_tensors(self._below)
+        count = len(self._below.ways)
         gradients = read_gradients(answer.head.gradients.gradients, answer.tensors, count, self._connection.party)
         load_gradients(self._boundaries[0], self._below, gradients)
 

@@ -48,7 +48,9 @@ class Internal:
 
 @cache
 def sources() -> dict[str, str]:
-    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+    # Generated modules use protobuf's internals as its own generator likes.
+    paths = [path for path in sorted(PACKAGE.rglob("*.py")) if not path.stem.endswith("_pb2")]
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
 
 
 def files_using(name: str) -> list[str]:
