@@ -73,10 +73,11 @@ class _Ledger:
     def __init__(self, not_counted: Iterable[torch.Tensor]) -> None:
         self.place = _BEFORE
         self.bytes_at: dict[int, int] = {}
-        # Keep the tensors alive: another storage could reuse a freed one's address and would not be counted.
-        self._seen: dict[int, torch.Tensor] = {}
+        # Storages are kept: another could reuse a freed one's address and would not be counted. Tensors would keep autograd's
+        # graph, which holds this ledger, so that neither would ever go.
+        self._seen: dict[int, torch.UntypedStorage] = {}
         self.leave_out(not_counted)
-        self._common: dict[int, torch.Tensor] = {}
+        self._common: dict[int, torch.UntypedStorage] = {}
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """Do not count tensors that exist anyway, such as weights.
@@ -84,7 +85,7 @@ class _Ledger:
         Args:
             tensors: the tensors.
         """
-        self._seen |= {tensor.untyped_storage()._cdata: tensor for tensor in tensors}
+        self._seen |= _storages(tensors)
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
         """Count tensors that all layers get, if one saves them, as kept before the layers.
@@ -92,20 +93,26 @@ class _Ledger:
         Args:
             tensors: the tensors.
         """
-        self._common |= {tensor.untyped_storage()._cdata: tensor for tensor in tensors}
+        self._common |= _storages(tensors)
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Count a tensor that autograd saves, and return it.
+        """Count a tensor that autograd saves, and return what is saved in its place.
 
         Args:
             tensor: a tensor of any shape.
         """
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
-            self._seen[storage._cdata] = tensor
+            self._seen[storage._cdata] = storage
             place = _BEFORE if storage._cdata in self._common else self.place
             self.bytes_at[place] = self.bytes_at.get(place, 0) + storage.nbytes()
-        return tensor
+        # An operation that saves its own output would otherwise hold itself, and no backward pass comes to let go of it.
+        return tensor.detach()
+
+
+def _storages(tensors: Iterable[torch.Tensor]) -> dict[int, torch.UntypedStorage]:
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return {storage._cdata: storage for storage in storages}
 
 
 def measure_activations(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from splitlearn.cut import SplitPlan
 from splitlearn.model.blueprint import draw_blueprint
@@ -104,3 +106,17 @@ def test_a_model_that_looks_at_values_is_left_unknown() -> None:
 def test_it_says_the_same_each_time(lora_rank: int | None) -> None:
     blueprint = draw_blueprint(tiny_model("llama").config, torch.float32)
     assert len({measure_activations(blueprint, ROWS, TOKENS, lora_rank) for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 8])
+def test_nothing_of_it_stays_in_memory(chunk_tokens: int | None) -> None:
+    blueprint = draw_blueprint(tiny_model("llama").config, torch.float32)
+    before = num_fake_tensors()
+    assert measure_activations(blueprint, ROWS, TOKENS, chunk_tokens=chunk_tokens) is not None
+    assert num_fake_tensors() == before
+
+
+def num_fake_tensors() -> int:
+    gc.collect()
+    # By the type itself, since isinstance() would ask lazy modules for theirs.
+    return sum(type(thing) is FakeTensor for thing in gc.get_objects())
