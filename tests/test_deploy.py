@@ -85,11 +85,17 @@ def cluster(tmp_path: Path) -> dict[str, str]:
 
 def submit(folder: Path, cluster: dict[str, str], *settings: str) -> subprocess.CompletedProcess[str]:
     # The jobs hold the pipes of this call until they end.
-    return subprocess.run(["bash", SLURM, folder, *settings], env=cluster, capture_output=True, text=True, timeout=60)
+    command: list[str | Path] = ["bash", SLURM, folder, *settings]
+    return subprocess.run(command, env=cluster, capture_output=True, text=True, timeout=60)
 
 
 def await_file(path: Path) -> str:
-    command = ["bash", "-c", 'for _ in $(seq 300); do [ -s "$0" ] && exec cat "$0"; sleep 0.1; done; exit 1', path]
+    command: list[str | Path] = [
+        "bash",
+        "-c",
+        'for _ in $(seq 300); do [ -s "$0" ] && exec cat "$0"; sleep 0.1; done; exit 1',
+        path,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
