@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from splitlearn.boundary import BoundaryObserver, CallKind, Parcel
 from splitlearn.parties import in_process
 from splitlearn.training import SplitCausalLM
+from splitlearn.training.part_owner import PartElsewhere
 from tests.training.stand_in import stand_in
 
 ROWS, TOKENS, WINDOW = 6, 12, 4
@@ -57,13 +58,19 @@ def train(checkpoint: Path, ids_NT: torch.Tensor) -> tuple[bytes, set[str]]:
     torch.manual_seed(0)
     module = SplitCausalLM(str(checkpoint), 2, 4)
     trunk, server = stand_in(checkpoint, (2, 4), module.settings, module.generators)
-    module.connect({"trunk": trunk})
+    module.connect({"trunk": cast(PartElsewhere, trunk)})
     module.load_parts()
     sent: list[torch.Tensor] = []
     module.composed.boundaries[0].observers.append(SeenHidden(sent))
-    rows = DataLoader([{"input_ids": ids_T, "labels": ids_T} for ids_T in ids_NT], batch_size=2)  # type: ignore[arg-type]
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    Trainer(accelerator="cpu", max_epochs=1, **quiet).fit(module, rows, rows)
+    rows = [{"input_ids": ids_T, "labels": ids_T} for ids_T in ids_NT]
+    loader: DataLoader[Any] = DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    Trainer(accelerator="cpu", max_epochs=1, **quiet).fit(module, loader, loader)
     assert server.num_steps == ROWS // 2
     assert [part.part for part in server.served.receipt.parts] == ["trunk"]
     assert server.served.prepared is not None
