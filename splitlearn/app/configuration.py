@@ -29,6 +29,7 @@ _NAMES = {
     "quantization": "model.quantization",
     "unexpected_tensors": "model.unexpected_tensors",
     "untie": "model.untie",
+    "microbatches": "placement.microbatches",
 }
 
 

@@ -11,7 +11,7 @@ from splitlearn.app.configuration import plain
 from splitlearn.cut import CUTS, Placement, PlacementError, parse_party
 
 # Settings of a placement that say how another party is reached, not who holds what.
-_OF_CONNECTION = ("server", "certificates", "patience")
+_OF_CONNECTION = ("server", "certificates", "patience", "microbatches")
 
 
 def resolve_placement(cfg: DictConfig, *, elsewhere: bool = False) -> Placement:

@@ -12,7 +12,7 @@ from splitlearn.model.part_call import PartOutput
 from splitlearn.model.passage import Neutral
 from splitlearn.model.quantized import count_values, is_quantized, keep_trainable, raw_tensors, stored_bytes
 from splitlearn.model.refusals import UnsupportedModelError
-from splitlearn.model.running import Finished
+from splitlearn.model.running import Arriving, Finished
 from splitlearn.model.sessions import GenerationSession, LocalSession
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.surgery import cut_out
@@ -20,6 +20,7 @@ from splitlearn.model.tensors import put_tensor
 from splitlearn.model.ties import Tie, become_equal, ends_elsewhere, find_ties, tie_parts
 
 __all__ = [
+    "Arriving",
     "Blueprint",
     "ComposedCausalLM",
     "EmbeddingNoise",

@@ -23,7 +23,7 @@ from splitlearn.model.caches import PartCache, count_cached_tokens, make_cache
 from splitlearn.model.embedding_noise import EmbeddingNoise
 from splitlearn.model.generation import make_generator, refuse_what_parts_cannot
 from splitlearn.model.modes import evaluating
-from splitlearn.model.running import Finished, Run, StageObserver
+from splitlearn.model.running import Arriving, Finished, Run, StageObserver
 from splitlearn.model.sessions import GenerationSession, divide_cache
 from splitlearn.model.split_model import SplitModel
 from splitlearn.randomness import NamedGenerators
@@ -183,7 +183,7 @@ class ComposedCausalLM(nn.Module):
 
     def run(
         self,
-        inputs: torch.Tensor | Parcel | Handover,
+        inputs: torch.Tensor | Parcel | Handover | Arriving,
         start: int = 0,
         stop: int = len(PART_NAMES),
         *,
@@ -191,12 +191,13 @@ class ComposedCausalLM(nn.Module):
         caches: Sequence[PartCache | GenerationSession | None] | None = None,
         labels_BT: torch.Tensor | None = None,
         rows_B: torch.Tensor | None = None,
+        awaits: bool = True,
         **arguments: Any,
-    ) -> Handover | Finished:
+    ) -> Handover | Arriving | Finished:
         """Run some of the parts, or all, over the boundaries between them.
 
         Args:
-            inputs: token ids (B, T) for the bottom; otherwise the `Handover` of an earlier run, or a parcel. A part above the
+            inputs: token ids (B, T) for the bottom; otherwise what an earlier run returned, or a parcel. A part above the
                 bottom is reached over the boundary below it.
             start: number of the first part to run: 0 is bottom, 1 trunk, 2 top.
             stop: one past the number of the last.
@@ -204,13 +205,17 @@ class ComposedCausalLM(nn.Module):
             caches: the key-value cache of each of the three parts, or its session if another party holds it.
             labels_BT: labels of shape (B, T) that the holder of the top must be sent, which are counted where they cross.
             rows_B: ids of the examples in the rows, shape (B), for codecs that remember them; None if they have none.
+            awaits: False lets the run stop at a part that another party holds before its answer has come. Several runs may be
+                under way so; the runs that go on from them wait.
             **arguments: as for `forward`; a `Parcel` brings its own mask and positions.
 
         Returns:
-            `Finished` with the top's ``output``, or a `Handover` if the run stops below the top.
+            `Finished` with the top's ``output``; a `Handover` if the run stops below the top, or `Arriving` if another party
+            has the last part.
 
         Raises:
-            ValueError: the parts cannot take ``inputs``, or per-layer outputs are wanted that a parcel alone does not bring.
+            ValueError: the parts cannot take ``inputs``, per-layer outputs are wanted that a parcel alone does not bring, or a
+                run that awaits its answers stops at a part that another party holds.
         """
         if kind is None:
             kind = CallKind.TRAIN if self.training and torch.is_grad_enabled() else CallKind.EVALUATE
@@ -219,7 +224,10 @@ class ComposedCausalLM(nn.Module):
         observers = self.stage_observers if kind is CallKind.TRAIN else ()
         beside = (labels_BT, rows_B, self.generators, observers, self.embedding_noise)
         run = Run(self.parts, self.boundaries, kind, caches, *beside)
-        return run(inputs, start, stop, arguments)
+        reached = run(inputs, start, stop, arguments)
+        if awaits and isinstance(reached, Arriving):
+            raise ValueError(f"a run cannot stop at the {self.parts[stop - 1].spec.name}, which another party holds")
+        return reached
 
     def _recorded_outputs(self) -> dict[str, bool]:
         """Return the per-layer outputs that the model's configuration asks for.

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, Ticket, pass_directly, tensors_of
+from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, pass_directly, tensors_of
 from splitlearn.model.caches import PartCache
 from splitlearn.model.embedding_noise import EmbeddingNoise
 from splitlearn.model.sessions import GenerationSession
@@ -40,10 +40,17 @@ class Finished:
 
 
 @dataclass(frozen=True, eq=False)
-class _Arriving:
-    """What comes from a part of another party, for the boundary above it."""
+class Arriving:
+    """The state of a run whose data are with another party: another run waits for the answer, and goes on from it.
 
-    ticket: Ticket
+    Attributes:
+        part: the part that the other party runs.
+        call: its call, from `PartElsewhere.send`.
+        loss_term: scalar that the boundaries' observers add to the loss so far; None for nothing.
+    """
+
+    part: Any
+    call: Any
     loss_term: torch.Tensor | None
 
 
@@ -74,18 +81,19 @@ class Run:
     embedding_noise: EmbeddingNoise | None = None
 
     def __call__(
-        self, inputs: torch.Tensor | Parcel | Handover, start: int, stop: int, arguments: Mapping[str, Any]
-    ) -> Handover | Finished:
+        self, inputs: torch.Tensor | Parcel | Handover | Arriving, start: int, stop: int, arguments: Mapping[str, Any]
+    ) -> Handover | Arriving | Finished:
         """Run the parts ``start`` to ``stop - 1``; each but the bottom is reached over the boundary below it.
 
         Args:
-            inputs: token ids (B, T) for the bottom, otherwise a parcel or the `Handover` of an earlier run.
+            inputs: token ids (B, T) for the bottom, otherwise a parcel, or what an earlier run returned.
             start: number of the first part to run.
             stop: one past the number of the last.
             arguments: further arguments of the transformers model, mask and positions among them.
 
         Returns:
-            `Finished` if the top was run, else the `Handover` from which a later run goes on.
+            `Finished` if the top was run, else that from which a later run goes on: a `Handover`, or `Arriving` if another
+            party has the last part.
 
         Raises:
             ValueError: a part cannot take its input.
@@ -95,7 +103,7 @@ class Run:
         # Tensors travel in the parcel; plain settings are passed to every part.
         context = {name: value for name, value in layers.items() if any(True for _ in tensors_of(value))}
         settings = {name: value for name, value in layers.items() if name not in context and value is not None}
-        at: Handover | _Arriving = inputs if isinstance(inputs, Handover) else Handover(_as_parcel(inputs, context))
+        at: Handover | Arriving = inputs if isinstance(inputs, (Handover, Arriving)) else Handover(_as_parcel(inputs, context))
         # A parcel alone lacks the recorded outputs of the parts below, so the top refuses requests that need them.
         knows_below = not isinstance(inputs, Parcel) or start == 0
         for index in range(start, stop):
@@ -120,8 +128,6 @@ class Run:
                 output = part.run(at.parcel.hidden_BTD, **at.parcel.context, **own, **settings)
             outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
             at = Handover(replace(at.parcel, hidden_BTD=output.output), outputs, at.loss_term)
-        if isinstance(at, _Arriving):
-            raise ValueError(f"a run cannot stop at the {self.parts[stop - 1].spec.name}, which another party holds")
         return at
 
     def _begin_stage(self, stage: str) -> None:
@@ -142,10 +148,10 @@ class Run:
             return nullcontext()
         return noise.applied(part, self.generators)
 
-    def _call_elsewhere(self, index: int, at: Handover | _Arriving, arguments: Mapping[str, Any]) -> _Arriving:
-        """Have the party that holds a part run it: the parcel crosses the boundary below, and what comes back that above."""
+    def _call_elsewhere(self, index: int, at: Handover | Arriving, arguments: Mapping[str, Any]) -> Arriving:
+        """Send a parcel over the boundary below a part to the party that holds it."""
         part: Any = self.parts[index]
-        if part.spec.has_head or isinstance(at, _Arriving):
+        if part.spec.has_head or isinstance(at, Arriving):
             raise ValueError(
                 f"the {part.spec.name} cannot be called at another party; only a trunk between parts that are here can"
             )
@@ -155,7 +161,7 @@ class Run:
         ticket = below.send(parcel, self.kind, at.layer_outputs, self.labels_BT, self.rows_B)
         self._begin_stage(part.spec.name)
         call = part.send(ticket, (below, above), arguments, parcel.context)
-        return _Arriving(part.receive(call), _sum(at.loss_term, ticket.loss_term))
+        return Arriving(part, call, _sum(at.loss_term, ticket.loss_term))
 
     def _narrowed(self, index: int, parcel: Parcel) -> Parcel:
         """Cast a parcel if the dtype of the part that it goes to is narrower, so that fewer bytes cross."""
@@ -163,18 +169,21 @@ class Run:
         differs = self.parts[index - 1].blueprint.dtype != dtype
         return _cast(parcel, dtype) if differs and dtype.itemsize < parcel.hidden_BTD.dtype.itemsize else parcel
 
-    def _reach(self, index: int, at: Handover | _Arriving, device: torch.device) -> Handover:
+    def _reach(self, index: int, at: Handover | Arriving, device: torch.device) -> Handover:
         """Carry data over the boundary below a part, to that part and its device."""
         if index == 0:
             return cast(Handover, at)
         boundary, below, above = self.boundaries[index - 1], self.parts[index - 1], self.parts[index]
-        self._begin_stage(boundary.route.name)
         differs = below.blueprint.dtype != above.blueprint.dtype
         dtype = above.blueprint.dtype
         outputs: Mapping[str, LayerOutputs]
-        if isinstance(at, _Arriving):
-            parcel, outputs = boundary.receive(at.ticket, device)
+        if isinstance(at, Arriving):
+            self._begin_stage(below.spec.name)
+            ticket = at.part.receive(at.call)
+            self._begin_stage(boundary.route.name)
+            parcel, outputs = boundary.receive(ticket, device)
             return Handover(_cast(parcel, dtype) if differs else parcel, outputs, at.loss_term)
+        self._begin_stage(boundary.route.name)
         parcel = self._narrowed(index, at.parcel)
         loss_term = at.loss_term
         if boundary.passes_directly(self.kind):

@@ -78,6 +78,7 @@ class PlacementSettings:
     server: str | None
     certificates: str | None
     patience: PatienceSettings
+    microbatches: Annotated[int, Rule(least=1)]
 
 
 @dataclass

@@ -5,14 +5,15 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from splitlearn.boundary import CallKind, Handover
-from splitlearn.model import ComposedCausalLM, Finished, chunked_loss
+from splitlearn.cut import PART_NAMES
+from splitlearn.model import Arriving, ComposedCausalLM, Finished, chunked_loss
 from splitlearn.naming import named
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.trials import Trials
@@ -23,6 +24,7 @@ _ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weigh
 _MIB = 2**20
 # Fewer at a time are slow.
 _FEWEST_CHUNK_TOKENS = 64
+_TOP = PART_NAMES.index("top")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,21 @@ class SplitLoss:
         composed: the model.
         frozen_parts: the frozen parts that all data pass first.
         max_logits_mib: how large a batch's logits may become, in MiB of float32; None has no limit.
+        num_microbatches: into how many a training batch is divided. The trunk is given all of them before the top asks for the
+            first, so that a party that holds it computes while this one does.
     """
 
-    def __init__(self, composed: ComposedCausalLM, frozen_parts: FrozenParts, max_logits_mib: float | None) -> None:
+    def __init__(
+        self,
+        composed: ComposedCausalLM,
+        frozen_parts: FrozenParts,
+        max_logits_mib: float | None,
+        num_microbatches: int = 1,
+    ) -> None:
         self._composed = composed
         self._frozen_parts = frozen_parts
         self._max_logits_mib = max_logits_mib
+        self._num_microbatches = num_microbatches
         self._trials = Trials(composed, frozen_parts.number)
 
     def flops_of(self, ids_BT: torch.Tensor) -> int | None:
@@ -79,9 +90,32 @@ class SplitLoss:
                 "this model lets rows that lie side by side in a block see each other, whatever their positions; set "
                 f"{named('packing')}=none (a row for each) or joined (rows end to end)"
             )
-        arguments: dict[str, Any] = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
+        if name != "train" or self._num_microbatches == 1:
+            return self._finish(batch, self._begin(batch, name, data), divisor, name)
+        microbatches = _divided(batch, self._num_microbatches)
+        under_way = [self._begin(microbatch, name, data) for microbatch in microbatches]
+        losses = [self._finish(*pair, divisor, name) for pair in zip(microbatches, under_way, strict=True)]
+        return _combined(losses, [len(microbatch["labels"]) / len(batch["labels"]) for microbatch in microbatches])
+
+    def _begin(self, batch: Batch, name: str, data: object) -> torch.Tensor | Handover | Arriving:
+        """Run a batch up to the top, without waiting for another party that holds the trunk."""
+        inputs: torch.Tensor | Handover = batch["input_ids"]
+        start = 0
+        if self._frozen_parts.keeps:
+            start = self._frozen_parts.number
+            inputs = self._frozen_parts.run(batch, name, data, _context(batch), _kind(name))
+        if self._num_microbatches == 1 or start == _TOP:
+            return inputs
+        return cast(Handover | Arriving, self._run(inputs, start, _TOP, batch, name, awaits=False))
+
+    def _finish(self, batch: Batch, inputs: torch.Tensor | Handover | Arriving, divisor: int, name: str) -> Losses:
+        """Run a batch from where `_begin` stopped, and return its losses."""
+        start = _TOP
+        if self._num_microbatches == 1:
+            start = self._frozen_parts.number if self._frozen_parts.keeps else 0
         chunk_tokens = self.chunk_tokens(batch["input_ids"].numel())
-        finished = self._run(batch, arguments, name, data, skips_head=chunk_tokens is not None)
+        skips_head = {} if chunk_tokens is None else {"skips_head": True}
+        finished = cast(Finished, self._run(inputs, start, _TOP + 1, batch, name, **skips_head))
         top, output = self._composed.top, finished.output
         if chunk_tokens is not None:
             head = top.model.get_output_embeddings()
@@ -92,16 +126,11 @@ class SplitLoss:
             router_loss = router_loss * self._router_loss_weight()
         return Losses(top.loss(output.logits, batch["labels"], divisor), router_loss, finished.loss_term)
 
-    def _run(self, batch: Batch, arguments: Mapping[str, Any], name: str, data: object, skips_head: bool) -> Finished:
-        kind = CallKind.TRAIN if name == "train" else CallKind.EVALUATE
-        start = 0
-        inputs: torch.Tensor | Handover = batch["input_ids"]
-        if self._frozen_parts.keeps:
-            start = self._frozen_parts.number
-            inputs = self._frozen_parts.run(batch, name, data, arguments, kind)
-        settings = {**arguments, "skips_head": True} if skips_head else arguments
-        labels_BT, rows_B = batch["labels"], batch.get("row")
-        return cast(Finished, self._composed.run(inputs, start, kind=kind, labels_BT=labels_BT, rows_B=rows_B, **settings))
+    def _run(
+        self, inputs: torch.Tensor | Handover | Arriving, start: int, stop: int, batch: Batch, name: str, **settings: Any
+    ) -> Handover | Arriving | Finished:
+        beside: dict[str, Any] = {"kind": _kind(name), "labels_BT": batch["labels"], "rows_B": batch.get("row")}
+        return self._composed.run(inputs, start, stop, **beside, **_context(batch), **settings)
 
     def chunk_tokens(self, num_positions: int) -> int | None:
         """Return for how many positions logits may be in memory at a time; None if all may, or the head is not a plain one.
@@ -126,3 +155,32 @@ class SplitLoss:
         raise ValueError(
             f"{type(model).__name__} does not say how much its router loss counts; set its output_router_logits to false"
         )
+
+
+def _kind(name: str) -> CallKind:
+    return CallKind.TRAIN if name == "train" else CallKind.EVALUATE
+
+
+def _context(batch: Batch) -> dict[str, Any]:
+    return {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
+
+
+def _divided(batch: Batch, count: int) -> list[Batch]:
+    """Divide a batch's rows; fewer microbatches than ``count`` if there are not enough rows."""
+    num_rows = len(batch["labels"])
+    size = -(-num_rows // count)
+    return [{key: value[at : at + size] for key, value in batch.items()} for at in range(0, num_rows, size)]
+
+
+def _combined(losses: Sequence[Losses], shares: Sequence[float]) -> Losses:
+    """Return the losses of a batch from those of its microbatches, each of a share of its rows.
+
+    That of the text is a sum, since each is divided by the whole batch's tokens; the others are means.
+    """
+
+    def mean(terms: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        there = [term * share for term, share in zip(terms, shares, strict=True) if term is not None]
+        return torch.stack(there).sum() if there else None
+
+    text = torch.stack([each.text for each in losses]).sum()
+    return Losses(text, mean([each.router for each in losses]), mean([each.boundary for each in losses]))

@@ -20,7 +20,7 @@ from splitlearn.defences import Defences, DefenceSteps, refuse_idle
 from splitlearn.loading import ModelRequest, OpenedModel
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel
-from splitlearn.naming import naming_group
+from splitlearn.naming import named, naming_group
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training import checkpoint_content
 from splitlearn.training.assembling import TrainableModel, load_trainable
@@ -69,6 +69,8 @@ class SplitCausalLM(LightningModule):
         boundary: plain settings of `BoundaryCodecs`, how what crosses the cuts is sent; ``"int8"`` is ``boundary=int8``.
             None sends everything as it is.
         defence: plain settings of `DefenceSettings`, what is done so that it tells less about the text; None for nothing.
+        microbatches: into how many a training batch is divided. They are all sent to a party that holds the trunk before the
+            first answer is awaited, so that both compute at once.
 
     Attributes:
         placement: who holds which part on which device.
@@ -105,8 +107,11 @@ class SplitCausalLM(LightningModule):
         untie: bool = False,
         boundary: Mapping[str, Any] | str | None = None,
         defence: Mapping[str, Any] | None = None,
+        microbatches: int = 1,
     ) -> None:
         super().__init__()
+        if microbatches < 1:
+            raise ValueError(f"{named('microbatches')} is {microbatches}; use 1 or more")
         # Where parts live is of this run alone: a checkpoint may be gone on from elsewhere.
         self.save_hyperparameters(ignore=["placement"])
         refuse_both(placement, device, device_map)
@@ -229,6 +234,7 @@ class SplitCausalLM(LightningModule):
             self.generators,
             self._elsewhere,
             max_logits_mib=hparams.max_logits_mib,
+            num_microbatches=hparams.get("microbatches", 1),
             low_memory=hparams.low_memory,
             verbose=hparams.verbose,
             tracker=self.tracker,

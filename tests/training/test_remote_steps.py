@@ -31,6 +31,12 @@ CASES: dict[str, dict[str, Any]] = {
     "a frozen trunk": {"settings": {"optimizer": {"parts": {"trunk": {"train": False}}}}},
     "gradient checkpointing": {"settings": {"gradient_checkpointing": True}},
     "router loss": {"model": {"model_type": "mixtral"}},
+    "microbatches": {
+        "settings": {"microbatches": 2},
+        "trainer": {"gradient_clip_val": 0.05},
+        "model": {"attention_dropout": 0.1},
+    },
+    "microbatches of experts": {"settings": {"microbatches": 2}, "model": {"model_type": "mixtral"}},
 }
 
 
