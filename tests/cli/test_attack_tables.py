@@ -37,7 +37,8 @@ FOUND: dict[str, Any] = {
 }
 
 
-def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     print_attacks(FOUND)
     text = capsys.readouterr().out
     assert text.startswith("m cut at 2 / 6: the attack mlp recovers 75.0% of the tokens at cut 1, forward, ROUGE-L 0.500\n")
