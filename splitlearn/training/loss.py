@@ -90,32 +90,26 @@ class SplitLoss:
                 "this model lets rows that lie side by side in a block see each other, whatever their positions; set "
                 f"{named('packing')}=none (a row for each) or joined (rows end to end)"
             )
-        if name != "train" or self._num_microbatches == 1:
-            return self._finish(batch, self._begin(batch, name, data), divisor, name)
-        microbatches = _divided(batch, self._num_microbatches)
+        microbatches = _divided(batch, self._num_microbatches if name == "train" else 1)
         under_way = [self._begin(microbatch, name, data) for microbatch in microbatches]
         losses = [self._finish(*pair, divisor, name) for pair in zip(microbatches, under_way, strict=True)]
-        return _combined(losses, [len(microbatch["labels"]) / len(batch["labels"]) for microbatch in microbatches])
+        shares = [len(microbatch["labels"]) / len(batch["labels"]) for microbatch in microbatches]
+        return losses[0] if len(losses) == 1 else _combined(losses, shares)
 
-    def _begin(self, batch: Batch, name: str, data: object) -> torch.Tensor | Handover | Arriving:
+    def _begin(self, batch: Batch, name: str, data: object) -> Handover | Arriving:
         """Run a batch up to the top, without waiting for another party that holds the trunk."""
         inputs: torch.Tensor | Handover = batch["input_ids"]
         start = 0
         if self._frozen_parts.keeps:
             start = self._frozen_parts.number
             inputs = self._frozen_parts.run(batch, name, data, _context(batch), _kind(name))
-        if self._num_microbatches == 1 or start == _TOP:
-            return inputs
         return cast(Handover | Arriving, self._run(inputs, start, _TOP, batch, name, awaits=False))
 
-    def _finish(self, batch: Batch, inputs: torch.Tensor | Handover | Arriving, divisor: int, name: str) -> Losses:
-        """Run a batch from where `_begin` stopped, and return its losses."""
-        start = _TOP
-        if self._num_microbatches == 1:
-            start = self._frozen_parts.number if self._frozen_parts.keeps else 0
+    def _finish(self, batch: Batch, reached: Handover | Arriving, divisor: int, name: str) -> Losses:
+        """Run the top on a batch from where `_begin` stopped, and return its losses."""
         chunk_tokens = self.chunk_tokens(batch["input_ids"].numel())
         skips_head = {} if chunk_tokens is None else {"skips_head": True}
-        finished = cast(Finished, self._run(inputs, start, _TOP + 1, batch, name, **skips_head))
+        finished = cast(Finished, self._run(reached, _TOP, _TOP + 1, batch, name, **skips_head))
         top, output = self._composed.top, finished.output
         if chunk_tokens is not None:
             head = top.model.get_output_embeddings()
@@ -167,6 +161,8 @@ def _context(batch: Batch) -> dict[str, Any]:
 
 def _divided(batch: Batch, count: int) -> list[Batch]:
     """Divide a batch's rows; fewer microbatches than ``count`` if there are not enough rows."""
+    if count == 1:
+        return [batch]
     num_rows = len(batch["labels"])
     size = -(-num_rows // count)
     return [{key: value[at : at + size] for key, value in batch.items()} for at in range(0, num_rows, size)]

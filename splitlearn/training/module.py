@@ -234,7 +234,7 @@ class SplitCausalLM(LightningModule):
             self.generators,
             self._elsewhere,
             max_logits_mib=hparams.max_logits_mib,
-            num_microbatches=hparams.get("microbatches", 1),
+            num_microbatches=hparams.microbatches,
             low_memory=hparams.low_memory,
             verbose=hparams.verbose,
             tracker=self.tracker,
