@@ -8,6 +8,17 @@ from splitlearn.redaction import without_queries
 
 # Text from a record that is longer is cut.
 MOST_CHARACTERS = 600
+# By which cuts are compared, in every table that is short.
+COMPARED = (
+    "loss",
+    "client_gib",
+    "server_gib",
+    "bytes_per_step",
+    "step_s",
+    "link_step_s",
+    "waiting_share",
+    "token_recovery",
+)
 
 
 @dataclass(frozen=True)

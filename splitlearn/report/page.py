@@ -24,7 +24,7 @@ from splitlearn.redaction import reason_of
 from splitlearn.report import run_figures
 from splitlearn.report.attack_rows import HEADINGS, NUMBERS_FROM, attacks_in_words
 from splitlearn.report.budgets import Recommendation
-from splitlearn.report.columns import COLUMNS, plain_text
+from splitlearn.report.columns import COLUMNS, COMPARED, plain_text
 from splitlearn.report.curves import Curve, read_curves
 from splitlearn.report.groups import group_runs
 from splitlearn.report.plots import figures_json
@@ -58,16 +58,6 @@ _TABLE = (
     "token_recovery",
     "train_s",
     "tags",
-)
-_GROUP_TABLE = (
-    "loss",
-    "client_gib",
-    "server_gib",
-    "bytes_per_step",
-    "step_s",
-    "link_step_s",
-    "waiting_share",
-    "token_recovery",
 )
 _CURVES = {"val_loss": "Held-out loss", "train_loss_step": "Training loss"}
 
@@ -207,7 +197,7 @@ def _section(
     for kind, title in _CURVES.items():
         about = "One line a run; the runs of a cut look alike. The best cuts have colours."
         keep(curves_figure(curves, sweep, kind), section.curves, f"curve-{kind}", title, about)
-    shown = [name for name in _GROUP_TABLE if groups[name].notna().any()]
+    shown = [name for name in COMPARED if groups[name].notna().any()]
     section.groups = [["cut", "runs", *(_heading(name) for name in shown), "Pareto"]]
     for _, group in groups.head(_MOST_GROUPS).iterrows():
         cells = [mean_text(group, name) for name in shown]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from splitlearn.memory import format_bytes
 from splitlearn.report.budgets import Recommendation
-from splitlearn.report.columns import COLUMNS, TEXTS
+from splitlearn.report.columns import COLUMNS, COMPARED, TEXTS
 from splitlearn.terminal import make_console
 
 # Rows of a table in the terminal.
@@ -25,14 +25,7 @@ _IN_MARKDOWN = (
     "split_point_1",
     "split_point_2",
     "seed",
-    "loss",
-    "client_gib",
-    "server_gib",
-    "bytes_per_step",
-    "step_s",
-    "link_step_s",
-    "waiting_share",
-    "token_recovery",
+    *COMPARED,
     "reason",
 )
 
