@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from splitlearn.app.configuration import naming_settings, plain
 from splitlearn.app.models import open_model, request_of
@@ -22,7 +22,7 @@ from splitlearn.training import TrainingSettings
 # Its packages are of an extra.
 if TYPE_CHECKING:
     from splitlearn.certificates import Identity
-    from splitlearn.parties import PartServer
+    from splitlearn.parties import PartServer, Sharing
 
 _MIB = 2**20
 # The name by which gRPC's health service is asked for this one.
@@ -71,8 +71,33 @@ def serve(cfg: DictConfig) -> None:
         boundary=plain(cfg.boundary),
     )
     request = replace(request, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
+    sharing = _sharing(cfg)
     served = ServedPart(request, cfg.part, settings, cfg.device, cfg.verbose)
-    _listen(cfg, PartServer(served, limits), identity)
+    _listen(cfg, PartServer(served, limits, sharing), identity)
+
+
+def _sharing(cfg: DictConfig) -> Sharing | None:
+    """Return how several clients train the part; None for one client.
+
+    Raises:
+        ValueError: settings of several clients are incomplete, or there without an order.
+    """
+    from splitlearn.parties import Sharing
+
+    if cfg.order is None:
+        if cfg.steps is not None:
+            raise ValueError(
+                f"steps is {cfg.steps}, but without an order one client sets each step's learning rate; set order too"
+            )
+        return None
+    if cfg.steps is None:
+        raise ValueError(
+            f"order is {cfg.order}, and then the part has a schedule of its own: set steps to the number of steps that it will "
+            "take (sequential: of all clients together)"
+        )
+    if not isinstance(cfg.clients, ListConfig):
+        raise ValueError(f"clients is {cfg.clients!r}; with order={cfg.order} give their names in order, such as [alice, bob]")
+    return Sharing(tuple(map(str, cfg.clients)), cfg.order, cfg.steps, cfg.seed)
 
 
 def _listen(cfg: DictConfig, part_server: PartServer, identity: Identity | None) -> None:
@@ -101,8 +126,8 @@ def _listen(cfg: DictConfig, part_server: PartServer, identity: Identity | None)
 
     service = PartyService(
         answerer_for,
-        # The part has one state, so one client trains it.
-        ServiceSettings(max_clients=1, session_seconds=limits.session_seconds),
+        # The part has one state, so one client trains it, unless several do so in an order.
+        ServiceSettings(max_clients=part_server.max_clients, session_seconds=limits.session_seconds),
         limits.wire,
         lambda: None if cfg.threads is None else torch.set_num_threads(cfg.threads),
     )

@@ -1,6 +1,7 @@
 """Each party its own process: the protocol, tensors on the wire, mutual TLS, parts that other processes hold."""
 
 import splitlearn.parties.extra  # noqa: F401
+from splitlearn.parties.client_order import ORDERS, ClientOrder, Sharing
 from splitlearn.parties.connection import Connection
 from splitlearn.parties.conversation import Conversation
 from splitlearn.parties.errors import PartyError, PartyLostError
@@ -21,9 +22,11 @@ from splitlearn.parties.wire_checks import WireError, WireLimits, check_finite, 
 
 __all__ = [
     "CONVERSE",
+    "ORDERS",
     "PROTOCOL_VERSION",
     "Answer",
     "Answerer",
+    "ClientOrder",
     "Connection",
     "Conversation",
     "GrpcConnection",
@@ -39,6 +42,7 @@ __all__ = [
     "ServedPart",
     "ServerLimits",
     "ServiceSettings",
+    "Sharing",
     "WireError",
     "WireLimits",
     "add_port",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
+
 import torch
 
 from splitlearn.parties.errors import PartyError
@@ -29,9 +33,17 @@ class Conversation:
         self._server = server
         self._client = client
         self.session: Session | None = None
+        self._has_ended = False
 
-    def answer(self, message: Message) -> Answer:
-        """Return the answer to a message; an error is one, too."""
+    def answer(self, message: Message) -> Answer | Future[Answer]:
+        """Return the answer to a message; an error is one, too. It is a future if other clients must do something first."""
+        order = self._server.order
+        if order is None or self.session is None or message.kind == "close":
+            return self._settle(message)
+        return order.admit(self._client, message, partial(self._settle, message))
+
+    def _settle(self, message: Message) -> Answer:
+        tensors: Mapping[str, torch.Tensor]
         try:
             head, tensors = self._carry_out(message)
         except PartyError as error:
@@ -46,10 +58,18 @@ class Conversation:
         head.call = message.head.call
         return head, tensors
 
-    def end(self) -> None:
-        """Let go of what the server keeps for the client."""
-        if self.session is not None:
-            self._server.forget(self.session)
+    def end(self, is_done: bool = False) -> None:
+        """Let go of what the server keeps for the client.
+
+        Args:
+            is_done: whether the client has said farewell.
+        """
+        if self.session is None or self._has_ended:
+            return
+        self._has_ended = True
+        self._server.forget(self.session)
+        if self._server.order is not None:
+            self._server.order.leave(self._client, is_lost=not is_done)
 
     def _carry_out(self, message: Message) -> Answer:
         if message.kind == "hello":
@@ -60,7 +80,7 @@ class Conversation:
         if self.session is None:
             raise PartyError(f"{self._client} must begin with hello, not {message.kind!r}", is_final=True)
         if message.kind == "close":
-            self.end()
+            self.end(is_done=True)
             return pb.Head(done=pb.Done(num_steps=self._server.num_steps)), {}
         return self._server.answer(self.session, message)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 
 import torch
 
@@ -50,7 +51,11 @@ class InProcessConnection:
         sent = _carry(write_message(head, tensors), asker)
         self.sent_bytes += sent.num_bytes
         began = time.perf_counter()
-        answer = _carry(write_message(*self.conversation.answer(sent)), answerer)
+        answered = self.conversation.answer(sent)
+        if isinstance(answered, Future):
+            # Only another thread could send what it waits for.
+            raise RuntimeError("a server of this process trains with one client; for several, connect each over gRPC")
+        answer = _carry(write_message(*answered), answerer)
         self.waited_seconds += time.perf_counter() - began
         self.received_bytes += answer.num_bytes
         self.server_seconds += answer.head.seconds

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from splitlearn.files import write_json
+from splitlearn.parties.client_order import ClientOrder, Sharing, make_order
 from splitlearn.parties.errors import PartyError
 from splitlearn.parties.forward_checks import ServerLimits
 from splitlearn.parties.part_work import Answer, PartWork, Session
@@ -14,9 +15,11 @@ from splitlearn.parties.plan import difference
 from splitlearn.parties.protocol import PROTOCOL_VERSION
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import ServedPart
+from splitlearn.parties.shared_work import SharedWork
 from splitlearn.parties.wire import Message
 from splitlearn.parties.wire_checks import WireError
-from splitlearn.training import WholeFileCheckpointIO
+from splitlearn.randomness import NamedGenerators
+from splitlearn.training import SharedSteps, WholeFileCheckpointIO
 
 
 class PartServer:
@@ -25,22 +28,47 @@ class PartServer:
     Args:
         served: the part.
         limits: what a client may ask for.
+        sharing: how several clients train it; None trains it for one at a time.
 
     Attributes:
         part_name: the part's name.
         served: the part.
+        order: says which of several clients goes first; None for one client.
+
+    Raises:
+        ValueError: adapters or a choice of tensors do not fit the part.
     """
 
-    def __init__(self, served: ServedPart, limits: ServerLimits | None = None) -> None:
+    def __init__(self, served: ServedPart, limits: ServerLimits | None = None, sharing: Sharing | None = None) -> None:
         self.served = served
         self.part_name = served.name
         self.limits = limits or ServerLimits()
         self.run_id = ""
         self._work: PartWork | None = None
+        self.order: ClientOrder | None = None
+        self._sharing = sharing
+        self._steps: SharedSteps | None = None
+        self._sessions: dict[str, Session] = {}
+        if sharing is not None:
+            self._share(sharing)
+
+    def _share(self, sharing: Sharing) -> None:
+        # Not from the seeds of the client that comes first: it is not always the same.
+        prepared = self.served.prepare(NamedGenerators(sharing.seed))
+        self._steps = self.served.share_steps(sharing.num_steps)
+        self._work = SharedWork(self.served, prepared, self.limits, self._steps)
+        self.order = make_order(sharing, self._steps)
+
+    @property
+    def max_clients(self) -> int:
+        """How many clients may have sessions at a time."""
+        return 1 if self._sharing is None else len(self._sharing.clients)
 
     @property
     def num_steps(self) -> int:
         """How many steps the part has taken."""
+        if self._steps is not None:
+            return self._steps.num_steps
         return 0 if self._work is None else self._work.num_steps
 
     def greet(self, message: Message, client: str) -> tuple[Session, Answer]:
@@ -60,9 +88,10 @@ class PartServer:
         problem = difference(self.served.plan, hello.plan, client, "at the server")
         if problem is not None:
             raise PartyError(problem, pb.ERROR_KIND_PLAN, is_final=True)
-        prepared = self.served.prepare(dict(hello.seeds))
+        generators = NamedGenerators(0, dict(hello.seeds))
+        prepared = self.served.prepare(generators)
         self._work = self._work or PartWork(self.served, prepared, self.limits)
-        session = Session(client, must_load=self.num_steps > 0 and hello.run_id != self.run_id)
+        session = self._begin(client, hello.run_id, generators)
         self.run_id = hello.run_id
         groups = [
             pb.Group(
@@ -82,6 +111,29 @@ class PartServer:
             receipt=json.dumps(self.served.receipt.to_dict()),
         )
         return session, (pb.Head(welcome=welcome), {})
+
+    def _begin(self, client: str, run_id: str, generators: NamedGenerators) -> Session:
+        """Return the session of a client that agrees with this server.
+
+        Raises:
+            PartyError: it is none of those that train the part, or has done so before.
+        """
+        if self._sharing is None:
+            return Session(client, must_load=self.num_steps > 0 and run_id != self.run_id)
+        names = ", ".join(self._sharing.clients)
+        if client not in self._sharing.clients:
+            said = f"{client} is none of the clients that train the {self.part_name}, which are {names}"
+            raise PartyError(said, pb.ERROR_KIND_IDENTITY, is_final=True)
+        if client in self._sessions:
+            raise PartyError(
+                f"{client} has had its run with this {self.part_name}; for further runs have the server started anew",
+                pb.ERROR_KIND_STEP,
+                is_final=True,
+            )
+        # Each client's dropout and noise are its own, whichever client comes first.
+        session = Session(client, generators=generators, boundaries=self.served.make_boundaries(generators))
+        self._sessions[client] = session
+        return session
 
     def answer(self, session: Session, message: Message) -> Answer:
         """Carry out a message.
@@ -121,6 +173,9 @@ class PartServer:
         WholeFileCheckpointIO().save_checkpoint({**state, "run_id": self.run_id, "part": self.part_name}, file)
         loading = self.served.receipt.to_dict()
         summary = {"part": self.part_name, "num_steps": self.num_steps, "run_id": self.run_id, "loading": loading}
+        if self._sharing is not None:
+            steps = {name: session.num_steps for name, session in self._sessions.items()}
+            summary |= {"order": self._sharing.order, "clients": steps}
         write_json(folder / "summary.json", summary)
         return file
 

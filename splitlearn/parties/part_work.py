@@ -30,9 +30,10 @@ from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import PreparedPart, ServedPart, scalar_wire
 from splitlearn.parties.values import read_value
 from splitlearn.parties.wire import Message
+from splitlearn.randomness import NamedGenerators
 from splitlearn.training import StepOrder
 
-Answer = tuple[pb.Head, dict[str, torch.Tensor]]
+Answer = tuple[pb.Head, Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,18 @@ class Session:
         must_load: whether the part has been trained for another run, so that the client must send it a state first.
         pending: what forward calls keep for their backward, by the call's number.
         generations: the caches of generations under way, by the client's number.
+        generators: what is drawn from for this client, if several train the part; None for the part's own.
+        boundaries: the client's own, if several train the part; None for the part's own.
+        num_steps: how many steps the client has ordered in this session.
     """
 
     client: str
     must_load: bool = False
     pending: OrderedDict[int, Graph] = field(default_factory=OrderedDict)
     generations: dict[int, LocalSession] = field(default_factory=dict)
+    generators: NamedGenerators | None = None
+    boundaries: Mapping[str, Boundary] | None = None
+    num_steps: int = 0
 
 
 class PartWork:
@@ -94,10 +101,10 @@ class PartWork:
             "load_state": self._load_state,
         }
 
-    def _around(self, kind: CallKind) -> tuple[Boundary, Boundary]:
+    def _around(self, session: Session, kind: CallKind) -> tuple[Boundary, Boundary]:
         """Return the boundary below the part and the one above it."""
         place = PART_NAMES.index(self._served.name)
-        boundaries = self._plain if kind is CallKind.TRIAL else self._boundaries
+        boundaries = self._plain if kind is CallKind.TRIAL else session.boundaries or self._boundaries
         return boundaries[f"cut_{place}"], boundaries[f"cut_{place + 1}"]
 
     def _forward(self, session: Session, message: Message) -> Answer:
@@ -125,12 +132,12 @@ class PartWork:
         freight = read_freight(
             told.inputs, told.layer_outputs, message.tensors, session.client, context, self._limits.checks_finite
         )
-        below, above = self._around(kind)
+        below, above = self._around(session, kind)
         keeps_graph = told.keeps_graph
         wire = scalar_wire(freight.dtypes[0], keeps_graph and any(freight.needs_gradient))
         if part.training != told.is_training:
             part.train(told.is_training)
-        with self._circumstances(told, kind):
+        with self._circumstances(session, told, kind):
             ticket = load(below, freight, kind, wire)
             parcel, outputs = below.receive(ticket, self._served.device)
             arguments: dict[str, Any] = checked_arguments(told, session.client)
@@ -150,7 +157,7 @@ class PartWork:
         return pb.Head(outputs=pb.Outputs(outputs=heads, layer_outputs=write_places(answer))), tensors
 
     @contextlib.contextmanager
-    def _circumstances(self, told: pb.Forward, kind: CallKind) -> Iterator[None]:
+    def _circumstances(self, session: Session, told: pb.Forward, kind: CallKind) -> Iterator[None]:
         """Compute as the client does: with gradients or without, in its precision, drawing from the part's own generator."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(told.keeps_graph))
@@ -158,7 +165,8 @@ class PartWork:
                 dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[told.autocast]
                 stack.enter_context(torch.autocast(self._served.device.type, dtype=dtype))
             if told.is_training and kind is not CallKind.TRIAL:
-                stack.enter_context(self._prepared.generators.drawing(self._served.name, self._served.device))
+                generators = session.generators or self._prepared.generators
+                stack.enter_context(generators.drawing(self._served.name, self._served.device))
             yield
 
     def _backward(self, session: Session, message: Message) -> Answer:
@@ -171,7 +179,7 @@ class PartWork:
             )
         if told.zeroes_first:
             self._prepared.owner.zero_gradients()
-        _, above = self._around(graph.above.kind)
+        _, above = self._around(session, graph.above.kind)
         count = len(graph.above.ways)
         gradients = read_gradients(told.gradients, message.tensors, count, session.client, self._limits.checks_finite)
         load_gradients(above, graph.above, gradients)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from splitlearn.model import SplitModel
 from splitlearn.parties.plan import make_plan
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.randomness import NamedGenerators
-from splitlearn.training import LocalOwner, TrainingSettings, load_for_training, prepare_parts
+from splitlearn.training import LocalOwner, SharedSteps, TrainingSettings, load_for_training, prepare_parts
 
 CLIENT, SERVER = "client", "server"
 
@@ -95,22 +94,34 @@ class ServedPart:
             if route.cut in (place, place + 1)
         }
 
-    def prepare(self, seeds: Mapping[str, int]) -> PreparedPart:
+    def prepare(self, generators: NamedGenerators) -> PreparedPart:
         """Give the part its adapters and its optimizer, once.
 
         Args:
-            seeds: what it draws from, by the generator's name.
+            generators: what it draws from.
 
         Raises:
             ValueError: adapters or a choice of tensors do not fit the part.
         """
         if self.prepared is None:
-            generators = NamedGenerators(0, seeds)
             prepared = prepare_parts([self._part], self._settings, generators)
             owner = LocalOwner(prepared.parts, self._settings.optimization, generators)
             self.plan.model_digest = prepared.base_weights.get(self.name, "")
             self.prepared = PreparedPart(self._part, owner, generators)
         return self.prepared
+
+    def share_steps(self, num_steps: int) -> SharedSteps:
+        """Return what takes the steps of several clients with the part, which is prepared.
+
+        Args:
+            num_steps: how many steps the part will take, for its schedule.
+
+        Raises:
+            RuntimeError: the part is not prepared.
+        """
+        if self.prepared is None:
+            raise RuntimeError("the part is not prepared yet: call prepare() before")
+        return SharedSteps(self.prepared.owner, self._settings.optimization, num_steps)
 
 
 def placement_around(name: str, device: str) -> Placement:

@@ -213,6 +213,9 @@ class ServeSettings:
     port: Annotated[int, Rule(least=0)]
     certificates: str | None
     clients: Any
+    order: Annotated[str | None, Rule(choices=("sequential", "concurrent", None))]
+    steps: Annotated[int | None, Rule(least=1)]
+    seed: Annotated[int, Rule(least=0)]
     ready_file: str | None
     folder: str | None
     device: str

@@ -13,6 +13,7 @@ from splitlearn.training.precision import SplitPrecision
 from splitlearn.training.preparing import PreparedParts, prepare_parts
 from splitlearn.training.refusals import parts_in_float32, refuse_divided_ties
 from splitlearn.training.settings import TrainingSettings, parse_dtype
+from splitlearn.training.shared_steps import SharedSteps, mean_gradients
 from splitlearn.training.strategy import SplitStrategy, root_device_arguments
 from splitlearn.training.token_window import count_supervised
 
@@ -24,6 +25,7 @@ __all__ = [
     "PartMemory",
     "PartOptimization",
     "PreparedParts",
+    "SharedSteps",
     "SplitCausalLM",
     "SplitPrecision",
     "SplitStrategy",
@@ -39,6 +41,7 @@ __all__ = [
     "is_of_this_library",
     "load_for_training",
     "load_trained_tensors",
+    "mean_gradients",
     "parse_dtype",
     "part_memory",
     "parts_in_float32",

@@ -213,6 +213,27 @@ class LocalOwner:
         load_gradients(self._parts, gradients)
         self._is_scaled = False
 
+    def take_gradients(self) -> dict[str, torch.Tensor]:
+        """Return the gradients by name, and leave none: they are one client's share of a step."""
+        taken = {name: parameter.grad for parameter, name in self._names.items() if parameter.grad is not None}
+        self.zero_gradients()
+        return taken
+
+    def put_gradients(self, gradients: Mapping[str, torch.Tensor], *, is_scaled: bool = False) -> None:
+        """Have these gradients in the place of those there are; they are not copied.
+
+        Args:
+            gradients: from `take_gradients`.
+            is_scaled: whether they are scaled already for the coming step.
+        """
+        for parameter, name in self._names.items():
+            parameter.grad = gradients.get(name)
+        self._is_scaled = is_scaled
+
+    def make_schedule(self, optimization: Optimization, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """Return a schedule of the holder's own over ``num_steps`` steps; None if nothing of the parts is trained."""
+        return None if self._optimizer is None else optimization.make_schedule(self._optimizer, num_steps)
+
     def state(self) -> dict[str, Any]:
         """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers.
 
