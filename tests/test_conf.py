@@ -140,7 +140,7 @@ def test_the_choices_that_train_yaml_lists_are_those_that_exist() -> None:
 def test_every_default_of_train_yaml_has_a_comment() -> None:
     lines = (conf_folder() / "train.yaml").read_text().split("hydra:\n")[0].splitlines()
     settings = [line for line in lines if ":" in line and not line.startswith(("#", "defaults"))]
-    assert len(settings) == 37
+    assert len(settings) == 40
     assert all("#" in line for line in settings)
 
 

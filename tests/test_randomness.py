@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splitlearn.randomness import NamedGenerators
+from splitlearn.randomness import NamedGenerators, new_key
 
 
 def draw(generators: NamedGenerators, name: str) -> torch.Tensor:
@@ -76,3 +76,43 @@ def test_generators_are_put_back_whatever_is_drawn_meanwhile() -> None:
     assert generators.generator("trunk") is held
     assert str(generators.state()) == str(alone.state()), "names that were new are gone"
     assert torch.equal(draw(generators, "trunk"), draw(alone, "trunk"))
+
+
+def test_secret_names_follow_from_the_key_alone() -> None:
+    keys = new_key(), new_key()
+    assert keys[0] != keys[1] and len(keys[0]) == 64
+    made = [NamedGenerators(seed, None, ["noise"], key) for seed in (0, 1) for key in keys]
+    drawn = [torch.randn(32, generator=generators.generator("noise")) for generators in made]
+    assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3]) and not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], torch.randn(32, generator=NamedGenerators(0).generator("noise")))
+    # Other names follow from the seed, and without a key all do.
+    assert torch.equal(draw(made[0], "trunk"), draw(NamedGenerators(0), "trunk"))
+    assert torch.equal(draw(NamedGenerators(0, None, ["noise"]), "noise"), draw(NamedGenerators(0), "noise"))
+    assert made[0].is_secret("noise") and not made[0].is_secret("trunk")
+    assert not NamedGenerators(0, None, ["noise"]).is_secret("noise")
+    with pytest.raises(ValueError, match="no seed of them is given away"):
+        made[0].seed_of("noise")
+
+
+def test_secret_numbers_are_not_those_of_one_of_few_seeds() -> None:
+    # On the CPU torch takes 32 bits of a seed, which can all be tried.
+    assert torch.equal(*(torch.rand(4, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5 + 2**32)))
+    generator = NamedGenerators(0, None, ["noise"], new_key()).generator("noise")
+    alike = torch.Generator().manual_seed(generator.initial_seed())
+    assert not torch.equal(torch.rand(4, generator=generator), torch.rand(4, generator=alike))
+    numbers = torch.randn(200_000, generator=generator)
+    assert abs(numbers.mean()) < 0.02 and abs(numbers.std() - 1) < 0.02
+
+
+def test_the_key_is_kept_with_the_state() -> None:
+    generators = NamedGenerators(0, None, ["one", "two"], new_key())
+    torch.rand(3, generator=generators.generator("one"))
+    state = generators.state()
+    expected = [torch.rand(3, generator=generators.generator(name)) for name in ("one", "two")]
+    other = NamedGenerators(0, None, ["one", "two"], new_key())
+    other.load_state(state)
+    assert all(
+        torch.equal(torch.rand(3, generator=other.generator(name)), numbers)
+        for name, numbers in zip(("one", "two"), expected, strict=True)
+    )
+    assert "key" not in NamedGenerators(0).state()

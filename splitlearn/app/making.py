@@ -42,6 +42,7 @@ def make_module(cfg: DictConfig, opened: OpenedModel, placement: Placement) -> S
         # Runs of older releases have none.
         boundary=plain(cfg.get("boundary")),
         defence=plain(cfg.get("defence")),
+        privacy=plain(cfg.get("privacy")),
         microbatches=(cfg.get("placement") or {}).get("microbatches", 1),
     )
 

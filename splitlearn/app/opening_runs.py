@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from splitlearn.app.checkpoints import find_checkpoint, read_checkpoint
-from splitlearn.boundary import U_SHAPED, BoundaryCodecs, Route, find_routes
+from splitlearn.boundary import U_SHAPED, BoundaryCodecs, PrivacySettings, Route, find_routes
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import Placement
 from splitlearn.data import base_tokenizer_digest
@@ -16,8 +18,9 @@ from splitlearn.defences import Defences, DefenceSettings
 from splitlearn.embedded import resolve_model
 from splitlearn.export import RunRecord, check_saved_state, load_base_part
 from splitlearn.loading import ModelRequest, OpenedModel, quantization_config, quantized_names
-from splitlearn.model import ComposedCausalLM, part_digest
+from splitlearn.model import EMBEDDING_NOISE, ComposedCausalLM, part_digest
 from splitlearn.naming import naming_group
+from splitlearn.randomness import NamedGenerators, new_key
 from splitlearn.runs import CONFIG_FILE
 from splitlearn.training import compare_bases, parse_dtype
 
@@ -75,6 +78,12 @@ def defend(model: ComposedCausalLM, record: RunRecord) -> None:
     try:
         with naming_group("defence"):
             defences = Defences(DefenceSettings.from_plain(record.config.get("defence")).after_training)
+        with naming_group("privacy"):
+            privacy = PrivacySettings.from_plain(record.config.get("privacy"))
+        if model.generators is None and not privacy.reproducible_noise:
+            # Of the seed of a command everybody may know.
+            model.generators = NamedGenerators(torch.initial_seed(), None, [EMBEDDING_NOISE], new_key())
+        with naming_group("defence"):
             defences.attach(model)
             restore_defences(defences, record)
     except ValueError as error:

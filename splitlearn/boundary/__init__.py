@@ -25,7 +25,7 @@ from splitlearn.boundary.link import Link
 from splitlearn.boundary.meter import COUNTS, CUT_NAMES, PAYLOADS, TrafficMeter
 from splitlearn.boundary.observer import BoundaryObserver
 from splitlearn.boundary.parcel import Handover, LayerOutputs, Parcel, tensors_of, to_device
-from splitlearn.boundary.privacy import describe_privacy
+from splitlearn.boundary.privacy import PrivacySettings, describe_privacy, noise_with_epsilon
 from splitlearn.boundary.routes import U_SHAPED, Direction, Route, find_routes
 from splitlearn.boundary.settings import BoundaryCodecs, CodecSettings
 
@@ -51,6 +51,7 @@ __all__ = [
     "LayerOutputs",
     "Link",
     "Parcel",
+    "PrivacySettings",
     "Reuse",
     "Route",
     "Ticket",
@@ -61,6 +62,7 @@ __all__ = [
     "find_routes",
     "load",
     "load_gradients",
+    "noise_with_epsilon",
     "pass_directly",
     "tensors_of",
     "to_device",

@@ -131,6 +131,14 @@ class Boundary:
             return default_generators(device)[-1]
         return self._generators.generator(f"{self.route.name}/{payload}", device)
 
+    def has_secret_noise(self, payload: str) -> bool:
+        """Whether noise on the tensors that are sent here follows from a secret key, and not from the run's public seed.
+
+        Args:
+            payload: ``"activation"`` or ``"gradient"``.
+        """
+        return self._generators is not None and self._generators.is_secret(f"{self.route.name}/{payload}")
+
     def codec_states(self) -> dict[str, dict[str, Any]]:
         """Return what the codecs remember from call to call, by ``cut_1/activation`` and so on; only those that do."""
         states = {f"{self.route.name}/{payload}": codec.state_dict() for payload, codec in self._codecs().items()}

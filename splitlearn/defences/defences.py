@@ -16,7 +16,7 @@ from splitlearn.defences.defence import Defence
 from splitlearn.defences.inputs import BottomInputs
 from splitlearn.defences.nopeek import NoPeek
 from splitlearn.defences.settings import DefenceSettings
-from splitlearn.model import ComposedCausalLM, EmbeddingNoise
+from splitlearn.model import EMBEDDING_NOISE, ComposedCausalLM, EmbeddingNoise
 from splitlearn.naming import named
 from splitlearn.randomness import NamedGenerators, default_generators
 
@@ -32,6 +32,7 @@ class Defences:
         self.settings = settings
         self._own: list[Defence] = []
         self._pending: Mapping[str, Any] = {}
+        self._generators: NamedGenerators | None = None
 
     def attach(self, model: ComposedCausalLM) -> None:
         """Put the defences on a model's boundaries and embedding.
@@ -52,6 +53,7 @@ class Defences:
         dchi = self.settings.dchi
         if dchi is not None:
             model.embedding_noise = EmbeddingNoise(dchi.epsilon, dchi.nearest)
+            self._generators = model.generators
         if self.settings.trained:
             boundary = model.boundaries[cut - 1]
             self._own = self._make(model, boundary)
@@ -91,8 +93,13 @@ class Defences:
         return {name: figure for defence in self._own for name, figure in defence.figures.items()}
 
     def measured(self) -> dict[str, Any]:
-        """Return, as plain values, what defences that act after training have measured in it; for the run's record."""
+        """Return, as plain values, what is known of the defences only in training; for the run's record.
+
+        Of those that act after training it is what they have measured, of ``dchi`` whether its noise was a secret.
+        """
         found = {defence.name: defence.measured() for defence in self._own}
+        if self._generators is not None:
+            found["dchi"] = {"noise_is_secret": self._generators.is_secret(EMBEDDING_NOISE)}
         return {name: values for name, values in found.items() if values}
 
     def load_measured(self, values: Mapping[str, Any]) -> None:

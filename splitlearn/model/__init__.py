@@ -5,7 +5,7 @@ from splitlearn.model.blueprint import Blueprint, Origin, compare_configs, draw_
 from splitlearn.model.chunked_loss import chunked_loss, has_linear_head
 from splitlearn.model.composed import ComposedCausalLM
 from splitlearn.model.digest import digest, part_digest
-from splitlearn.model.embedding_noise import EmbeddingNoise, draw_noise, nearest_tokens
+from splitlearn.model.embedding_noise import EMBEDDING_NOISE, EmbeddingNoise, draw_noise, nearest_tokens
 from splitlearn.model.modes import evaluating
 from splitlearn.model.parameter_names import fill_parameters, named_parameters, stored_names, trained_parameters
 from splitlearn.model.part_call import PartOutput
@@ -20,6 +20,7 @@ from splitlearn.model.tensors import put_tensor
 from splitlearn.model.ties import Tie, become_equal, ends_elsewhere, find_ties, tie_parts
 
 __all__ = [
+    "EMBEDDING_NOISE",
     "Arriving",
     "Blueprint",
     "ComposedCausalLM",

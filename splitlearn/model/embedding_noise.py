@@ -15,7 +15,8 @@ from torch import nn
 from splitlearn.model.split_model import SplitModel
 from splitlearn.randomness import NamedGenerators, default_generators
 
-_GENERATOR = "bottom/embedding_noise"
+# The name of the generator that it draws from.
+EMBEDDING_NOISE = "bottom/embedding_noise"
 # Distances to all tokens are computed for so many tokens at a time.
 _AT_ONCE = 64
 
@@ -45,7 +46,7 @@ class EmbeddingNoise:
 
         def add_noise(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             device = output.device
-            own = default_generators(device)[-1] if generators is None else generators.generator(_GENERATOR, device)
+            own = default_generators(device)[-1] if generators is None else generators.generator(EMBEDDING_NOISE, device)
             noise = draw_noise(output.shape, self._epsilon, own)
             if not self._nearest:
                 return output + noise.to(output.dtype)

@@ -31,7 +31,7 @@ from splitlearn.report.plots import figures_json
 from splitlearn.report.sweep_figures import HEAT_MAPS, Sweep, curves_figure, heat_map, trade_off
 from splitlearn.report.tables import count_statuses, figure_text, mean_text
 from splitlearn.report.threats import threats_in_words
-from splitlearn.runs import RunSummary
+from splitlearn.runs import RunSummary, privacy_in_words
 
 # With more runs only the Pareto and the best ones have curves.
 MANY_RUNS = 200
@@ -280,6 +280,7 @@ def run_page(title: str, row: pd.Series, summary: RunSummary, command: str) -> s
         attack_headings=HEADINGS,
         numbers_from=NUMBERS_FROM,
         threats=threats_in_words(summary.threat_model or {}),
+        privacy=[f"{plain_text(words)}." for words in privacy_in_words(summary.privacy, summary.defence)],
         receipt=receipt_rows(summary.loading or []),
         versions=[(plain_text(name), plain_text(number)) for name, number in (summary.versions or {}).items()],
         command=command,

@@ -6,6 +6,7 @@ from splitlearn.runs.forms import BASE_FORM, METRICS_FORM, misfit
 from splitlearn.runs.hydra_files import HYDRA_FOLDER, other_setting, write_hydra_files
 from splitlearn.runs.lineage import checkpoint_run, checkpoint_starts, mark_checkpoint, refuse_other_run
 from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, HeldFolderError, Holder, find_holder, hold_run_folder
+from splitlearn.runs.privacy_words import privacy_in_words
 from splitlearn.runs.stamp import Stamp, new_run_id
 from splitlearn.runs.summary import RUNNING, SUMMARY_FILE, RunSummary, read_summary, write_summary
 from splitlearn.runs.table import print_summary
@@ -33,6 +34,7 @@ __all__ = [
     "open_run_folder",
     "other_setting",
     "print_summary",
+    "privacy_in_words",
     "read_run_config",
     "read_run_overrides",
     "read_summary",

@@ -45,10 +45,12 @@ class RunSummary:
         metrics: held-out loss and perplexity before and after, steps, tokens, seconds, tokens per second, and peaks in GiB.
         traffic: bytes over each cut in training, by payload and direction, in all and per optimizer step; and in evaluation.
         privacy: of ``train`` and ``held_out`` examples, where a codec clips them: ``epsilon`` and ``delta`` of one example,
-            over all that was sent of it; ``mechanisms``, with their settings and how often an example was sent; and
-            ``in_the_clear``, whatever else was sent, which leaves ``epsilon`` unknown.
+            over all that was sent of it; ``mechanisms``, with their settings and how often an example was sent;
+            ``in_the_clear``, whatever else was sent, which leaves ``epsilon`` unknown; and ``noise_is_secret``. If it is not,
+            ``epsilon`` is None, and ``epsilon_if_secret`` is what it would be.
         defence: by the name of each defence that needs it after training, what it measured: ``mid`` has the ``width`` of each
-            number of the smashed data, by which its noise is scaled.
+            number of the smashed data, by which its noise is scaled. Of ``dchi`` it is ``noise_is_secret``: if it is false,
+            its epsilon does not hold.
         memory: bytes as measured in training: ``parts`` has for each part ``parameter_bytes``, ``gradient_bytes``,
             ``optimizer_bytes`` and ``activation_bytes`` (kept for the backward pass); ``parties`` has for each party the sum
             over its parts; ``planned_parties`` has the same sums as reckoned before training.

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from splitlearn.memory import GIB, format_bytes
+from splitlearn.runs.privacy_words import privacy_in_words
 from splitlearn.runs.summary import RunSummary
 from splitlearn.terminal import make_console
 
@@ -83,18 +84,6 @@ def _crossing_lines(summary: RunSummary) -> list[str]:
     ]
 
 
-def _privacy_lines(summary: RunSummary) -> list[str]:
-    """Say what epsilon is, or why it is not known, where a codec clips examples."""
-    lines = []
-    for name, privacy in (summary.privacy or {}).items():
-        examples = f"{name.replace('_', '-')} examples"
-        if privacy["epsilon"] is None:
-            lines.append(f"{examples} have no epsilon: {', '.join(privacy['in_the_clear'])} is sent in the clear")
-        else:
-            lines.append(f"{examples}: epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:g}, each against any other")
-    return lines
-
-
 def _bytes(summary: RunSummary, cut: str) -> str:
     """Say how many bytes of an optimizer step cross a cut; nothing if they were not counted."""
     counted = (summary.traffic or {}).get(cut)
@@ -132,7 +121,7 @@ def _footer(summary: RunSummary) -> str:
         *_padding_line(metrics),
         *_crossing_lines(summary),
         *_link_line(summary),
-        *_privacy_lines(summary),
+        *privacy_in_words(summary.privacy, summary.defence),
         *([f"stopped early: {summary.stopped_early}"] if summary.stopped_early else []),
         f"files: {summary.folder}",
     ]

@@ -16,6 +16,7 @@ from splitlearn.settings.groups import (
     OptimizerSettings,
     PeftSettings,
     PlacementSettings,
+    PrivacySettings,
     SplitSettings,
 )
 
@@ -32,6 +33,7 @@ class TrainSettings:
     placement: PlacementSettings
     boundary: BoundarySettings
     defence: DefenceSettings
+    privacy: PrivacySettings
     peft: PeftSettings
     activation_cache: ActivationCacheSettings
     attack: AttackPlanSettings

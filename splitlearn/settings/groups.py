@@ -145,6 +145,14 @@ class DefenceSettings:
 
 
 @dataclass
+class PrivacySettings:
+    """``privacy``."""
+
+    reproducible_noise: bool
+    accountant: Annotated[str, Rule(choices=("rdp", "prv"))]
+
+
+@dataclass
 class LinkSettings:
     """``link``."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from splitlearn.adapters import AdapterSettings
-from splitlearn.boundary import BoundaryCodecs
+from splitlearn.boundary import BoundaryCodecs, PrivacySettings
 from splitlearn.checkpoint import CheckpointError, name_some
 from splitlearn.model import SplitModel, compare_configs
 from splitlearn.naming import named, naming_group
@@ -106,3 +106,22 @@ def check_checkpoint(
             changed = [f"{named(name)} was {before[name]} and is {now[name]}" for name in now if before[name] != now[name]]
         if changed:
             raise CheckpointError(f"a run goes on with the rates of its checkpoint, but {'; '.join(changed)}")
+
+
+def check_noise(generators: Mapping[str, Any], with_epsilon: Collection[str], privacy: PrivacySettings) -> None:
+    """Refuse a checkpoint whose noise is a secret where the run's is not to be, or the other way round.
+
+    Args:
+        generators: what the checkpoint has of `NamedGenerators`.
+        with_epsilon: the generators of the run's noise of which an epsilon is claimed.
+        privacy: how the run makes it.
+
+    Raises:
+        CheckpointError: they differ; the message says what to set.
+    """
+    was_secret = "key" in generators
+    if with_epsilon and was_secret == privacy.reproducible_noise:
+        how = "is a secret" if was_secret else "follows from the run's seed, so that no epsilon holds"
+        with naming_group("privacy"):
+            setting = f"{named('reproducible_noise')}={str(not was_secret).lower()}"
+        raise CheckpointError(f"the noise of the checkpoint {how}; go on with {setting}, or begin a new run")

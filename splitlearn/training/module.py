@@ -21,10 +21,10 @@ from splitlearn.loading import ModelRequest, OpenedModel
 from splitlearn.memory import MemoryTracker
 from splitlearn.model import ComposedCausalLM, SplitModel
 from splitlearn.naming import named, naming_group
-from splitlearn.randomness import NamedGenerators
+from splitlearn.randomness import NamedGenerators, new_key
 from splitlearn.training import checkpoint_content
 from splitlearn.training.assembling import TrainableModel, load_trainable
-from splitlearn.training.checkpoint_fit import check_checkpoint, describe_base
+from splitlearn.training.checkpoint_fit import check_checkpoint, check_noise, describe_base
 from splitlearn.training.loss import Losses
 from splitlearn.training.part_owner import PartElsewhere
 from splitlearn.training.settings import TrainingSettings, parse_dtype, plain_request
@@ -71,13 +71,15 @@ class SplitCausalLM(LightningModule):
         defence: plain settings of `DefenceSettings`, what is done so that it tells less about the text; None for nothing.
         microbatches: into how many a training batch is divided. They are all sent to a party that holds the trunk before the
             first answer is awaited, so that both compute at once.
+        privacy: plain settings of `PrivacySettings`, how noise of which an epsilon is claimed is made and accounted for.
 
     Attributes:
         placement: who holds which part on which device.
         trained: which tensors of each part are trained, by the part's name. A part that is to have adapters is frozen if it
             turns out, as parts are loaded, that none of its modules gets one.
         defences: what is done so that what crosses the cuts tells less about the text.
-        generators: what parts and boundaries draw random numbers from, seeded as torch was when the module was made.
+        generators: what parts and boundaries draw random numbers from, seeded as torch was when the module was made. Noise of
+            which an epsilon is claimed follows from a secret key, which checkpoints hold.
 
     Raises:
         ValueError: a setting is unknown or out of range.
@@ -108,6 +110,7 @@ class SplitCausalLM(LightningModule):
         boundary: Mapping[str, Any] | str | None = None,
         defence: Mapping[str, Any] | None = None,
         microbatches: int = 1,
+        privacy: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if microbatches < 1:
@@ -117,7 +120,7 @@ class SplitCausalLM(LightningModule):
         refuse_both(placement, device, device_map)
         self.placement = placement or Placement.u_shaped(device, device_map, num_gpus=torch.cuda.device_count())
         self.settings = TrainingSettings.from_plain(
-            optimizer, peft, activation_cache, gradient_checkpointing, compile_layers, boundary, defence
+            optimizer, peft, activation_cache, gradient_checkpointing, compile_layers, boundary, defence, privacy
         )
         with naming_group("boundary"):
             self.settings.codecs.refuse_unused(find_routes(self.placement))
@@ -127,7 +130,9 @@ class SplitCausalLM(LightningModule):
         self.optimization, self.adapters = self.settings.optimization, self.settings.adapters
         self.trained = self.settings.trained
         # Lightning's seed_everything sets this seed, too.
-        self.generators = NamedGenerators(torch.initial_seed())
+        with_epsilon = self.settings.noise_with_epsilon(find_routes(self.placement))
+        is_secret = bool(with_epsilon) and not self.settings.privacy.reproducible_noise
+        self.generators = NamedGenerators(torch.initial_seed(), None, with_epsilon, new_key() if is_secret else None)
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
         # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
@@ -385,6 +390,8 @@ class SplitCausalLM(LightningModule):
         self.load_parts()
         check_checkpoint(checkpoint, self.hparams, self.base, self._loaded.step.trained_names())
         self._loaded.step.take_state(checkpoint)
-        self.generators.load_state(checkpoint[checkpoint_content.GENERATORS_KEY])
+        generators = checkpoint[checkpoint_content.GENERATORS_KEY]
+        check_noise(generators, self.settings.noise_with_epsilon(find_routes(self.placement)), self.settings.privacy)
+        self.generators.load_state(generators)
         self.composed.load_codec_states(checkpoint.get(checkpoint_content.CODECS_KEY) or {})
         checkpoint["state_dict"] = checkpoint_content.under_own_names(self, self.parts_here, checkpoint["state_dict"])

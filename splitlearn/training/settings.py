@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,11 @@ import torch
 
 from splitlearn.activations import CacheSettings
 from splitlearn.adapters import AdapterSettings
-from splitlearn.boundary import BoundaryCodecs
+from splitlearn.boundary import BoundaryCodecs, PrivacySettings, Route, noise_with_epsilon
 from splitlearn.cut import PART_NAMES, PartTraining
 from splitlearn.defences import DefenceSettings
 from splitlearn.loading import OpenedModel
+from splitlearn.model import EMBEDDING_NOISE
 from splitlearn.naming import named, naming_group
 from splitlearn.training.compilation import compile_settings
 from splitlearn.training.optimization import Optimization
@@ -31,6 +32,7 @@ class TrainingSettings:
         compile_layers: arguments of ``torch.compile`` for the decoder layers; None does not compile them.
         codecs: how what crosses the cuts is sent.
         defences: what is done so that it tells less about the text.
+        privacy: how noise of which an epsilon is claimed is made and accounted for.
     """
 
     optimization: Optimization = field(default_factory=Optimization)
@@ -40,6 +42,7 @@ class TrainingSettings:
     compile_layers: Mapping[str, Any] | None = None
     codecs: BoundaryCodecs = field(default_factory=BoundaryCodecs)
     defences: DefenceSettings = field(default_factory=DefenceSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     @classmethod
     def from_plain(
@@ -51,6 +54,7 @@ class TrainingSettings:
         compile_layers: bool | Mapping[str, Any] | None = None,
         boundary: Mapping[str, Any] | str | None = None,
         defence: Mapping[str, Any] | None = None,
+        privacy: Mapping[str, Any] | None = None,
     ) -> TrainingSettings:
         """Make them from the plain values that `SplitCausalLM` takes under these names.
 
@@ -73,17 +77,29 @@ class TrainingSettings:
             codecs = BoundaryCodecs.from_plain(boundary)
         with naming_group("defence"):
             defences = DefenceSettings.from_plain(defence)
+        with naming_group("privacy"):
+            noise = PrivacySettings.from_plain(privacy)
         if defences.dchi is not None and cache.keep != "none":
             raise ValueError(
                 f"activation_cache.keep is {cache.keep}, but defence.dchi draws new noise each time that a text is sent, which "
                 "would be kept; take activation_cache=none"
             )
-        return cls(optimization, adapters, cache, gradient_checkpointing, compile_settings(compile_layers), codecs, defences)
+        compiled = compile_settings(compile_layers)
+        return cls(optimization, adapters, cache, gradient_checkpointing, compiled, codecs, defences, noise)
 
     @property
     def trained(self) -> dict[str, PartTraining]:
         """Which tensors of each part are trained, as far as the settings say it."""
         return {name: self.settle(name, self.adapters.adapts(name)) for name in PART_NAMES}
+
+    def noise_with_epsilon(self, routes: Sequence[Route]) -> frozenset[str]:
+        """Return the names of the generators of noise for which an epsilon is claimed.
+
+        Args:
+            routes: which way data pass the cuts.
+        """
+        names = noise_with_epsilon(self.codecs, routes)
+        return names if self.defences.dchi is None else names | {EMBEDDING_NOISE}
 
     def settle(self, name: str, has_adapters: bool) -> PartTraining:
         """Return which tensors of a part are trained.

@@ -35,8 +35,8 @@ def test_epsilon_stands_in_the_record_and_in_the_log(tmp_path: Path) -> None:
     privacy = summary_of(tmp_path)["privacy"]
     releases = {each["name"]: each["releases"] for each in privacy["train"]["mechanisms"]}
     assert releases == {"cut_1/activation": 2, "cut_2/gradient": 2}, "one for each epoch, cut and direction"
-    expected = epsilon_of([Mechanism("", 1.0, 0.01, 1e-5, 4)])
-    assert privacy["train"]["epsilon"] == pytest.approx(expected)
+    expected, _ = epsilon_of([Mechanism("", 1.0, 0.01, 1e-5, 4)])
+    assert privacy["train"]["epsilon"] == pytest.approx(expected) and privacy["train"]["noise_is_secret"]
     # Held-out examples are sent before training and after each epoch.
     assert privacy["held_out"]["mechanisms"][0]["releases"] == 3
     with (tmp_path / "metrics" / "metrics.csv").open() as file:

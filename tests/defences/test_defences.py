@@ -17,6 +17,7 @@ from splitlearn.cut import Placement
 from splitlearn.defences import AdversarialTraining, divergence_of
 from splitlearn.model import ComposedCausalLM, Finished
 from splitlearn.training import SplitCausalLM
+from splitlearn.training import module as module_of_training
 from tests.tiny_models import token_ids
 from tests.training.test_resume import Losses, check, run
 
@@ -202,8 +203,24 @@ def test_noise_on_embeddings_reaches_every_call_that_crosses(tiny_checkpoint: Ca
     assert not torch.allclose(rehearsed, one), "an attack sees the noise"
 
 
-def test_all_defences_go_on_to_the_bit(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_noise_on_embeddings_is_a_secret_unless_asked_otherwise(tiny_checkpoint: Callable[..., Path]) -> None:
+    ids = token_ids()
+    secret = [module_of(tiny_checkpoint("llama"), DCHI) for _ in range(2)]
+    public = [module_of(tiny_checkpoint("llama"), DCHI, privacy={"reproducible_noise": True}) for _ in range(2)]
+    drawn = [logits(module.composed, ids, CallKind.EVALUATE) for module in (*secret, *public)]
+    assert not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
+    assert secret[0].defences.measured() == {"dchi": {"noise_is_secret": True}}
+    assert public[0].defences.measured() == {"dchi": {"noise_is_secret": False}}
+    assert module_of(tiny_checkpoint("llama"), MID).defences.measured() == {}
+
+
+def test_all_defences_go_on_to_the_bit(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_checkpoint("llama")
+    # Two runs that are compared need one secret; the one that goes on has its own at first.
+    keys = iter(["the secret", "the secret", "another secret"])
+    monkeypatch.setattr(module_of_training, "new_key", lambda: next(keys))
     # Of two batches a step: the signal comes in the middle of one.
     settings: dict[str, Any] = {"defence": ALL, "accumulate": 2}
     whole = run(model, tmp_path / "whole", **settings)
@@ -225,8 +242,9 @@ def test_all_defences_go_on_to_the_bit(tiny_checkpoint: Callable[..., Path], tmp
 
 def test_defences_run_where_the_bottom_is(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     model = tiny_checkpoint("llama")
+    settings: dict[str, Any] = {"max_steps": 4, "defence": ALL, "privacy": {"reproducible_noise": True}}
     here, elsewhere = (
-        run(model, tmp_path / str(trunk_elsewhere), max_steps=4, defence=ALL, trunk_elsewhere=trunk_elsewhere)
+        run(model, tmp_path / str(trunk_elsewhere), trunk_elsewhere=trunk_elsewhere, **settings)
         for trunk_elsewhere in (False, True)
     )
     assert here[1].losses == elsewhere[1].losses

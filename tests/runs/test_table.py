@@ -62,12 +62,29 @@ def test_what_is_not_always_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_privacy_is_told_with_what_is_sent_in_the_clear(capsys: pytest.CaptureFixture[str]) -> None:
-    known = {"epsilon": 12.34567, "delta": 1e-5, "in_the_clear": []}
+    known = {"epsilon": 12.34567, "delta": 1e-5, "in_the_clear": [], "noise_is_secret": True}
     clear = {"epsilon": None, "delta": 1e-5, "in_the_clear": ["cut_2/gradient", "cut_2/labels"]}
     text = shown(capsys, privacy={"train": clear, "held_out": known})
-    assert "train examples have no epsilon: cut_2/gradient, cut_2/labels is sent in the clear" in text
+    assert "train examples have no epsilon: cut_2/gradient, cut_2/labels are sent in the clear" in text
     assert "held-out examples: epsilon 12.35 at delta 1e-05, each against any other" in text
     assert "epsilon" not in shown(capsys)
+
+
+def test_noise_that_follows_from_the_seed_has_no_epsilon(capsys: pytest.CaptureFixture[str]) -> None:
+    public: dict[str, Any] = {
+        "epsilon": None,
+        "epsilon_if_secret": 3.0,
+        "delta": 1e-5,
+        "in_the_clear": [],
+        "noise_is_secret": False,
+    }
+    earlier: dict[str, Any] = {"epsilon": 3.0, "delta": 1e-5, "in_the_clear": []}
+    for privacy in (public, earlier):
+        text = shown(capsys, privacy={"train": privacy}, defence={"dchi": {"noise_is_secret": False}})
+        assert "train examples have no epsilon: the noise follows from the run's public seed" in text
+        assert "were it a secret, epsilon would be 3 at delta 1e-05" in text
+        assert "the epsilon of defence.dchi does not hold" in text
+    assert "dchi" not in shown(capsys, defence={"dchi": {"noise_is_secret": True}})
 
 
 def test_the_time_over_a_network_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from splitlearn.boundary import CallKind
+from splitlearn.checkpoint import CheckpointError
 from splitlearn.data.resumable import ResumableLoader
+from splitlearn.training import module as module_of_training
 from tests.training import test_resume
 from tests.training.test_resume import BATCH, BATCHES, ROWS, Losses, check, run
 
@@ -21,6 +23,12 @@ BOUNDARIES: dict[str, Any] = {
     "reuse": {"forward": {"codec": "reuse", "threshold": 0.03}, "backward": {"codec": "reuse", "threshold": 0.5}},
     "reuse with int8": {"forward": ["reuse", "int8"], "backward": "exact"},
     "gaussian": {"forward": {"codec": "gaussian", "noise_rms": 0.3}, "cut_2": {"backward": CLIPPED}},
+}
+RUNS_OF_NOISE: dict[str, Any] = {
+    "secret": {},
+    "secret again": {},
+    "public": {"privacy": {"reproducible_noise": True}},
+    "public again": {"privacy": {"reproducible_noise": True}},
 }
 
 
@@ -41,6 +49,9 @@ def test_stopped_and_taken_up(
     boundary: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(test_resume, "Rows", NumberedRows)
+    # Two runs that are compared need one secret; the one that goes on has its own at first.
+    keys = iter(["the secret", "the secret", "another secret"])
+    monkeypatch.setattr(module_of_training, "new_key", lambda: next(keys))
     model, settings = tiny_checkpoint("llama"), {"boundary": BOUNDARIES[boundary]}
     whole = run(model, tmp_path / "whole", **settings)
     signal_at = BATCHES + 2
@@ -58,6 +69,26 @@ def test_stopped_and_taken_up(
         # Some tokens are sent again, and some are not.
         sent = module.composed.meter.totals(CallKind.TRAIN)["cut_1"]["activation_uplink_bytes"]
         assert 0 < sent < 2 * BATCHES * BATCH * 9 * 64 * 4
+
+
+def test_secret_noise_is_not_that_of_the_seed_and_stays_what_it_was(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(test_resume, "Rows", NumberedRows)
+    model, settings = tiny_checkpoint("llama"), dict[str, Any](boundary=BOUNDARIES["gaussian"], max_steps=3)
+    public: dict[str, Any] = {"privacy": {"reproducible_noise": True}}
+    runs = {name: run(model, tmp_path / name, **settings, **more) for name, more in RUNS_OF_NOISE.items()}
+    losses = {name: list(of_run[1].losses.values()) for name, of_run in runs.items()}
+    # The first gradient with secret noise is used in the second step.
+    assert losses["public"] == losses["public again"] and losses["secret"][1:] != losses["secret again"][1:]
+    state = torch.load(tmp_path / "secret" / "last.ckpt", weights_only=True)["generators"]
+    assert len(state["key"]) == 64
+    for before, now, words in (
+        ("secret", public, "is a secret; go on with privacy.reproducible_noise=false"),
+        ("public", {}, "follows from the run's seed, so that no epsilon holds; go on with privacy.reproducible_noise=true"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            run(model, tmp_path / "on", ckpt_path=tmp_path / before / "last.ckpt", **settings, **now)
 
 
 def assert_equal(one: Any, other: Any) -> None:

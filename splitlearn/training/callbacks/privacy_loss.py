@@ -34,6 +34,9 @@ def privacy_of(module: LightningModule) -> dict[str, Any] | None:
     """
     if not isinstance(module, SplitCausalLM):
         return None
-    described = {name: describe_privacy(module.composed.boundaries, kind) for name, kind in _EXAMPLES.items()}
+    described = {
+        name: describe_privacy(module.composed.boundaries, kind, module.settings.privacy.accountant)
+        for name, kind in _EXAMPLES.items()
+    }
     known = {name: privacy for name, privacy in described.items() if privacy is not None}
     return known or None
