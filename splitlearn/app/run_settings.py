@@ -21,6 +21,11 @@ def settle_settings(cfg: DictConfig) -> None:
         # The number of steps alone says how long: rows are passed as often as it takes.
         cfg.trainer.max_epochs = -1
     cfg.optimizer = optimizer_settings(cfg)
+    if cfg.data.get("partition") is not None and cfg.data.get("share") is None:
+        raise ValueError(
+            f"data.partition is {cfg.data.partition}, but data.share does not say whose rows this run trains with; set it to "
+            "the number of a client, from 1"
+        )
 
 
 def _dtype(cfg: DictConfig) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from datasets import Dataset, concatenate_datasets, disable_progress_bars, enable_progress_bars
 from datasets.utils.logging import is_progress_bar_enabled
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from splitlearn.data.examples import show_example
 from splitlearn.data.packing import TooLittleError, check_block_size, isolate, join, pad_batch
+from splitlearn.data.partition import parse_partition
 from splitlearn.data.prompt_format import PromptFormat
 from splitlearn.data.reading import Layout, SourceRows, rows_folder
 from splitlearn.data.resumable import ResumableLoader, StreamedBlocks
@@ -64,10 +65,16 @@ class BlockDataModule(LightningDataModule, ABC):
         val_rows: when streaming, how many rows from the beginning are held out instead of ``val_fraction``; 0 for none.
         rows_at_once: when streaming, how many rows are shuffled and made blocks of together.
         tokenizer_revision: of a hub's repository with the tokenizer the branch, tag or commit.
+        partition: how training rows are divided among clients, see `Partition`; None does not divide them. What is held out is
+            the same for all.
+        num_shares: among how many clients.
+        share: whose rows these data are, from 1; None keeps the rows of all, each client's in blocks of their own.
+        concentration: see `Partition`.
 
     Attributes:
         tokenizer: the tokenizer, once `setup` has run.
         blocks: the blocks of ``"train"`` and ``"val"``, once `setup` has run; nothing held out is no ``"val"``.
+        shares: the training blocks of each client if they are those of all, once `setup` has run.
         stream: the training blocks if they are streamed, once `setup` has run.
     """
 
@@ -95,6 +102,10 @@ class BlockDataModule(LightningDataModule, ABC):
         val_rows: int = 1000,
         rows_at_once: int = 1000,
         tokenizer_revision: str | None = None,
+        partition: str | None = None,
+        num_shares: int | None = None,
+        share: int | None = None,
+        concentration: float = 0.5,
     ) -> None:
         super().__init__()
         if isinstance(val_fraction, bool) or not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
@@ -111,6 +122,11 @@ class BlockDataModule(LightningDataModule, ABC):
                     _check_count(f"max_{name}_{unit}", limit, ", or null for all")
         if packing not in PACKINGS:
             raise ValueError(f"data.packing is {packing!r}; use one of {', '.join(PACKINGS)}")
+        self.partition = parse_partition(partition, num_shares, share, concentration=concentration)
+        if self.partition is not None and streaming:
+            raise ValueError(f"data.partition is {partition!r}, which needs all rows; leave it null with data.streaming")
+        self.share = share
+        self.shares: list[Dataset] = []
         self.tokenizer_name_or_path = tokenizer_name_or_path
         self.tokenizer_revision = tokenizer_revision
         self.source = Source(source, sample_by, subset, split, revision)
@@ -168,7 +184,7 @@ class BlockDataModule(LightningDataModule, ABC):
 
     def _make_blocks(self) -> None:
         check_block_size(self.block_size)
-        self._rows = SourceRows(self.source, self.choose_layout, streaming=self.streaming)
+        self._rows = SourceRows(self.source, self._choose_layout, streaming=self.streaming)
         if self.streaming:
             self._make_stream(self._rows)
             return
@@ -176,10 +192,31 @@ class BlockDataModule(LightningDataModule, ABC):
         self._count_rows(self._rows, "rows")
         self.tokenizer = read_tokenizer(self.tokenizer_name_or_path, self.tokenizer_revision)
         train, held_out = self._divide(rows)
-        self.blocks["train"] = self._limited(self._pack(train, "train", "the training text"), "train")
+        self.blocks["train"] = self._pack_shares(train)
         if held_out is not None:
             self.blocks["val"] = self._limited(self._pack(held_out, "val", self._held_out_name), "val")
         self._content = self._digest("train", ("input_ids", "labels", "position_ids"))
+
+    def _choose_layout(self, columns: Sequence[str], source: str) -> Layout:
+        layout = self.choose_layout(columns, source)
+        return layout if self.partition is None else self.partition.read_field(layout, columns, source)
+
+    def _pack_shares(self, rows: Dataset) -> Dataset:
+        """Return the training blocks: of all rows, or of those of one client or of all, which never share a block."""
+        if self.partition is None:
+            return self._limited(self._pack(rows, "train", "the training text"), "train")
+        shares = dict(enumerate(self.partition.divide(rows, self.seed), 1))
+        if self.share is not None:
+            shares = {self.share: shares[self.share]}
+        num_rows = 0
+        for number, share in shares.items():
+            name = f"the training text of client {number} of {self.partition.num_shares}"
+            self.shares.append(self._limited(self._pack(share, "train", name), "train"))
+            num_rows += self._counts["train_rows"]
+        self._counts["train_rows"] = num_rows
+        if len(self.shares) == 1:
+            return self.shares.pop()
+        return concatenate_datasets(self.shares).with_format(self.shares[0].format["type"])
 
     def _divide(self, rows: Dataset) -> tuple[Dataset, Dataset | None]:
         """Return the rows to train on and those to hold out, None for none, each at most as many as are wanted."""
@@ -207,7 +244,9 @@ class BlockDataModule(LightningDataModule, ABC):
         return rows.read(self._scratch[-1].path)
 
     def _same_layout(self, columns: Sequence[str], source: str) -> Layout:
-        return self._source_rows.layout
+        layout = self._source_rows.layout
+        # What is held out is not divided.
+        return layout if self.partition is None else self.choose_layout(list(self._source_rows.columns), source)
 
     def _make_stream(self, rows: SourceRows) -> None:
         # Files are looked through before training, so that it does not end at a bad row of theirs.

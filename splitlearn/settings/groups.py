@@ -284,6 +284,10 @@ class BlockSettings:
     streaming: bool
     val_rows: int
     rows_at_once: int
+    partition: str | None
+    num_shares: Annotated[int | None, Rule(least=2)]
+    share: Annotated[int | None, Rule(least=1)]
+    concentration: Annotated[float, Rule(above=0)]
 
 
 @dataclass

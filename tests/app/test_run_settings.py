@@ -26,3 +26,11 @@ def test_the_rate_of_adapters_is_the_optimizers() -> None:
     cfg = compose("peft=lora", "peft.learning_rate=0.01")
     settle_settings(cfg)
     assert cfg.optimizer.learning_rate == 0.01
+
+
+def test_divided_data_say_whose_rows_are_trained_with() -> None:
+    with pytest.raises(
+        ValueError, match=r"data\.partition is iid, but data\.share does not say whose rows this run trains with"
+    ):
+        settle_settings(compose("data.partition=iid", "data.num_shares=2"))
+    settle_settings(compose("data.partition=iid", "data.num_shares=2", "data.share=2"))
