@@ -15,6 +15,7 @@ from splitlearn.boundary.codecs import (
 )
 from splitlearn.boundary.freight import (
     Freight,
+    add_own_outputs,
     load,
     load_gradients,
     unload,
@@ -56,6 +57,7 @@ __all__ = [
     "Route",
     "Ticket",
     "TrafficMeter",
+    "add_own_outputs",
     "codec_class",
     "codec_names",
     "describe_privacy",

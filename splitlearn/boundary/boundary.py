@@ -188,23 +188,9 @@ class Boundary:
                     tensors.append(tensor)
                     ways.append(way)
         loss_term = self._show_sent(parcel, kind)
-        known = [labels_BT] if self.route.sends_labels and labels_BT is not None else []
-        known += list(tensors_of(parcel.context)) if self.route.sends_context else []
-        # Mask, positions and labels go straight from the data's owner to the party that needs them.
-        for tensor in known:
-            self.count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
+        self.count_inputs(kind, parcel.context, labels_BT)
 
-        def encode(place: int, tensor: torch.Tensor) -> Columns:
-            context = self._context("activation", kind, tensor.shape, place, rows_B, parcel.attention_mask)
-            columns = self.codec.encode(tensor, context)
-            self.count(kind, "activation", ways[place], sum(column.nbytes for column in columns.values()))
-            return columns
-
-        shapes = [tensor.shape for tensor in tensors]
-
-        def decode_gradient(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
-            context = self._context("gradient", kind, shapes[place], place, rows_B, parcel.attention_mask)
-            return self.gradient_codec.decode(columns, dtype, context)
+        encode, decode_gradient = self._sending(tensors, ways, kind, rows_B, parcel.attention_mask)
 
         def settle(gradient_BTD: torch.Tensor) -> None:
             for observer in self.observers:
@@ -212,6 +198,49 @@ class Boundary:
 
         under_way, wire = crossing.send(tensors, encode, decode_gradient, settle)
         return Ticket(kind, parcel.context, layer_outputs, loss_term, under_way, wire, places, ways, rows_B)
+
+    def send_outputs(
+        self, tensors: Sequence[torch.Tensor], ways: Sequence[Sequence[Direction]], ticket: Ticket
+    ) -> tuple[crossing.Ticket, torch.Tensor]:
+        """Send recorded outputs that are to go beside a ticket that another party has sent.
+
+        Args:
+            tensors: the outputs.
+            ways: the transfers of each of them.
+            ticket: the other party's.
+
+        Returns:
+            What is under way, and its wire.
+        """
+        mask = ticket.context.get("attention_mask")
+        encode, decode_gradient = self._sending(tensors, ways, ticket.kind, ticket.rows_B, mask, len(ticket.ways))
+        # Observers look at smashed data alone.
+        return crossing.send(tensors, encode, decode_gradient, lambda gradient: None)
+
+    def _sending(
+        self,
+        tensors: Sequence[torch.Tensor],
+        ways: Sequence[Sequence[Direction]],
+        kind: CallKind,
+        rows_B: torch.Tensor | None,
+        mask: Any,
+        first: int = 0,
+    ) -> tuple[crossing.Encode, crossing.Decode]:
+        """Return what encodes tensors, the first of which has the place ``first``, and what decodes their gradients."""
+
+        def encode(place: int, tensor: torch.Tensor) -> Columns:
+            context = self._context("activation", kind, tensor.shape, first + place, rows_B, mask)
+            columns = self.codec.encode(tensor, context)
+            self.count(kind, "activation", ways[place], sum(column.nbytes for column in columns.values()))
+            return columns
+
+        shapes = [tensor.shape for tensor in tensors]
+
+        def decode_gradient(place: int, columns: Columns, dtype: torch.dtype) -> torch.Tensor:
+            context = self._context("gradient", kind, shapes[place], first + place, rows_B, mask)
+            return self.gradient_codec.decode(columns, dtype, context)
+
+        return encode, decode_gradient
 
     def receive(self, ticket: Ticket, device: torch.device) -> tuple[Parcel, dict[str, LayerOutputs]]:
         """Receive a parcel on the side of the part above; each ticket once.
@@ -269,6 +298,19 @@ class Boundary:
             term = observer.loss_term(self.route.cut, parcel.hidden_BTD) if kind is CallKind.TRAIN else None
             terms += [] if term is None else [term]
         return torch.stack(terms).sum() if terms else None
+
+    def count_inputs(self, kind: CallKind, context: Mapping[str, Any], labels_BT: torch.Tensor | None) -> None:
+        """Count what goes straight from the data's owner to the party that needs it: mask, positions and labels.
+
+        Args:
+            kind: purpose of the call.
+            context: mask, positions and others, by argument name; they count where the route sends them.
+            labels_BT: the labels of the rows, shape (B, T), which count where the route sends them; None for none.
+        """
+        known = [labels_BT] if self.route.sends_labels and labels_BT is not None else []
+        known += list(tensors_of(context)) if self.route.sends_context else []
+        for tensor in known:
+            self.count(kind, "activation", (Direction.UPLINK,), tensor.nbytes)
 
     def count(self, kind: CallKind, payload: str, way: Sequence[Direction], num_bytes: int) -> None:
         """Count a transfer at this cut.

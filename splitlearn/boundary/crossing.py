@@ -81,7 +81,22 @@ def receive(ticket: Ticket, wire: torch.Tensor, device: torch.device, decode: De
     return list(received)
 
 
-# Both are once_differentiable: gradients pass through the ticket, outside autograd, so second derivatives would be wrong.
+def join(whole: Ticket, parts: tuple[Ticket, Ticket], wires: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Connect a ticket with the two whose tensors it has, those of the first before those of the second.
+
+    Args:
+        whole: the ticket; the gradients that come back in it are divided among the two.
+        parts: the two.
+        wires: of each of them.
+
+    Returns:
+        The wire of the ticket.
+    """
+    wire: torch.Tensor = _Join.apply(*wires, whole, *parts)
+    return wire
+
+
+# All are once_differentiable: gradients pass through the ticket, outside autograd, so second derivatives would be wrong.
 class _Send(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -147,6 +162,22 @@ class _Receive(torch.autograd.Function):
         # The wire's gradient only triggers the sender's backward; the real gradients travel in the ticket.
         wire_gradient = torch.zeros((), dtype=ticket.dtypes[0], device=ticket.devices[0])
         return wire_gradient, None, None, None, None
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, first_wire: torch.Tensor, second_wire: torch.Tensor, *tickets: Ticket) -> torch.Tensor:
+        ctx.tickets, ctx.needed = tickets, (first_wire.requires_grad, second_wire.requires_grad)
+        return first_wire.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, wire_gradient: torch.Tensor) -> Any:
+        whole, first, second = ctx.tickets
+        gradients, whole.gradients = whole.gradients, []
+        count = len(first.dtypes)
+        first.gradients, second.gradients = gradients[:count], gradients[count:]
+        return *(torch.zeros_like(wire_gradient) if needed else None for needed in ctx.needed), None, None, None
 
 
 def _decode_gradient(ctx: Any, place: int, columns: Columns) -> torch.Tensor:

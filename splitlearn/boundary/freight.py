@@ -120,6 +120,41 @@ def load(
     return Ticket(kind, context, outputs, None, under_way, wire, places, ways, freight.rows_B)
 
 
+def add_own_outputs(boundary: Boundary, ticket: Ticket) -> Ticket:
+    """Put recorded outputs of parts that are here on a ticket that is relayed from one party to another.
+
+    Args:
+        boundary: the boundary that both pass.
+        ticket: from `load`, with the outputs of the parts that are here as ``below``.
+
+    Returns:
+        A ticket of both; the same one if there are no such outputs.
+    """
+    own: list[torch.Tensor] = []
+    ways: list[Sequence[Direction]] = []
+    places = dict(ticket.places)
+    for part, way in boundary.route.layer_outputs_of.items():
+        for tensor in tensors_of(ticket.layer_outputs.get(part, {})):
+            if tensor.is_floating_point() and id(tensor) not in places:
+                places[id(tensor)] = len(ticket.ways) + len(own)
+                own.append(tensor)
+                ways.append(way)
+    if not own:
+        return ticket
+    sent, wire = boundary.send_outputs(own, ways, ticket)
+    relayed = ticket.under_way
+    under_way = crossing.Ticket(
+        [*relayed.encoded, *sent.encoded],
+        [*relayed.dtypes, *sent.dtypes],
+        [*relayed.shapes, *sent.shapes],
+        [*relayed.needs_gradient, *sent.needs_gradient],
+        [*relayed.devices, *sent.devices],
+    )
+    relayed.encoded, sent.encoded = [], []
+    joined = crossing.join(under_way, (relayed, sent), (ticket.wire, wire))
+    return replace(ticket, under_way=under_way, wire=joined, places=places, ways=[*ticket.ways, *ways])
+
+
 def unload_gradients(ticket: Ticket) -> list[Columns | None]:
     """Take the gradients out of a ticket that the receiver's backward pass has put in; None for tensors without any."""
     gradients, ticket.under_way.gradients = ticket.under_way.gradients, []

@@ -12,7 +12,7 @@ from splitlearn.model.part_call import PartOutput
 from splitlearn.model.passage import Neutral
 from splitlearn.model.quantized import count_values, is_quantized, keep_trainable, raw_tensors, stored_bytes
 from splitlearn.model.refusals import UnsupportedModelError
-from splitlearn.model.running import Arriving, Finished
+from splitlearn.model.running import Arriving, Finished, TopRequest
 from splitlearn.model.sessions import GenerationSession, LocalSession
 from splitlearn.model.split_model import SplitModel
 from splitlearn.model.surgery import cut_out
@@ -33,6 +33,7 @@ __all__ = [
     "PartOutput",
     "SplitModel",
     "Tie",
+    "TopRequest",
     "UnsupportedModelError",
     "become_equal",
     "chunked_loss",

@@ -191,6 +191,7 @@ class ComposedCausalLM(nn.Module):
         caches: Sequence[PartCache | GenerationSession | None] | None = None,
         labels_BT: torch.Tensor | None = None,
         rows_B: torch.Tensor | None = None,
+        divisor: int | None = None,
         awaits: bool = True,
         **arguments: Any,
     ) -> Handover | Arriving | Finished:
@@ -205,6 +206,8 @@ class ComposedCausalLM(nn.Module):
             caches: the key-value cache of each of the three parts, or its session if another party holds it.
             labels_BT: labels of shape (B, T) that the holder of the top must be sent, which are counted where they cross.
             rows_B: ids of the examples in the rows, shape (B), for codecs that remember them; None if they have none.
+            divisor: what another party that holds the top divides the loss of the labels by, whose answer is then the losses
+                alone; None asks it for the top's output.
             awaits: False lets the run stop at a part that another party holds before its answer has come. Several runs may be
                 under way so; the runs that go on from them wait.
             **arguments: as for `forward`; a `Parcel` brings its own mask and positions.
@@ -223,9 +226,11 @@ class ComposedCausalLM(nn.Module):
         arguments = {**self._recorded_outputs(), **arguments}
         observers = self.stage_observers if kind is CallKind.TRAIN else ()
         beside = (labels_BT, rows_B, self.generators, observers, self.embedding_noise)
-        run = Run(self.parts, self.boundaries, kind, caches, *beside)
+        run = Run(self.parts, self.boundaries, kind, caches, *beside, divisor)
         reached = run(inputs, start, stop, arguments)
         if awaits and isinstance(reached, Arriving):
+            if reached.reaches_top and stop == len(PART_NAMES):
+                return run.finish(reached)
             raise ValueError(f"a run cannot stop at the {self.parts[stop - 1].spec.name}, which another party holds")
         return reached
 
@@ -234,7 +239,7 @@ class ComposedCausalLM(nn.Module):
 
         In the unsplit model the head passes the request on to the base model, but bottom and trunk run without a head.
         """
-        config = self.top.model.config.get_text_config(decoder=True)
+        config = self.top.config.get_text_config(decoder=True)
         return {"output_router_logits": True} if getattr(config, "output_router_logits", False) else {}
 
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:

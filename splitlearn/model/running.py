@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 
-from splitlearn.boundary import Boundary, CallKind, Handover, LayerOutputs, Parcel, pass_directly, tensors_of
+from splitlearn.boundary import (
+    Boundary,
+    CallKind,
+    Handover,
+    LayerOutputs,
+    Parcel,
+    Ticket,
+    add_own_outputs,
+    pass_directly,
+    tensors_of,
+)
+from splitlearn.cut import PART_NAMES
 from splitlearn.model.caches import PartCache
 from splitlearn.model.embedding_noise import EmbeddingNoise
 from splitlearn.model.sessions import GenerationSession
@@ -40,6 +51,21 @@ class Finished:
 
 
 @dataclass(frozen=True, eq=False)
+class TopRequest:
+    """The question to another party that holds the top.
+
+    Attributes:
+        labels_BT: labels of shape (B, T); None if no loss is to be computed.
+        divisor: what to divide the loss by. The answer is the losses alone; None asks for transformers' output.
+        arguments: further arguments of the head.
+    """
+
+    labels_BT: torch.Tensor | None
+    divisor: int | None
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Arriving:
     """The state of a run whose data are with another party: another run waits for the answer, and goes on from it.
 
@@ -47,11 +73,15 @@ class Arriving:
         part: the part that the other party runs.
         call: its call, from `PartElsewhere.send`.
         loss_term: scalar that the boundaries' observers add to the loss so far; None for nothing.
+        known: mask, positions and others, by argument name.
+        reaches_top: whether the other party runs all parts up to the top, so that its answer is the end of the run.
     """
 
     part: Any
     call: Any
     loss_term: torch.Tensor | None
+    known: Mapping[str, Any] = field(default_factory=dict)
+    reaches_top: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +98,7 @@ class Run:
         generators: random number generators of the parts in training, by the part's name; None leaves torch's default ones.
         observers: are told each stage as it begins: ``"bottom"``, ``"cut_1"``, ``"trunk"``, ``"cut_2"``, ``"top"``.
         embedding_noise: noise on the bottom's embeddings where anything will be sent; None for none.
+        divisor: what another party that holds the top divides the loss by; None asks it for the top's output.
     """
 
     parts: Sequence[SplitModel]
@@ -79,6 +110,7 @@ class Run:
     generators: NamedGenerators | None = None
     observers: Sequence[StageObserver] = ()
     embedding_noise: EmbeddingNoise | None = None
+    divisor: int | None = None
 
     def __call__(
         self, inputs: torch.Tensor | Parcel | Handover | Arriving, start: int, stop: int, arguments: Mapping[str, Any]
@@ -92,7 +124,7 @@ class Run:
             arguments: further arguments of the transformers model, mask and positions among them.
 
         Returns:
-            `Finished` if the top was run, else that from which a later run goes on: a `Handover`, or `Arriving` if another
+            `Finished` if the top was run here, else that from which a later run goes on: a `Handover`, or `Arriving` if another
             party has the last part.
 
         Raises:
@@ -114,8 +146,8 @@ class Run:
             cache = None if self.caches is None else self.caches[index]
             if cache is not None:
                 own |= {"past_key_values": cache, "use_cache": True}
-            if part.is_elsewhere and not self.boundaries[index - 1].passes_directly(self.kind):
-                at = self._call_elsewhere(index, at, {**own, **settings})
+            if part.is_elsewhere and (isinstance(at, Arriving) or not self.boundaries[index - 1].passes_directly(self.kind)):
+                at = self._call_elsewhere(index, at, {**own, **settings}, head)
                 continue
             at = self._reach(index, at, device)
             self._begin_stage(part.spec.name)
@@ -148,20 +180,48 @@ class Run:
             return nullcontext()
         return noise.applied(part, self.generators)
 
-    def _call_elsewhere(self, index: int, at: Handover | Arriving, arguments: Mapping[str, Any]) -> Arriving:
+    def finish(self, at: Arriving) -> Finished:
+        """Wait for the answer of another party that runs the top.
+
+        Args:
+            at: a run that reaches the top.
+        """
+        self._begin_stage(PART_NAMES[-1])
+        return Finished(at.part.finish(at.call), at.loss_term)
+
+    def _call_elsewhere(
+        self, index: int, at: Handover | Arriving, arguments: dict[str, Any], head: Mapping[str, Any]
+    ) -> Arriving:
         """Send a parcel over the boundary below a part to the party that holds it."""
         part: Any = self.parts[index]
-        if part.spec.has_head or isinstance(at, Arriving):
-            raise ValueError(
-                f"the {part.spec.name} cannot be called at another party; only a trunk between parts that are here can"
-            )
-        below, above = self.boundaries[index - 1 : index + 1]
-        self._begin_stage(below.route.name)
-        parcel = self._narrowed(index, at.parcel)
-        ticket = below.send(parcel, self.kind, at.layer_outputs, self.labels_BT, self.rows_B)
+        if isinstance(at, Arriving) and at.reaches_top:
+            return at
+        boundary, further = self.boundaries[index - 1], self.boundaries[index:]
+        if isinstance(at, Arriving):
+            ticket, known, loss_term = self._relay(boundary, at), at.known, at.loss_term
+        else:
+            self._begin_stage(boundary.route.name)
+            parcel = self._narrowed(index, at.parcel)
+            ticket = boundary.send(parcel, self.kind, at.layer_outputs, self.labels_BT, self.rows_B)
+            known, loss_term = parcel.context, _sum(at.loss_term, ticket.loss_term)
         self._begin_stage(part.spec.name)
-        call = part.send(ticket, (below, above), arguments, parcel.context)
-        return Arriving(part, call, _sum(at.loss_term, ticket.loss_term))
+        # The party runs all parts up to the next crossing.
+        above = further[0] if any(each.route.is_crossed for each in further) else None
+        asked = None
+        if above is None:
+            asked = TopRequest(head.get("labels") if self.divisor is None else self.labels_BT, self.divisor, head)
+            caches = [cache for cache in (self.caches or ())[index:] if cache is not None]
+            arguments |= {"past_key_values": caches[0], "use_cache": True} if caches else {}
+        call = part.send(ticket, (boundary, above), arguments, known, asked)
+        return Arriving(part, call, loss_term, known, reaches_top=above is None)
+
+    def _relay(self, boundary: Boundary, at: Arriving) -> Ticket:
+        """Wait for what another party sends to a third one, and pass it on as it is: servers do not call each other."""
+        self._begin_stage(at.part.spec.name)
+        ticket: Ticket = at.part.receive(at.call)
+        self._begin_stage(boundary.route.name)
+        boundary.count_inputs(self.kind, at.known, self.labels_BT)
+        return add_own_outputs(boundary, ticket)
 
     def _narrowed(self, index: int, parcel: Parcel) -> Parcel:
         """Cast a parcel if the dtype of the part that it goes to is narrower, so that fewer bytes cross."""

@@ -40,47 +40,54 @@ class GenerationSession(Protocol):
 
 
 class LocalSession:
-    """A session as the holder of a part keeps it.
+    """A session as the holder of a part, or of several, keeps it.
 
     Args:
-        part: the part.
-
-    Attributes:
-        cache: the part's key-value cache, which `SplitModel.run` takes as ``past_key_values``.
+        *parts: the parts.
     """
 
-    def __init__(self, part: SplitModel) -> None:
-        self.cache: PartCache | None = part.make_cache()
+    def __init__(self, *parts: SplitModel) -> None:
+        # A part without layers caches nothing.
+        self._caches = {part.spec.name: part.make_cache() for part in parts if part.spec.start < part.spec.end}
+
+    def cache_of(self, part: str) -> PartCache | None:
+        """Return a part's key-value cache, which `SplitModel.run` takes as ``past_key_values``; None for one without layers.
+
+        Args:
+            part: the part's name.
+        """
+        return self._caches.get(part)
 
     @property
     def num_cached_tokens(self) -> int:
-        """How many tokens the part has seen in earlier calls."""
-        return self._open_cache().num_cached_tokens
+        """How many tokens the parts have seen in earlier calls."""
+        return self._open_caches()[0].num_cached_tokens
 
     @num_cached_tokens.setter
     def num_cached_tokens(self, number: int) -> None:
-        self._open_cache().num_cached_tokens = number
+        for cache in self._open_caches():
+            cache.num_cached_tokens = number
 
     def change(self, name: str, *arguments: Any) -> None:
-        """Change the cache as the method ``name`` of transformers' ``Cache`` does.
+        """Change the caches as the method ``name`` of transformers' ``Cache`` does.
 
         Raises:
             ValueError: it is no change of a cache.
         """
         if name not in _CHANGES:
             raise ValueError(f"{name!r} is no change of a cache; there are {', '.join(_CHANGES)}")
-        cache = self._open_cache()
-        getattr(cache, name)(*arguments)
-        cache.num_cached_tokens = cache.get_seq_length()
+        for cache in self._open_caches():
+            getattr(cache, name)(*arguments)
+            cache.num_cached_tokens = cache.get_seq_length()
 
     def end(self) -> None:
-        """Forget the cache."""
-        self.cache = None
+        """Forget the caches."""
+        self._caches.clear()
 
-    def _open_cache(self) -> PartCache:
-        if self.cache is None:
+    def _open_caches(self) -> list[PartCache]:
+        if not self._caches:
             raise ValueError("this session has ended; begin another one")
-        return self.cache
+        return list(self._caches.values())
 
 
 class LayerElsewhere(CacheLayerMixin):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
 from splitlearn.boundary import LayerOutputs, to_device
 from splitlearn.checkpoint import PartReceipt, read_part_file, write_part_file
@@ -75,6 +75,11 @@ class SplitModel(nn.Module):
         """The dtype of the part's parameters."""
         parameter = next(self.parameters(), None)
         return torch.get_default_dtype() if parameter is None else parameter.dtype
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the part's model, which speaks of its own layers."""
+        return self.model.config
 
     @property
     def layers(self) -> nn.ModuleList:

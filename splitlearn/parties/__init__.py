@@ -8,7 +8,7 @@ from splitlearn.parties.errors import PartyError, PartyLostError
 from splitlearn.parties.forward_checks import ServerLimits
 from splitlearn.parties.grpc_connection import GrpcConnection
 from splitlearn.parties.in_process import InProcessConnection
-from splitlearn.parties.joining import join
+from splitlearn.parties.joining import join, join_parts
 from splitlearn.parties.part_server import PartServer
 from splitlearn.parties.protocol import CONVERSE, PROTOCOL_VERSION, party_pb2
 from splitlearn.parties.remote_part import RemotePart
@@ -51,6 +51,7 @@ __all__ = [
     "check_target",
     "columns_of",
     "join",
+    "join_parts",
     "named_columns",
     "open_channel",
     "party_pb2",

@@ -15,6 +15,9 @@ from splitlearn.parties.wire_checks import DTYPES, WireError, check_finite
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ROWS = "rows"
+_RESULT = "result"
+# The losses that were asked for, or what transformers returns.
+_RESULTS = ("text", "router", "logits", "loss")
 
 
 def write_encoded(freight: Freight, tensors: dict[str, torch.Tensor]) -> list[pb.Encoded]:
@@ -74,6 +77,62 @@ def read_freight(
         _checked_places(outputs, len(encoded), sender),
         tensors.get(_ROWS),
     )
+
+
+def write_results(results: Mapping[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> list[pb.Encoded]:
+    """Return what a head says of a top's results, by name, and add them to the message's tensors. No codec changes them."""
+    tensors |= {f"{_RESULT}/{name}": tensor.detach() for name, tensor in results.items()}
+    return [
+        pb.Encoded(name=name, dtype=_NAMES[tensor.dtype], needs_gradient=tensor.requires_grad, shape=tensor.shape)
+        for name, tensor in results.items()
+    ]
+
+
+def read_results(
+    heads: Sequence[pb.Encoded], tensors: Mapping[str, torch.Tensor], sender: str
+) -> tuple[dict[str, torch.Tensor], list[bool]]:
+    """Return a top's results by name, and for each whether its gradient is needed.
+
+    Raises:
+        WireError: a result is missing, or is none that a top has.
+    """
+    results = {head.name: tensors.get(f"{_RESULT}/{head.name}") for head in heads}
+    for name, tensor in results.items():
+        if name not in _RESULTS or tensor is None or not tensor.is_floating_point():
+            raise WireError(f"{sender} sent the result {name[:80]!r} of a top, which is none of {', '.join(_RESULTS)}")
+    if not {"text", "logits"} & results.keys():
+        raise WireError(f"{sender} sent neither losses nor logits")
+    return {name: tensor for name, tensor in results.items() if tensor is not None}, [head.needs_gradient for head in heads]
+
+
+def write_result_gradients(gradients: Mapping[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> list[pb.Encoded]:
+    """Return what a head says of the gradients of a top's results, by name, and add them to the message's tensors."""
+    tensors |= {f"gradient/{name}": gradient for name, gradient in gradients.items()}
+    return [pb.Encoded(name=name) for name in gradients]
+
+
+def read_result_gradients(
+    heads: Sequence[pb.Encoded],
+    tensors: Mapping[str, torch.Tensor],
+    results: Mapping[str, torch.Tensor],
+    sender: str,
+    checks_finite: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Return the gradients of a top's results by name.
+
+    Raises:
+        WireError: a gradient is of no result that needs one, does not fit it, or is not finite.
+    """
+    gradients: dict[str, torch.Tensor] = {}
+    for head in heads:
+        result, gradient = results.get(head.name), tensors.get(f"gradient/{head.name}")
+        fits = gradient is not None and result is not None and (gradient.shape, gradient.dtype) == (result.shape, result.dtype)
+        if gradient is None or result is None or not fits or not result.requires_grad:
+            raise WireError(f"{sender} sent a gradient of {head.name[:80]!r}, which does not fit a result of the top")
+        gradients[head.name] = gradient
+    if checks_finite:
+        check_finite(gradients, sender)
+    return gradients
 
 
 def write_gradients(gradients: Sequence[Columns | None], tensors: dict[str, torch.Tensor]) -> list[pb.Encoded]:

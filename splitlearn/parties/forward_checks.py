@@ -21,6 +21,10 @@ from splitlearn.parties.wire_checks import WireLimits
 _ARGUMENTS = ("output_router_logits", "output_hidden_states", "output_attentions", "return_dict")
 _CONTEXT = ("attention_mask", "position_ids", "cache_position", "token_type_ids")
 _AUTOCAST = ("", "bfloat16", "float16")
+# A label that counts for nothing.
+_NOT_SUPERVISED = -100
+# The argument of a top for how many of the last positions logits are wanted; 0 for all.
+_LOGITS_TO_KEEP = "logits_to_keep"
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,42 @@ def checked_arguments(told: pb.Forward, client: str) -> dict[str, Any]:
     """
     arguments = read_value(told.arguments, {}, client) or {}
     for name, value in arguments.items():
+        if name == _LOGITS_TO_KEEP and type(value) is int and value >= 0:
+            continue
         if name not in _ARGUMENTS or not isinstance(value, bool):
             raise PartyError(f"{client} sent the argument {name[:80]!r}; a server takes {', '.join(_ARGUMENTS)}")
     return dict(arguments)
+
+
+def checked_labels(
+    told: pb.Forward, tensors: Mapping[str, torch.Tensor], config: PreTrainedConfig, client: str
+) -> torch.Tensor | None:
+    """Return the labels of a forward call, shape (B, T); None if it has none.
+
+    Args:
+        told: the call.
+        tensors: those of the message.
+        config: the unsplit model's configuration.
+        client: who asks.
+
+    Raises:
+        PartyError: they are missing, do not fit the smashed data, or are no tokens of the model.
+    """
+    if not told.has_labels:
+        return None
+    labels_BT, shape = tensors.get("labels"), tuple(told.inputs[0].shape[:2])
+    if labels_BT is None or labels_BT.dtype != torch.int64 or tuple(labels_BT.shape) != shape:
+        raise PartyError(f"{client} sent no labels of the shape {shape} in int64, although its call says so")
+    most = config.get_text_config(decoder=True).vocab_size
+    # On a GPU an index out of range would end the whole process.
+    wrong = labels_BT[((labels_BT < 0) & (labels_BT != _NOT_SUPERVISED)) | (labels_BT >= most)]
+    if wrong.numel():
+        raise PartyError(
+            f"{client} sent the label {int(wrong[0])}; this model's tokens are 0 to {most - 1}, and {_NOT_SUPERVISED} is none"
+        )
+    if not 0 <= told.num_tokens < float("inf"):
+        raise PartyError(f"{client} divides the loss by {told.num_tokens}; use a number above 0")
+    return labels_BT
 
 
 def checked_context(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import torch
@@ -14,6 +15,7 @@ from splitlearn.parties.errors import PartyError
 from splitlearn.parties.plan import difference, make_plan
 from splitlearn.parties.protocol import PROTOCOL_VERSION
 from splitlearn.parties.protocol import party_pb2 as pb
+from splitlearn.parties.remote_owner import RemoteOwner
 from splitlearn.parties.remote_part import RemotePart
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training import TrainingSettings
@@ -32,22 +34,47 @@ def join(
     """Greet the holder of a part, and return what stands for the part here.
 
     Args:
+        connection: as for `join_parts`, like the others.
+        opened: the model, cut.
+        settings: how all parts are trained.
+        generators: those of the run.
+        part: the part's name.
+        run_id: of the run.
+
+    Raises:
+        PartyError: model, cut, dtype, training or codecs of the two parties differ; the sentence says how.
+        PartyLostError: the holder cannot be reached.
+    """
+    return join_parts(connection, opened, settings, generators, [part], run_id)[part]
+
+
+def join_parts(
+    connection: Connection,
+    opened: OpenedModel,
+    settings: TrainingSettings,
+    generators: NamedGenerators,
+    parts: Sequence[str],
+    run_id: str = "",
+) -> dict[str, RemotePart]:
+    """Greet the holder of some parts, and return what stands for each of them here, by name.
+
+    Args:
         connection: a conversation with the holder in which nothing has been said.
-        opened: the model, cut; it need not be opened for the part.
+        opened: the model, cut; it need not be opened for the parts.
         settings: how all parts are trained.
         generators: those of the run. The holder is told the seeds of what it draws from, from which no other follows.
-        part: the part's name.
+        parts: the names of all parts that it holds, in the order in which data pass them.
         run_id: of the run, for the holder's log and checkpoints.
 
     Raises:
         PartyError: model, cut, dtype, training or codecs of the two parties differ; the sentence says how.
         PartyLostError: the holder cannot be reached.
     """
-    place = PART_NAMES.index(part)
-    is_wide = opened.request.dtype is None and settings.trained[part].trains_weights
-    dtype = torch.float32 if is_wide else opened.dtype
-    plan = make_plan(opened, settings, part, dtype)
-    drawn = (part, f"{CUT_NAMES[place - 1]}/gradient", *(f"{name}/activation" for name in CUT_NAMES[place : place + 1]))
+    dtypes = {part: _dtype(opened, settings, part) for part in parts}
+    plan = make_plan(opened, settings, dtypes)
+    first, last = PART_NAMES.index(parts[0]), PART_NAMES.index(parts[-1])
+    above = [f"{name}/activation" for name in CUT_NAMES[last : last + 1]]
+    drawn = (*parts, f"{CUT_NAMES[first - 1]}/gradient", *above)
     hello = pb.Hello(
         protocol_version=PROTOCOL_VERSION,
         plan=plan,
@@ -59,5 +86,18 @@ def join(
     problem = difference(plan, welcome.plan, connection.party, "here")
     if problem is not None:
         raise PartyError(problem, pb.ERROR_KIND_PLAN)
-    spec = next(spec for spec in opened.plan.parts if spec.name == part)
-    return RemotePart(connection, welcome, spec, opened.loader_in(dtype).blueprint)
+    owner, digests = RemoteOwner(connection, welcome), welcome.plan.model_digest.split(",")
+    specs = [spec for spec in opened.plan.parts if spec.name in parts]
+    # One session keeps the caches of all parts that the holder has; the first part with layers begins it.
+    leader = next((spec for spec in specs if spec.start < spec.end), specs[0])
+    return {
+        spec.name: RemotePart(
+            connection, welcome, spec, opened.loader_in(dtypes[spec.name]).blueprint, owner, digest or None, spec is leader
+        )
+        for spec, digest in zip(specs, [*digests, *[""] * len(specs)], strict=False)
+    }
+
+
+def _dtype(opened: OpenedModel, settings: TrainingSettings, part: str) -> torch.dtype:
+    is_wide = opened.request.dtype is None and settings.trained[part].trains_weights
+    return torch.float32 if is_wide else opened.dtype

@@ -23,7 +23,7 @@ from splitlearn.training import SharedSteps, WholeFileCheckpointIO
 
 
 class PartServer:
-    """Holds a part and does with it what clients ask. It knows neither text nor labels.
+    """Holds a part and does with it what clients ask. It does not know the text, and labels only if it holds the top.
 
     Args:
         served: the part.
@@ -169,7 +169,7 @@ class PartServer:
             OSError: the folder cannot be written or the disk is full.
         """
         state = {} if self.served.prepared is None else self.served.prepared.owner.state()
-        file = folder / f"{self.part_name}.ckpt"
+        file = folder / f"{'_'.join(self.served.names)}.ckpt"
         WholeFileCheckpointIO().save_checkpoint({**state, "run_id": self.run_id, "part": self.part_name}, file)
         loading = self.served.receipt.to_dict()
         summary = {"part": self.part_name, "num_steps": self.num_steps, "run_id": self.run_id, "loading": loading}

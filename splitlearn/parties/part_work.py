@@ -6,14 +6,12 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from splitlearn.boundary import (
     Boundary,
     CallKind,
-    Parcel,
     Ticket,
     load,
     load_gradients,
@@ -22,12 +20,28 @@ from splitlearn.boundary import (
 )
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import LocalSession
-from splitlearn.parties.cargo import read_freight, read_gradients, write_encoded, write_gradients, write_places
+from splitlearn.parties.cargo import (
+    read_freight,
+    read_gradients,
+    read_result_gradients,
+    write_encoded,
+    write_gradients,
+    write_places,
+    write_results,
+)
 from splitlearn.parties.errors import PartyError
-from splitlearn.parties.forward_checks import ServerLimits, check_forward, check_shape, checked_arguments, checked_context
+from splitlearn.parties.forward_checks import (
+    ServerLimits,
+    check_forward,
+    check_shape,
+    checked_arguments,
+    checked_context,
+    checked_labels,
+)
+from splitlearn.parties.held_parts import HeldParts, LossRequest
 from splitlearn.parties.part_state import read_state, write_state
 from splitlearn.parties.protocol import party_pb2 as pb
-from splitlearn.parties.served_part import PreparedPart, ServedPart, scalar_wire
+from splitlearn.parties.served_part import PreparedPart, ServedPart, boundaries_of_trial, scalar_wire
 from splitlearn.parties.values import read_value
 from splitlearn.parties.wire import Message
 from splitlearn.randomness import NamedGenerators
@@ -38,10 +52,19 @@ Answer = tuple[pb.Head, Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """What a forward call keeps for its backward."""
+    """What a forward call keeps for its backward.
 
-    below: Ticket
-    above: Ticket
+    Attributes:
+        incoming: the ticket that has come.
+        outgoing: the ticket that was sent; None from a top.
+        above: the boundary that it has passed.
+        results: a top's results by name.
+    """
+
+    incoming: Ticket
+    outgoing: Ticket | None
+    above: Boundary | None
+    results: Mapping[str, torch.Tensor]
 
 
 @dataclass(eq=False)
@@ -85,6 +108,7 @@ class PartWork:
         self._served = served
         self._prepared = prepared
         self._limits = limits
+        self._held = HeldParts(prepared, served.device, served.max_logits_mib)
         self._boundaries = served.make_boundaries(prepared.generators)
         # Trials and the like are not encoded.
         self._plain: Mapping[str, Boundary] = served.make_boundaries()
@@ -101,14 +125,15 @@ class PartWork:
             "load_state": self._load_state,
         }
 
-    def _around(self, session: Session, kind: CallKind) -> tuple[Boundary, Boundary]:
-        """Return the boundary below the part and the one above it."""
-        place = PART_NAMES.index(self._served.name)
+    def _around(self, session: Session, kind: CallKind) -> tuple[Boundary, Boundary | None]:
+        """Return the boundary below the parts and the one above them; there is none above a top."""
+        below, above = PART_NAMES.index(self._served.names[0]), PART_NAMES.index(self._served.names[-1]) + 1
         boundaries = self._plain if kind is CallKind.TRIAL else session.boundaries or self._boundaries
-        return boundaries[f"cut_{place}"], boundaries[f"cut_{place + 1}"]
+        return boundaries[f"cut_{below}"], boundaries.get(f"cut_{above}")
 
     def _forward(self, session: Session, message: Message) -> Answer:
-        told, part = message.head.forward, self._prepared.part
+        told, parts = message.head.forward, self._held.named(message.head.forward.part)
+        config = self._prepared.parts[0].blueprint.config
         if session.must_load:
             raise PartyError(
                 f"the {self._served.name} has taken {self.num_steps} steps in another run: go on with that run from its last "
@@ -117,56 +142,55 @@ class PartWork:
                 is_final=True,
             )
         kind = check_forward(told, len(session.pending), self._limits, session.client)
-        check_shape(torch.Size(told.inputs[0].shape), part.blueprint.config, self._limits, session.client)
+        check_shape(torch.Size(told.inputs[0].shape), config, self._limits, session.client)
         generation = None
         if told.session:
             generation = self._generation(session, told.session)
             generation.num_cached_tokens = told.num_cached_tokens
         num_cached = 0 if generation is None else told.num_cached_tokens
         # A part without layers has no cache, and does not look at the mask.
-        context = (
-            {}
-            if part.spec.start == part.spec.end
-            else checked_context(told, message, num_cached, part.blueprint.config, session.client)
-        )
+        has_layers = any(part.spec.start < part.spec.end for part in parts)
+        context = checked_context(told, message, num_cached, config, session.client) if has_layers else {}
+        labels_BT = checked_labels(told, message.tensors, config, session.client)
         freight = read_freight(
             told.inputs, told.layer_outputs, message.tensors, session.client, context, self._limits.checks_finite
         )
-        below, above = self._around(session, kind)
+        below, above = boundaries_of_trial(told.part) if told.part else self._around(session, kind)
         keeps_graph = told.keeps_graph
         wire = scalar_wire(freight.dtypes[0], keeps_graph and any(freight.needs_gradient))
-        if part.training != told.is_training:
-            part.train(told.is_training)
-        with self._circumstances(session, told, kind):
+        for part in parts:
+            if part.training != told.is_training:
+                part.train(told.is_training)
+        with self._circumstances(told):
             ticket = load(below, freight, kind, wire)
             parcel, outputs = below.receive(ticket, self._served.device)
-            arguments: dict[str, Any] = checked_arguments(told, session.client)
-            if generation is not None:
-                arguments |= {"past_key_values": generation.cache, "use_cache": True}
-            else:
-                arguments["use_cache"] = False
-            hidden = parcel.hidden_BTD.to(part.blueprint.dtype)
-            output = part.run(hidden, **parcel.context, **arguments, device=self._served.device)
-            sent = Parcel(output.output, parcel.attention_mask, parcel.position_ids, parcel.others)
-            outgoing = above.send(sent, kind, {**outputs, self._served.name: output.layer_outputs}, rows_B=freight.rows_B)
-        answer = unload(outgoing, above)
-        if keeps_graph and any(answer.needs_gradient):
-            session.pending[message.head.call] = Graph(ticket, outgoing)
+            arguments = checked_arguments(told, session.client)
+            draws = told.is_training and kind is not CallKind.TRIAL
+            generators = (session.generators or self._prepared.generators) if draws else None
+            request = None if labels_BT is None else LossRequest(labels_BT, int(told.num_tokens) or None)
+            reached = self._held.run(parts, parcel, outputs, arguments, generation, generators, request)
+            outgoing = None
+            if above is not None:
+                outgoing = above.send(reached.parcel, kind, reached.layer_outputs, rows_B=freight.rows_B)
         tensors: dict[str, torch.Tensor] = {}
-        heads = write_encoded(answer, tensors)
-        return pb.Head(outputs=pb.Outputs(outputs=heads, layer_outputs=write_places(answer))), tensors
+        graph = Graph(ticket, outgoing, above, reached.results)
+        if outgoing is None or above is None:
+            outputs_told = pb.Outputs(outputs=write_results(reached.results, tensors))
+        else:
+            answer = unload(outgoing, above)
+            outputs_told = pb.Outputs(outputs=write_encoded(answer, tensors), layer_outputs=write_places(answer))
+        if keeps_graph and any(head.needs_gradient for head in outputs_told.outputs):
+            session.pending[message.head.call] = graph
+        return pb.Head(outputs=outputs_told), tensors
 
     @contextlib.contextmanager
-    def _circumstances(self, session: Session, told: pb.Forward, kind: CallKind) -> Iterator[None]:
-        """Compute as the client does: with gradients or without, in its precision, drawing from the part's own generator."""
+    def _circumstances(self, told: pb.Forward) -> Iterator[None]:
+        """Compute as the client does: with gradients or without, in its precision."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(told.keeps_graph))
             if told.autocast:
                 dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[told.autocast]
                 stack.enter_context(torch.autocast(self._served.device.type, dtype=dtype))
-            if told.is_training and kind is not CallKind.TRIAL:
-                generators = session.generators or self._prepared.generators
-                stack.enter_context(generators.drawing(self._served.name, self._served.device))
             yield
 
     def _backward(self, session: Session, message: Message) -> Answer:
@@ -179,15 +203,25 @@ class PartWork:
             )
         if told.zeroes_first:
             self._prepared.owner.zero_gradients()
-        _, above = self._around(session, graph.above.kind)
-        count = len(graph.above.ways)
-        gradients = read_gradients(told.gradients, message.tensors, count, session.client, self._limits.checks_finite)
-        load_gradients(above, graph.above, gradients)
-        wire = graph.above.wire
-        torch.autograd.backward([wire], [torch.zeros_like(wire)])
+        if graph.outgoing is None or graph.above is None:
+            self._begin_at_results(graph.results, told, message.tensors, session.client)
+        else:
+            count = len(graph.outgoing.ways)
+            gradients = read_gradients(told.gradients, message.tensors, count, session.client, self._limits.checks_finite)
+            load_gradients(graph.above, graph.outgoing, gradients)
+            torch.autograd.backward([graph.outgoing.wire], [torch.zeros_like(graph.outgoing.wire)])
         tensors: dict[str, torch.Tensor] = {}
-        heads = write_gradients(unload_gradients(graph.below), tensors)
+        heads = write_gradients(unload_gradients(graph.incoming), tensors)
         return pb.Head(gradients=pb.Gradients(gradients=heads)), tensors
+
+    def _begin_at_results(
+        self, results: Mapping[str, torch.Tensor], told: pb.Backward, tensors: Mapping[str, torch.Tensor], client: str
+    ) -> None:
+        """Go back from the gradients of a top's results."""
+        gradients = read_result_gradients(told.gradients, tensors, results, client, self._limits.checks_finite)
+        if gradients:
+            given = [gradient.to(self._served.device) for gradient in gradients.values()]
+            torch.autograd.backward([results[name] for name in gradients], given)
 
     def _norms(self, session: Session, message: Message) -> Answer:
         owner = self._prepared.owner
@@ -227,7 +261,7 @@ class PartWork:
                 f"{self._limits.max_sessions} may be; end one first",
                 pb.ERROR_KIND_LIMIT,
             )
-        session.generations[number] = LocalSession(self._prepared.part)
+        session.generations[number] = LocalSession(*self._prepared.parts)
         return self._done()
 
     def _change_generation(self, session: Session, message: Message) -> Answer:

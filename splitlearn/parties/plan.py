@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,30 +28,40 @@ _COMPARED = {
 }
 
 
-def make_plan(opened: OpenedModel, settings: TrainingSettings, part: str, dtype: torch.dtype) -> pb.Plan:
-    """Return what this party thinks of a part and how it is trained.
+def title_of(parts: Sequence[str]) -> str:
+    """Return what messages call some parts after "the"."""
+    return " and ".join(parts)
+
+
+def make_plan(opened: OpenedModel, settings: TrainingSettings, dtypes: Mapping[str, torch.dtype]) -> pb.Plan:
+    """Return what this party thinks of the parts that one party holds, and how they are trained.
 
     Args:
         opened: the model, cut.
         settings: how all parts are trained.
-        part: the part's name.
-        dtype: of its weights.
+        dtypes: of the weights of each part, by the part's name.
     """
-    plan = opened.plan
+    plan, parts = opened.plan, list(dtypes)
+    places = [PART_NAMES.index(part) for part in parts]
+    told: dict[str, Any] = {}
+    for part in parts:
+        told |= _settings_of(settings, part) | _form_of(opened, settings, part)
+    if PART_NAMES[-1] in parts:
+        told["max_logits_mib"] = settings.max_logits_mib
     return pb.Plan(
-        part=part,
+        part=title_of(parts),
         model_name=str(opened.request.name_or_path),
         config_digest=_config_digest(opened),
         split_point_1=plan.split_point_1,
         split_point_2=plan.split_point_2,
         num_layers=plan.num_layers,
-        dtype=str(dtype).removeprefix("torch."),
-        training=settings.trained[part].value,
-        settings=json.dumps(_settings_of(settings, part) | _form_of(opened, settings, part), sort_keys=True),
+        dtype=" / ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in dtypes.values())),
+        training=" / ".join(dict.fromkeys(settings.trained[part].value for part in parts)),
+        settings=json.dumps(told, sort_keys=True),
         cuts=[
             pb.CutPlan(name=name, **words)
             for name, words in settings.codecs.to_dict().items()
-            if int(name[-1]) in (PART_NAMES.index(part), PART_NAMES.index(part) + 1)
+            if int(name[-1]) in (places[0], places[-1] + 1)
         ],
     )
 
@@ -97,7 +107,7 @@ def _settings_of(settings: TrainingSettings, part: str) -> dict[str, Any]:
     if settings.adapters.adapts(part):
         differing = settings.adapters.parts.get(part)
         own_settings = differing if isinstance(differing, Mapping) else {}
-        values["peft"] = {"method": settings.adapters.method, **settings.adapters.settings, **own_settings}
+        values[f"peft of the {part}"] = {"method": settings.adapters.method, **settings.adapters.settings, **own_settings}
     return values
 
 

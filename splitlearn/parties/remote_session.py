@@ -12,6 +12,22 @@ from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.values import write_value
 
 
+class SharedSession:
+    """The cache of a part whose holder keeps it in the session of another part, through which it is changed and ended.
+
+    Attributes:
+        num_cached_tokens: how many tokens the part has seen in earlier calls.
+    """
+
+    num_cached_tokens = 0
+
+    def change(self, name: str, *arguments: Any) -> None:
+        """Leave the change to the other part's session."""
+
+    def end(self) -> None:
+        """Leave the end to the other part's session."""
+
+
 class RemoteSession:
     """A generation under way at the holder of a part.
 

@@ -16,6 +16,7 @@ from splitlearn.training.settings import TrainingSettings, parse_dtype
 from splitlearn.training.shared_steps import SharedSteps, mean_gradients
 from splitlearn.training.strategy import SplitStrategy, root_device_arguments
 from splitlearn.training.token_window import count_supervised
+from splitlearn.training.top_loss import TopLoss, TopLosses
 
 __all__ = [
     "GENERATORS_KEY",
@@ -30,6 +31,8 @@ __all__ = [
     "SplitPrecision",
     "SplitStrategy",
     "StepOrder",
+    "TopLoss",
+    "TopLosses",
     "TrainingSettings",
     "WholeFileCheckpointIO",
     "bytes_by_party",

@@ -48,7 +48,6 @@ def load_trainable(
     generators: NamedGenerators,
     elsewhere: Mapping[str, PartElsewhere],
     *,
-    max_logits_mib: float | None,
     num_microbatches: int,
     low_memory: bool,
     verbose: bool,
@@ -62,7 +61,6 @@ def load_trainable(
         placement: who holds which part on which device.
         generators: what parts and boundaries draw random numbers from.
         elsewhere: the other parts, by name.
-        max_logits_mib: how large a batch's logits may become, in MiB; None has no limit.
         num_microbatches: into how many a training batch is divided.
         low_memory: load part by part rather than the whole model first.
         verbose: print what is loaded and what it costs.
@@ -92,5 +90,5 @@ def load_trainable(
     ).train()
     frozen_parts = FrozenParts(settings.cache, trained, composed, opened.request.quantization)
     step = StepOwner(prepared.parts, prepared.ties, {name: part.owner for name, part in elsewhere.items()})
-    loss = SplitLoss(composed, frozen_parts, max_logits_mib, num_microbatches)
+    loss = SplitLoss(composed, frozen_parts, settings.max_logits_mib, num_microbatches)
     return TrainableModel(composed, prepared, trained, loss, step)

@@ -63,7 +63,7 @@ class FrozenParts:
                 f"activation_cache.keep is {settings.keep}, but bottom is trained, so what it returns changes with every step; "
                 "freeze it with optimizer.parts.bottom.train=false (and with adapters peft.parts.bottom=false)"
             )
-        if getattr(composed.top.model.config.get_text_config(decoder=True), "output_router_logits", False):
+        if getattr(composed.top.config.get_text_config(decoder=True), "output_router_logits", False):
             raise ValueError(
                 "a router loss needs what the routers of frozen parts return, which is not kept; take activation_cache=none, "
                 "or a configuration without output_router_logits"

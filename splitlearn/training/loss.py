@@ -13,17 +13,13 @@ import torch
 
 from splitlearn.boundary import CallKind, Handover
 from splitlearn.cut import PART_NAMES
-from splitlearn.model import Arriving, ComposedCausalLM, Finished, chunked_loss
+from splitlearn.model import Arriving, ComposedCausalLM, Finished
 from splitlearn.naming import named
 from splitlearn.training.frozen_parts import FrozenParts
+from splitlearn.training.top_loss import TopLoss, TopLosses
 from splitlearn.training.trials import Trials
 
 Batch = dict[str, torch.Tensor]
-# Names of the router loss's weight in transformers' models and configurations.
-_ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
-_MIB = 2**20
-# Fewer at a time are slow.
-_FEWEST_CHUNK_TOKENS = 64
 _TOP = PART_NAMES.index("top")
 
 
@@ -45,7 +41,7 @@ class Losses:
 class SplitLoss:
     """The next-token loss of a cut model, as the unsplit model's.
 
-    Logits of more than ``max_logits_mib`` are never in memory all at once, if the head is a plain linear one.
+    Where another party holds the top, it is sent the labels and computes the loss.
 
     Args:
         composed: the model.
@@ -64,9 +60,12 @@ class SplitLoss:
     ) -> None:
         self._composed = composed
         self._frozen_parts = frozen_parts
-        self._max_logits_mib = max_logits_mib
         self._num_microbatches = num_microbatches
         self._trials = Trials(composed, frozen_parts.number)
+        # Whoever holds the top computes its loss.
+        self._top_loss: TopLoss | None = None
+        if not composed.top.is_elsewhere:
+            self._top_loss = TopLoss(composed.top, max_logits_mib, lambda: self._trials.has_linear_head)
 
     def flops_of(self, ids_BT: torch.Tensor) -> int | None:
         """Return the operations of a training step on the last batch, of token ids (B, T); None if they are not known."""
@@ -91,64 +90,57 @@ class SplitLoss:
                 f"{named('packing')}=none (a row for each) or joined (rows end to end)"
             )
         microbatches = _divided(batch, self._num_microbatches if name == "train" else 1)
-        under_way = [self._begin(microbatch, name, data) for microbatch in microbatches]
+        under_way = [self._begin(microbatch, divisor, name, data) for microbatch in microbatches]
+        if self._top_loss is None:
+            pairs = zip(microbatches, under_way, strict=True)
+            under_way = [self._send_to_top(*pair, divisor, name) for pair in pairs]
         losses = [self._finish(*pair, divisor, name) for pair in zip(microbatches, under_way, strict=True)]
         shares = [len(microbatch["labels"]) / len(batch["labels"]) for microbatch in microbatches]
         return losses[0] if len(losses) == 1 else _combined(losses, shares)
 
-    def _begin(self, batch: Batch, name: str, data: object) -> Handover | Arriving:
+    def _begin(self, batch: Batch, divisor: int, name: str, data: object) -> Handover | Arriving:
         """Run a batch up to the top, without waiting for another party that holds the trunk."""
         inputs: torch.Tensor | Handover = batch["input_ids"]
         start = 0
         if self._frozen_parts.keeps:
             start = self._frozen_parts.number
             inputs = self._frozen_parts.run(batch, name, data, _context(batch), _kind(name))
-        return cast(Handover | Arriving, self._run(inputs, start, _TOP, batch, name, awaits=False))
+        return cast(Handover | Arriving, self._run(inputs, start, _TOP, batch, divisor, name, awaits=False))
+
+    def _send_to_top(self, batch: Batch, reached: Handover | Arriving, divisor: int, name: str) -> Arriving:
+        """Send a batch on to another party that holds the top, without waiting for its losses."""
+        return cast(Arriving, self._run(reached, _TOP, _TOP + 1, batch, divisor, name, awaits=False))
 
     def _finish(self, batch: Batch, reached: Handover | Arriving, divisor: int, name: str) -> Losses:
         """Run the top on a batch from where `_begin` stopped, and return its losses."""
-        chunk_tokens = self.chunk_tokens(batch["input_ids"].numel())
-        skips_head = {} if chunk_tokens is None else {"skips_head": True}
-        finished = cast(Finished, self._run(reached, _TOP, _TOP + 1, batch, name, **skips_head))
-        top, output = self._composed.top, finished.output
-        if chunk_tokens is not None:
-            head = top.model.get_output_embeddings()
-            text_loss = chunked_loss(head, output[0], batch["labels"], divisor, chunk_tokens)
-            return Losses(text_loss, None, finished.loss_term)
-        router_loss = output.get("aux_loss")
-        if router_loss is not None:
-            router_loss = router_loss * self._router_loss_weight()
-        return Losses(top.loss(output.logits, batch["labels"], divisor), router_loss, finished.loss_term)
+        settings = {} if self._top_loss is None else self._top_loss.arguments(batch["input_ids"].numel())
+        finished = cast(Finished, self._run(reached, _TOP, _TOP + 1, batch, divisor, name, **settings))
+        losses: TopLosses = finished.output
+        if self._top_loss is not None:
+            losses = self._top_loss.of(finished.output, batch["labels"], divisor)
+        return Losses(losses.text, losses.router, finished.loss_term)
 
     def _run(
-        self, inputs: torch.Tensor | Handover | Arriving, start: int, stop: int, batch: Batch, name: str, **settings: Any
+        self,
+        inputs: torch.Tensor | Handover | Arriving,
+        start: int,
+        stop: int,
+        batch: Batch,
+        divisor: int,
+        name: str,
+        **settings: Any,
     ) -> Handover | Arriving | Finished:
-        beside: dict[str, Any] = {"kind": _kind(name), "labels_BT": batch["labels"], "rows_B": batch.get("row")}
+        beside: dict[str, Any] = {"kind": _kind(name), "labels_BT": batch["labels"], "divisor": divisor}
+        beside["rows_B"] = batch.get("row")
         return self._composed.run(inputs, start, stop, **beside, **_context(batch), **settings)
 
     def chunk_tokens(self, num_positions: int) -> int | None:
-        """Return for how many positions logits may be in memory at a time; None if all may, or the head is not a plain one.
+        """Return for how many positions logits are in memory at a time; None for all, or if another party has them.
 
         Args:
             num_positions: positions of a batch (B x T).
         """
-        config = self._composed.top.model.config.get_text_config(decoder=True)
-        if self._max_logits_mib is None or getattr(config, "output_router_logits", False):
-            return None
-        most = int(self._max_logits_mib * _MIB / (4 * config.vocab_size))
-        if num_positions <= most:
-            return None
-        return max(1 << most.bit_length() - 1, _FEWEST_CHUNK_TOKENS) if self._trials.has_linear_head else None
-
-    def _router_loss_weight(self) -> float:
-        model = self._composed.top.model
-        for owner in (model, model.config.get_text_config(decoder=True)):
-            for name in _ROUTER_LOSS_WEIGHTS:
-                if hasattr(owner, name):
-                    return float(getattr(owner, name))
-        raise ValueError(
-            f"{type(model).__name__} does not say how much its router loss counts; set its output_router_logits to false"
-        )
+        return None if self._top_loss is None else self._top_loss.chunk_tokens(num_positions)
 
 
 def _kind(name: str) -> CallKind:

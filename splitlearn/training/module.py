@@ -120,7 +120,15 @@ class SplitCausalLM(LightningModule):
         refuse_both(placement, device, device_map)
         self.placement = placement or Placement.u_shaped(device, device_map, num_gpus=torch.cuda.device_count())
         self.settings = TrainingSettings.from_plain(
-            optimizer, peft, activation_cache, gradient_checkpointing, compile_layers, boundary, defence, privacy
+            optimizer,
+            peft,
+            activation_cache,
+            gradient_checkpointing,
+            compile_layers,
+            boundary,
+            defence,
+            privacy,
+            max_logits_mib,
         )
         with naming_group("boundary"):
             self.settings.codecs.refuse_unused(find_routes(self.placement))
@@ -209,9 +217,16 @@ class SplitCausalLM(LightningModule):
 
         Raises:
             RuntimeError: the parts of this process are loaded already.
+            ValueError: the placement gives one of the parts to the party of this process.
         """
         if self.model is not None:
             raise RuntimeError("the parts are loaded already: call connect() before")
+        for name in parts:
+            if self.placement.holder(name) == self.placement.data:
+                raise ValueError(
+                    f"the {name} is to be held elsewhere, but the placement gives it to {self.placement.data!r}, who has the "
+                    "data; make the module with the placement that is meant"
+                )
         self._elsewhere = dict(parts)
 
     def setup(self, stage: str) -> None:
@@ -238,7 +253,6 @@ class SplitCausalLM(LightningModule):
             self.placement,
             self.generators,
             self._elsewhere,
-            max_logits_mib=hparams.max_logits_mib,
             num_microbatches=hparams.microbatches,
             low_memory=hparams.low_memory,
             verbose=hparams.verbose,

@@ -155,7 +155,12 @@ class Optimization:
                 rates[f"parts.{part}.{name}"] = getattr(self.of(part), name)
         return rates
 
-    def make_optimizer(self, parts: Sequence[SplitModel], leave_out: Collection[torch.nn.Parameter] = ()) -> torch.optim.AdamW:
+    def make_optimizer(
+        self,
+        parts: Sequence[SplitModel],
+        leave_out: Collection[torch.nn.Parameter] = (),
+        further: Iterable[Mapping[str, Any]] = (),
+    ) -> torch.optim.AdamW:
         """Return one AdamW with two parameter groups, decayed and not, for each trained part.
 
         A parameter that two parts share is in the lower part's group.
@@ -163,6 +168,7 @@ class Optimization:
         Args:
             parts: bottom, trunk and top.
             leave_out: parameters that somebody else updates.
+            further: settings of groups without parameters, each with a ``name`` that begins with a part's.
         """
         groups: list[dict[str, Any]] = []
         seen = set(leave_out)
@@ -178,6 +184,8 @@ class Optimization:
                 if parameters:
                     name = f"{part.spec.name}{kind}"
                     groups.append({"params": parameters, "name": name, "lr": rate, "weight_decay": weight_decay})
+        groups += [{"params": [], **group} for group in further]
+        groups.sort(key=lambda group: PART_NAMES.index(group["name"].split("/")[0]))
         return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
 
     def make_schedule(self, optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from transformers import PreTrainedConfig
 
 from splitlearn.boundary import Boundary, Ticket
 from splitlearn.cut import PartSpec
-from splitlearn.model import Blueprint, GenerationSession, PartOutput, SplitModel, trained_parameters
+from splitlearn.model import Blueprint, GenerationSession, PartOutput, SplitModel, TopRequest, trained_parameters
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training.checkpoint_content import (
     GENERATORS_KEY,
@@ -87,36 +88,47 @@ class PartElsewhere(Protocol):
     Attributes:
         spec: which part it is.
         blueprint: the unsplit model's structure.
+        config: the unsplit model's configuration.
         device: where it takes and returns tensors.
-        owner: who takes its steps.
+        owner: who takes its steps; the same object for all parts that one party holds.
         base_digest: a digest of its weights in the base checkpoint; None if all of them are trained.
         is_elsewhere: True. It draws its random numbers itself, from a generator that has the part's name.
     """
 
     spec: PartSpec
     blueprint: Blueprint
+    config: PreTrainedConfig
     device: torch.device
     owner: PartOwner
     base_digest: str | None
     is_elsewhere: bool
 
     def send(
-        self, ticket: Ticket, boundaries: tuple[Boundary, Boundary], arguments: Mapping[str, Any], known: Mapping[str, Any]
+        self,
+        ticket: Ticket,
+        boundaries: tuple[Boundary, Boundary | None],
+        arguments: Mapping[str, Any],
+        known: Mapping[str, Any],
+        asked: TopRequest | None = None,
     ) -> Any:
         """Send a parcel to the holder; several may be sent before the first is received.
 
         Args:
             ticket: from the boundary below the part.
-            boundaries: those below and above it.
+            boundaries: those below and above the parts that the holder runs; None above the top.
             arguments: plain arguments of the transformers model; in generation a session as ``past_key_values``.
             known: mask, positions and others, which this party has already, by argument name.
+            asked: the question to the holder of the top; None if the holder does not have it.
 
         Returns:
-            A call for `receive`.
+            A call for `receive`, or for `finish` if the holder has the top.
         """
 
     def receive(self, call: Any) -> Ticket:
         """Wait for the answer to a parcel, and return a ticket for the boundary above the part."""
+
+    def finish(self, call: Any) -> Any:
+        """Wait for the answer of the top: `TopLosses` if a divisor was given, else transformers' output."""
 
     def run(self, inputs: torch.Tensor, **arguments: Any) -> PartOutput:
         """Run the part past the boundaries, as trials do; see `SplitModel.run`.

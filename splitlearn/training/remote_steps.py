@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from splitlearn.cut import PART_NAMES
 from splitlearn.training.checkpoint_content import GENERATORS_KEY
 from splitlearn.training.part_owner import PartOwner, StepOrder
 
@@ -23,7 +22,9 @@ class RemoteSteps:
     """
 
     def __init__(self, owners: Mapping[str, PartOwner]) -> None:
-        self._owners = dict(owners)
+        # A party that holds several parts takes one step with all of them.
+        self._owners = list({id(owner): owner for owner in owners.values()}.values())
+        self._parts = [{part for part, owner in owners.items() if owner is held} for held in self._owners]
         self._scale = 1.0
         self._clip_coefficient: torch.Tensor | None = None
 
@@ -31,12 +32,9 @@ class RemoteSteps:
         """Whether any part is elsewhere."""
         return bool(self._owners)
 
-    def add_groups(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put the groups of the parts elsewhere into an optimizer, all groups in the order in which data passes the parts."""
-        for owner in self._owners.values():
-            for group in owner.group_settings():
-                optimizer.add_param_group({"params": [], **group})
-        optimizer.param_groups.sort(key=lambda group: PART_NAMES.index(group["name"].split("/")[0]))
+    def group_settings(self) -> list[dict[str, Any]]:
+        """Return ``name``, ``lr`` and ``weight_decay`` of each parameter group of the parts elsewhere."""
+        return [group for owner in self._owners for group in owner.group_settings()]
 
     def scale_gradients(self, scale: float) -> None:
         """Note what gradients are multiplied by in the coming step, before they are clipped."""
@@ -45,9 +43,7 @@ class RemoteSteps:
     def gradient_norms(self) -> dict[str, list[torch.Tensor]]:
         """Return the norm of each gradient elsewhere after scaling, as scalars, by the name of its parameter group."""
         return {
-            group: list(norms.values())
-            for owner in self._owners.values()
-            for group, norms in owner.gradient_norms(self._scale).items()
+            group: list(norms.values()) for owner in self._owners for group, norms in owner.gradient_norms(self._scale).items()
         }
 
     def clip(self, coefficient: torch.Tensor) -> None:
@@ -62,33 +58,33 @@ class RemoteSteps:
             number: how many steps were taken before this one.
         """
         rates = {str(group["name"]): float(group["lr"]) for group in optimizer.param_groups}
-        for owner in self._owners.values():
+        for owner in self._owners:
             owner.apply(StepOrder(number, rates, self._scale, self._clip_coefficient))
 
     def zero_gradients(self) -> None:
         """Have the parts elsewhere forget their gradients."""
-        for owner in self._owners.values():
+        for owner in self._owners:
             owner.zero_gradients()
 
     def trained_names(self) -> set[str]:
         """Return the names of the tensors that are trained elsewhere."""
-        return {name for owner in self._owners.values() for name in owner.trained_names()}
+        return {name for owner in self._owners for name in owner.trained_names()}
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Return the gradients that the parts elsewhere have of a step that is under way, by name."""
-        return {name: gradient for owner in self._owners.values() for name, gradient in owner.gradients().items()}
+        return {name: gradient for owner in self._owners for name, gradient in owner.gradients().items()}
 
     def load_gradients(self, gradients: Mapping[str, torch.Tensor]) -> None:
         """Have the parts elsewhere go on with a step whose gradients a checkpoint holds."""
-        for owner in self._owners.values():
+        for owner in self._owners:
             owner.load_gradients(gradients)
 
     def add_state(self, checkpoint: dict[str, Any]) -> None:
         """Put the state of the parts elsewhere into a checkpoint, as if they were here."""
-        for part, owner in self._owners.items():
+        for parts, owner in zip(self._parts, self._owners, strict=True):
             state = owner.state()
             drawn = state[GENERATORS_KEY] or {"states": {}}
-            checkpoint[GENERATORS_KEY]["states"] |= {name: value for name, value in drawn["states"].items() if name == part}
+            checkpoint[GENERATORS_KEY]["states"] |= {name: value for name, value in drawn["states"].items() if name in parts}
             checkpoint["state_dict"] |= state["state_dict"]
             own = {group["name"]: group["params"] for group in state["optimizer"]["param_groups"]}
             for optimizer in checkpoint.get("optimizer_states", ()):
@@ -98,10 +94,10 @@ class RemoteSteps:
 
     def take_state(self, checkpoint: dict[str, Any]) -> None:
         """Give the parts elsewhere their share of a checkpoint, and leave the rest in it."""
-        for part, owner in self._owners.items():
+        for parts, owner in zip(self._parts, self._owners, strict=True):
             generators = checkpoint[GENERATORS_KEY]
-            # Boundaries draw in this process; only the part itself draws elsewhere.
-            drawn = {part: generators["states"].pop(part)} if part in generators["states"] else {}
+            # Boundaries draw in this process; only the parts themselves draw elsewhere.
+            drawn = {part: generators["states"].pop(part) for part in parts & generators["states"].keys()}
             names = owner.trained_names()
             groups = {group["name"] for group in owner.group_settings()}
             (optimizer,) = checkpoint["optimizer_states"]

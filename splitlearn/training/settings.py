@@ -33,6 +33,7 @@ class TrainingSettings:
         codecs: how what crosses the cuts is sent.
         defences: what is done so that it tells less about the text.
         privacy: how noise of which an epsilon is claimed is made and accounted for.
+        max_logits_mib: how large a batch's logits may become in MiB before they are computed piece by piece; None has no limit.
     """
 
     optimization: Optimization = field(default_factory=Optimization)
@@ -43,6 +44,7 @@ class TrainingSettings:
     codecs: BoundaryCodecs = field(default_factory=BoundaryCodecs)
     defences: DefenceSettings = field(default_factory=DefenceSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    max_logits_mib: float | None = 32.0
 
     @classmethod
     def from_plain(
@@ -55,6 +57,7 @@ class TrainingSettings:
         boundary: Mapping[str, Any] | str | None = None,
         defence: Mapping[str, Any] | None = None,
         privacy: Mapping[str, Any] | None = None,
+        max_logits_mib: float | None = 32.0,
     ) -> TrainingSettings:
         """Make them from the plain values that `SplitCausalLM` takes under these names.
 
@@ -85,7 +88,7 @@ class TrainingSettings:
                 "would be kept; take activation_cache=none"
             )
         compiled = compile_settings(compile_layers)
-        return cls(optimization, adapters, cache, gradient_checkpointing, compiled, codecs, defences, noise)
+        return cls(optimization, adapters, cache, gradient_checkpointing, compiled, codecs, defences, noise, max_logits_mib)
 
     @property
     def trained(self) -> dict[str, PartTraining]:

@@ -48,8 +48,7 @@ class StepOwner:
         """Return one AdamW over the trained parts, whose state names parameters as in the unsplit model."""
         # The borrowed end of a tie follows its owner, so the optimizer must not step it too.
         borrowed = {tie.parameters[1] for tie in self._ties}
-        optimizer = optimization.make_optimizer(self._parts, leave_out=borrowed)
-        self._remote.add_groups(optimizer)
+        optimizer = optimization.make_optimizer(self._parts, borrowed, self._remote.group_settings())
         speak_names(optimizer, self._parts)
         return optimizer
 

@@ -227,9 +227,9 @@ def test_clients_that_do_not_belong_or_resume_are_refused(tiny_checkpoint: Calla
     with Server(checkpoint, "concurrent", identity("server")) as server:
         module = make_module(checkpoint)
         connection = server.connect(module, checkpoint, identity("alice"))
-        state = module._loaded.step._remote._owners["trunk"].state()
+        state = module._loaded.step._remote._owners[0].state()
         with pytest.raises(PartyError, match="several clients train the trunk, so no checkpoint of alice's can be loaded"):
-            module._loaded.step._remote._owners["trunk"].load_state(state)
+            module._loaded.step._remote._owners[0].load_state(state)
         connection.close()
         with pytest.raises(PartyError, match="alice has had its run with this trunk; for further runs have the server started"):
             server.connect(make_module(checkpoint), checkpoint, identity("alice"))

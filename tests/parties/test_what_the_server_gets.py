@@ -74,7 +74,7 @@ def train(checkpoint: Path, ids_NT: torch.Tensor) -> tuple[bytes, set[str]]:
     assert server.num_steps == ROWS // 2
     assert [part.part for part in server.served.receipt.parts] == ["trunk"]
     assert server.served.prepared is not None
-    return sent[0].numpy().tobytes(), {name for name, _ in server.served.prepared.part.named_parameters()}
+    return sent[0].numpy().tobytes(), {name for name, _ in server.served.prepared.parts[0].named_parameters()}
 
 
 def test_neither_ids_nor_labels_nor_an_embedding(tiny_checkpoint: Callable[..., Path], to_server: list[bytes]) -> None:

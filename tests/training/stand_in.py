@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from splitlearn.cut import PART_NAMES
 from splitlearn.loading import ModelRequest
 from splitlearn.model import LocalSession
 from splitlearn.parties.in_process import InProcessConnection
-from splitlearn.parties.joining import join
+from splitlearn.parties.joining import join, join_parts
 from splitlearn.parties.part_server import PartServer
 from splitlearn.parties.remote_part import RemotePart
 from splitlearn.parties.served_part import ServedPart
@@ -24,6 +25,23 @@ def stand_in(
     server = PartServer(ServedPart(request, "trunk", settings))
     part = join(InProcessConnection(server), request.open(["bottom", "top"]), settings, generators)
     return part, server
+
+
+def stand_ins(
+    checkpoint: Path,
+    cut: tuple[int, int],
+    settings: TrainingSettings,
+    generators: NamedGenerators,
+    servers: Sequence[Sequence[str]],
+) -> dict[str, RemotePart]:
+    """Return what the data's owner has of all parts that servers hold; each server has parts of its own."""
+    request = ModelRequest(str(checkpoint), *cut)
+    parts: dict[str, RemotePart] = {}
+    here = [name for name in PART_NAMES if not any(name in held for held in servers)]
+    for held in servers:
+        connection = InProcessConnection(PartServer(ServedPart(request, held, settings)))
+        parts |= join_parts(connection, request.open(here), settings, generators, held)
+    return parts
 
 
 def generations(part: RemotePart) -> Mapping[int, LocalSession]:

@@ -32,7 +32,7 @@ def test_training_takes_the_same_steps(
         calls.append(args[-1])
         return original(*args)
 
-    monkeypatch.setattr("splitlearn.training.loss.chunked_loss", counted)
+    monkeypatch.setattr("splitlearn.training.top_loss.chunked_loss", counted)
     checkpoint = tiny_checkpoint(model_type)
     expected = run(checkpoint, tmp_path, max_logits_mib=None)
     assert not calls

@@ -428,9 +428,9 @@ class Plan(message.Message):
     AUTOCAST_FIELD_NUMBER: builtins.int
     CHECKS_FINITE_FIELD_NUMBER: builtins.int
     part: builtins.str
-    """One of the parts' names: bottom, trunk, top."""
+    """One of the parts' names, or "trunk and top"."""
     model_digest: builtins.str
-    """Of the weights of the part in the base checkpoint."""
+    """Of the weights of the part in the base checkpoint; of several parts, with commas between."""
     config_digest: builtins.str
     """Of the unsplit model's configuration."""
     model_name: builtins.str
@@ -743,6 +743,7 @@ class Forward(message.Message):
     SEED_FIELD_NUMBER: builtins.int
     AUTOCAST_FIELD_NUMBER: builtins.int
     LAYER_OUTPUTS_FIELD_NUMBER: builtins.int
+    PART_FIELD_NUMBER: builtins.int
     kind: builtins.str
     """The purpose of the call: train, evaluate or generate."""
     keeps_graph: builtins.bool
@@ -761,6 +762,8 @@ class Forward(message.Message):
     seed: builtins.int
     autocast: builtins.str
     """dtype of autocast; empty for none."""
+    part: builtins.str
+    """The only part to run, past all codecs, as trials do; empty for all parts that the server holds."""
     @builtins.property
     def inputs(self) -> containers.RepeatedCompositeFieldContainer[Encoded]:
         """The smashed data, and what layers below returned."""
@@ -794,10 +797,11 @@ class Forward(message.Message):
         seed: builtins.int | None = ...,
         autocast: builtins.str = ...,
         layer_outputs: Value | None = ...,
+        part: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "arguments", b"arguments", "context", b"context", "layer_outputs", b"layer_outputs", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "arguments", b"arguments", "autocast", b"autocast", "batch", b"batch", "context", b"context", "has_labels", b"has_labels", "inputs", b"inputs", "is_training", b"is_training", "keeps_graph", b"keeps_graph", "kind", b"kind", "layer_outputs", b"layer_outputs", "num_cached_tokens", b"num_cached_tokens", "num_tokens", b"num_tokens", "seed", b"seed", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_seed", b"_seed", "arguments", b"arguments", "autocast", b"autocast", "batch", b"batch", "context", b"context", "has_labels", b"has_labels", "inputs", b"inputs", "is_training", b"is_training", "keeps_graph", b"keeps_graph", "kind", b"kind", "layer_outputs", b"layer_outputs", "num_cached_tokens", b"num_cached_tokens", "num_tokens", b"num_tokens", "part", b"part", "seed", b"seed", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -811,7 +815,9 @@ class Outputs(message.Message):
     OTHERS_FIELD_NUMBER: builtins.int
     LAYER_OUTPUTS_FIELD_NUMBER: builtins.int
     @builtins.property
-    def outputs(self) -> containers.RepeatedCompositeFieldContainer[Encoded]: ...
+    def outputs(self) -> containers.RepeatedCompositeFieldContainer[Encoded]:
+        """Or the results of a top, each in the tensor result/NAME: the losses text and router, or logits and loss."""
+
     @builtins.property
     def others(self) -> Value:
         """What is not encoded: whole numbers, settings of a top's output, by name."""
@@ -851,7 +857,7 @@ class Backward(message.Message):
     scale: builtins.float
     @builtins.property
     def gradients(self) -> containers.RepeatedCompositeFieldContainer[Encoded]:
-        """Of the outputs, by the outputs' names; an output without a gradient is left out."""
+        """Of the outputs, by their places, or the results of a top, by their names; one without a gradient is left out."""
 
     def __init__(
         self,

@@ -1,0 +1,148 @@
+"""Servers that hold the top, alone or with the trunk, take the steps of one process to the bit: labels are sent to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from splitlearn.cut import Placement
+from splitlearn.training import SplitCausalLM
+from splitlearn.training.part_owner import PartElsewhere
+from splitlearn.training.trials.isolation import keeps_rows_apart
+from tests.architectures.catalogue import tiny_model
+from tests.tiny_models import token_ids
+from tests.training.stand_in import stand_ins
+from tests.training.test_remote_steps import LORA, LossLog, loader
+
+CUT = (2, 4)
+STEPS = 6
+SERVERS = {"vanilla": [["trunk", "top"]], "linear": [["trunk"], ["top"]]}
+CASES: dict[str, dict[str, Any]] = {
+    "clipping": {"trainer": {"gradient_clip_val": 0.05}},
+    "accumulation": {"trainer": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}},
+    "dropout": {"model_type": "gpt2", "model": {"attn_pdrop": 0.1, "resid_pdrop": 0.1}},
+    "LoRA": {"settings": {"peft": LORA}},
+    "a frozen bottom": {"settings": {"optimizer": {"parts": {"bottom": {"train": False}}}}},
+    "only the bottom is trained": {
+        "settings": {"optimizer": {"parts": {"trunk": {"train": False}, "top": {"train": False}}}},
+    },
+    "int8": {"settings": {"boundary": "int8"}},
+    "noise": {"settings": {"boundary": {"forward": {"codec": "gaussian", "noise_rms": 0.1}, "backward": "int8"}}},
+    "logits in pieces": {"settings": {"max_logits_mib": 0.001}},
+    "microbatches": {"settings": {"microbatches": 2}, "model": {"attention_dropout": 0.1}},
+    "bfloat16": {"trainer": {"precision": "bf16-mixed"}},
+    "router loss": {"model_type": "mixtral"},
+}
+
+
+def place(name: str) -> Placement:
+    parties = {f"server_{number}": {"parts": held} for number, held in enumerate(SERVERS[name], 1)}
+    return Placement.resolve({"client": {"parts": ["bottom"]}, **parties}, "client", list(parties)[-1], num_gpus=0)
+
+
+def make_module(
+    checkpoint: Path, placement: str, settings: dict[str, Any], remote: bool, cut: tuple[int, int] = CUT
+) -> SplitCausalLM:
+    torch.manual_seed(0)
+    module = SplitCausalLM(str(checkpoint), *cut, placement=place(placement), **settings)
+    if remote:
+        parts = stand_ins(checkpoint, cut, module.settings, module.generators, SERVERS[placement])
+        module.connect({name: cast(PartElsewhere, part) for name, part in parts.items()})
+    module.load_parts()
+    return module
+
+
+def fit(module: SplitCausalLM, steps: int, **settings: Any) -> tuple[list[float], dict[str, Any]]:
+    log = LossLog(draws=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        callbacks=[log],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        limit_val_batches=1,
+        **settings,
+    )
+    torch.manual_seed(1)
+    data: DataLoader[Any] = loader(steps * settings.get("accumulate_grad_batches", 1))
+    trainer.fit(module, data, data)
+    return [*log.losses, float(trainer.callback_metrics["val_loss"])], content_of(module)
+
+
+def content_of(module: SplitCausalLM) -> dict[str, Any]:
+    optimizer = cast(Any, module.optimizers()).optimizer
+    content: dict[str, Any] = {"optimizer_states": [optimizer.state_dict()]}
+    module.on_save_checkpoint(content)
+    return content
+
+
+def make_checkpoint(case: dict[str, Any], tiny_checkpoint: Callable[..., Path], folder: Path) -> Path:
+    # A head that is tied to the embedding would be trained by two parties.
+    if case.get("model_type") == "mixtral":
+        tiny_model("mixtral", output_router_logits=True, tie_word_embeddings=False).save_pretrained(folder / "model")
+        return folder / "model"
+    return tiny_checkpoint(case.get("model_type", "llama"), tie_word_embeddings=False, **case.get("model", {}))
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_equal(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize("placement", SERVERS)
+@pytest.mark.parametrize("cut", [CUT, (2, 2)])
+def test_tokens_and_logits_are_those_of_one_process(
+    cut: tuple[int, int], placement: str, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    checkpoint = tiny_checkpoint("llama", tie_word_embeddings=False)
+    one, other = (make_module(checkpoint, placement, {}, remote, cut) for remote in (False, True))
+    ids_BT = token_ids()
+    for settings in ({}, {"num_beams": 3}):
+        tokens = [module.generate(ids_BT, max_new_tokens=5, pad_token_id=0, **settings) for module in (one, other)]
+        assert torch.equal(*tokens)
+    with torch.no_grad():
+        outputs = [module.composed.eval()(ids_BT, labels=ids_BT) for module in (one, other)]
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+    assert torch.equal(outputs[0].loss, outputs[1].loss)
+    assert one.composed.meter.totals() == other.composed.meter.totals()
+    # A trial asks each part alone.
+    trials = [keeps_rows_apart(module.parts) for module in (one, other)]
+    assert trials == [True, True]
+
+
+@pytest.mark.parametrize("placement", SERVERS)
+@pytest.mark.parametrize("name", CASES)
+def test_steps_are_those_of_one_process(
+    name: str, placement: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    case = CASES[name]
+    checkpoint = make_checkpoint(case, tiny_checkpoint, tmp_path)
+    settings, trainer = case.get("settings", {}), case.get("trainer", {})
+    one, other = (make_module(checkpoint, placement, settings, remote) for remote in (False, True))
+    (losses, expected), (found_losses, found) = fit(one, STEPS, **trainer), fit(other, STEPS, **trainer)
+    assert found_losses == losses
+    assert one.composed.meter.totals() == other.composed.meter.totals()
+    for content in (expected, found):
+        # Codecs' noise is drawn by whoever sends.
+        states = content["generators"]["states"]
+        content["generators"] = {part: states[part] for part in ("bottom", "trunk", "top") if part in states}
+    assert_equal(found, expected)
+    assert {path.split(".")[1] for path, _ in other.named_parameters()} == {"bottom"}
