@@ -8,6 +8,7 @@ from typing import Any
 
 from splitlearn.attacks.bag_of_tokens import AVERAGING
 from splitlearn.attacks.budget import Budget
+from splitlearn.attacks.clean_trained import TRAINED
 from splitlearn.attacks.view import BACKWARD, FORWARD
 from splitlearn.boundary import CUT_NAMES
 from splitlearn.naming import named
@@ -43,6 +44,8 @@ class AttackPlan:
         prompts: pieces whose beginnings a prefix search looks for, and that responses are generated to.
         prompt_tokens: tokens of these beginnings, and of the responses.
         recording_seconds: the most seconds to record what crosses for the attacker's own texts; None has no limit.
+        clean_trained: trained attacks that are run a second time, by an attacker who has trained on what would cross without
+            codec, noise and defence; its figures stand in the details of the result.
         seed: draws texts, and seeds attacks and noise.
         budgets: the most that each attack may use, by its name; those that are not in it have no limit.
 
@@ -61,6 +64,7 @@ class AttackPlan:
     prompts: int = 5
     prompt_tokens: int = 16
     recording_seconds: float | None = None
+    clean_trained: tuple[str, ...] = ()
     seed: int = 0
     budgets: Mapping[str, Budget] = field(default_factory=dict)
 
@@ -70,6 +74,16 @@ class AttackPlan:
         _check_names("directions", self.directions, (FORWARD, BACKWARD, AVERAGING))
         if self.base_weights not in (PUBLIC, PRIVATE):
             raise ValueError(f"{named('base_weights')} is {self.base_weights!r}; use {PUBLIC} or {PRIVATE}")
+        for name in self.clean_trained:
+            if name not in TRAINED:
+                raise ValueError(
+                    f"{named('clean_trained')} has {name!r}, which is none of the trained attacks {', '.join(TRAINED)}"
+                )
+        if self.clean_trained and self.base_weights != PUBLIC:
+            raise ValueError(
+                f"{named('clean_trained')} is [{', '.join(self.clean_trained)}], but undefended data are computed with the "
+                f"base model's weights, and {named('base_weights')} is {self.base_weights}; leave it empty"
+            )
         if not any(DIRECTIONS[attack] in self.directions for attack in self.attacks):
             wanted = ", ".join(sorted({DIRECTIONS[attack] for attack in self.attacks}))
             raise ValueError(
@@ -90,7 +104,7 @@ class AttackPlan:
             ValueError: a setting is unknown or out of range.
         """
         values = dict(settings)
-        for name in ("attacks", "cuts", "directions"):
+        for name in ("attacks", "cuts", "directions", "clean_trained"):
             if isinstance(values.get(name), Sequence) and not isinstance(values[name], str):
                 values[name] = tuple(dict.fromkeys(values[name]))
             elif name in values:

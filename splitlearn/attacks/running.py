@@ -15,6 +15,7 @@ import torch
 from splitlearn.attacks.attack import Attack
 from splitlearn.attacks.bag_of_tokens import AVERAGING, BagOfTokens, collect_embedding_gradients
 from splitlearn.attacks.budget import Budget
+from splitlearn.attacks.clean_trained import beside, with_clean_texts
 from splitlearn.attacks.collecting import collect
 from splitlearn.attacks.collecting_responses import collect_responses
 from splitlearn.attacks.inverters import MlpInverter, TransformerInverter
@@ -173,6 +174,8 @@ class _Run:
                 budget = self.plan.budget(name)
                 self.watch.begins(f"{name} at cut {cut}, {direction}", budget.seconds)
                 result = made[name].run(view, budget, self._generator(name, cut, direction))
+                if name in self.plan.clean_trained:
+                    result = self._beside_clean_trained(result, views.clean(), budget)
             except ValueError as error:
                 made.pop(name, None)
                 self.left_out.append(LeftOut(name, cut, direction, str(error)))
@@ -192,6 +195,12 @@ class _Run:
             ids_NT = view.test.ids_NT
             return BagOfTokens(collect_embedding_gradients(self.model, ids_NT, _PIECES_PER_BATCH, seed=self.seed("test")))
         return {"responses": ReadResponses, "labels": LabelsFromGradients, "labels_cg": LabelsByConjugateGradients}[name]()
+
+    def _beside_clean_trained(self, result: AttackResult, view: AttackerView, budget: Budget) -> AttackResult:
+        """Return a result beside that of the same attack with the same budget, trained on undefended data."""
+        name, cut, direction = result.attack, result.cut, result.direction
+        self.watch.begins(f"{name} at cut {cut}, {direction}, trained on undefended data", budget.seconds)
+        return beside(result, _ORDERS[name]().run(view, budget, self._generator(name, cut, direction)))
 
     def _best_order(self, attacks: Sequence[Attack], view: AttackerView) -> RankingAttack:
         """Return the attack that has most of the attacker's own texts right, of those that have been fitted; or a ridge map."""
@@ -223,6 +232,7 @@ class _Views:
     cut: int
     direction: str
     _known: dict[str, AttackerView] = field(default_factory=dict)
+    _clean: AttackerView | None = None
 
     def of(self, attack: str) -> AttackerView:
         """Return what an attack looks at."""
@@ -230,6 +240,14 @@ class _Views:
         if kind not in self._known:
             self._known[kind] = self._with_responses() if kind == "responses" else self._of_texts()
         return self._known[kind]
+
+    def clean(self) -> AttackerView:
+        """Return the same with the attacker's own texts as they would cross without codec, noise and defence."""
+        if self._clean is None:
+            seconds = self.run.plan.recording_seconds
+            self.run.watch.begins(f"what would cross cut {self.cut} without defences", seconds)
+            self._clean = with_clean_texts(self.of("ridge"), seconds)
+        return self._clean
 
     def _of_texts(self) -> AttackerView:
         run, texts = self.run, self.run.texts

@@ -144,6 +144,10 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
     weights = "has the base model's weights" if found["base_weights"] == "public" else "has no weights"
     yield f"the attacker {weights}; {found['token_overlap']:.1%} of the attacked tokens occur in its own texts"
     yield f"baseline: guessing without looking ({_best(found)['baseline']['guess']})"
+    for attack in found["attacks"]:
+        clean = attack["details"].get("clean_trained_recovery")
+        if clean is not None:
+            yield f"{attack['attack']} at cut {attack['cut']}: {clean:.3f} if it was trained on undefended data"
     for attack in found["left_out"]:
         yield f"left out: {attack['attack']} at cut {attack['cut']}, {attack['direction']}: {attack['reason']}"
 

@@ -15,6 +15,7 @@ HEADINGS = [
     "direction",
     "recovery",
     "ROUGE-L",
+    "clean-trained",
     "baseline",
     "pieces",
     "own pieces",
@@ -81,7 +82,8 @@ def _sentences(attacks: Mapping[str, Any]) -> list[str]:
 
 def _row(attack: Mapping[str, Any]) -> list[str]:
     used, baseline = as_mapping(attack.get("budget")), as_mapping(attack.get("baseline"))
-    shares = (attack.get("token_recovery"), attack.get("rouge_l"), baseline.get("token_recovery"))
+    clean = as_mapping(attack.get("details")).get("clean_trained_recovery")
+    shares = (attack.get("token_recovery"), attack.get("rouge_l"), clean, baseline.get("token_recovery"))
     counts = (attack.get("num_pieces"), used.get("pieces"), used.get("steps"))
     return [
         *(plain_text(attack.get(key, "")) for key in ("attack", "cut", "direction")),

@@ -257,6 +257,7 @@ class AttackPlanSettings:
     prompts: Annotated[int, Rule(least=1)]
     prompt_tokens: Annotated[int, Rule(least=1)]
     recording_seconds: Annotated[float | None, Rule(above=0)]
+    clean_trained: Any
     seed: Annotated[int, Rule(least=0)]
     budgets: AttackBudgets
 

@@ -23,6 +23,11 @@ from splitlearn.settings.groups import AttackBudgets
         ({"directions": "sideways"}, r"attack.directions is \[sideways\], and 'sideways' is none of forward, backward"),
         ({"directions": ["backward"], "attacks": ["mlp"]}, r"attacks mlp look at forward; name one of these in attack.direct"),
         ({"base_weights": "some"}, r"attack.base_weights is 'some'; use public or private"),
+        ({"clean_trained": "nearest_embedding"}, r"attack.clean_trained has 'nearest_embedding', which is none of the trained"),
+        (
+            {"clean_trained": ["mlp"], "base_weights": "private"},
+            r"attack.clean_trained is \[mlp\], but undefended data are comp",
+        ),
         ({"prompt_tokens": 65}, r"attack.prompt_tokens is 65, more than the 64 tokens of a piece \(attack.tokens\)"),
     ],
 )

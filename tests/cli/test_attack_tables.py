@@ -21,6 +21,7 @@ def attack(name: str, recovery: float, **budget: Any) -> dict[str, Any]:
         "baseline": {"guess": "most frequent token", "token_recovery": 0.04},
         "num_pieces": 16,
         "budget": used,
+        "details": {"clean_trained_recovery": 0.25} if name == "mlp" else {},
         "reconstructions": [{"original": "a\x1b[31m\nb", "reconstructed": "a\x07 b"}],
     }
 
@@ -47,6 +48,7 @@ def test_the_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
         *("mlp", "1", "forward", "0.750", "0.500", "0.040", "16", "300", "12", "4.2", "seconds")
     ]
     assert "97.0% of the attacked tokens occur in its own texts" in text
+    assert "mlp at cut 1: 0.250 if it was trained on undefended data" in text and "ridge at cut 1:" not in text
     assert "left out: responses at cut 1, forward: no ? reason" in text
     assert "original       a\\x1b[31m\\nb\n" in text and "reconstructed  a\\x07 b" in text
     assert "\x1b" not in text and "\x07" not in text

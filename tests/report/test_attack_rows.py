@@ -11,6 +11,7 @@ BEST: dict[str, Any] = {"attack": "mlp", "cut": 1, "direction": "forward", "toke
 MLP = BEST | {
     "num_pieces": 16,
     "baseline": {"token_recovery": 0.04},
+    "details": {"clean_trained_recovery": 0.25},
     "budget": {"pieces": 300, "steps": 1234, "seconds": 4.25, "ended_by": "seconds"},
     "reconstructions": [{"original": "<b>bold\x1b</b>", "reconstructed": "it"}],
 }
@@ -24,7 +25,7 @@ ATTACKS: dict[str, Any] = {
 
 def test_rows_and_texts_of_the_best_attack() -> None:
     words = attacks_in_words(ATTACKS)
-    assert words.rows[1] == ["mlp", "1", "forward", "0.750", "0.500", "0.040", "16", "300", "1,234", "4.2", "seconds"]
+    assert words.rows[1] == ["mlp", "1", "forward", "0.750", "0.500", "0.250", "0.040", "16", "300", "1,234", "4.2", "seconds"]
     assert len(words.rows[0]) == len(HEADINGS)
     assert words.texts == [["<b>bold?</b>", "it"]]
     assert words.sentences == [
