@@ -37,6 +37,9 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"attention_dropout": 0.1},
     },
     "microbatches of experts": {"settings": {"microbatches": 2}, "model": {"model_type": "mixtral"}},
+    "padding": {"pads": True, "trainer": {"gradient_clip_val": 0.05}},
+    "padding in microbatches": {"pads": True, "settings": {"microbatches": 2}},
+    "bf16-mixed": {"trainer": {"precision": "bf16-mixed", "gradient_clip_val": 0.05}},
 }
 
 
@@ -55,13 +58,18 @@ class LossLog(Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-def loader(num_batches: int) -> DataLoader[Any]:
+def loader(num_batches: int, pads: bool = False) -> DataLoader[Any]:
+    """Return batches of two rows, with a different number of pads at the end of each row if ``pads``."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for number in range(2 * num_batches):
         ids_T = torch.randint(3, 50, (8,), generator=generator)
         # Micro-batches with different numbers of supervised tokens.
-        rows.append({"input_ids": ids_T, "labels": torch.where(torch.arange(8) < number % 3, -100, ids_T)})
+        row = {"input_ids": ids_T, "labels": torch.where(torch.arange(8) < number % 3, -100, ids_T)}
+        if pads:
+            is_token_T = torch.arange(8) < 8 - number % 4
+            row |= {"attention_mask": is_token_T.long(), "labels": torch.where(is_token_T, row["labels"], -100)}
+        rows.append(row)
     return DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
 
 
@@ -91,7 +99,8 @@ def fit(checkpoint: Path, case: dict[str, Any], *, remote: bool, stop: int = STE
         **settings,
     )
     torch.manual_seed(1)
-    trainer.fit(module, loader(STEPS * settings.get("accumulate_grad_batches", 1)), weights_only=True, **fit)
+    batches = loader(STEPS * settings.get("accumulate_grad_batches", 1), case.get("pads", False))
+    trainer.fit(module, batches, weights_only=True, **fit)
     return trainer, log.losses
 
 
