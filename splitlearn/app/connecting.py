@@ -70,7 +70,7 @@ def connected(cfg: DictConfig, module: SplitCausalLM, opened: OpenedModel, run_i
         yield None
         return
     from splitlearn.certificates import CertificateFiles, Role, read_identity
-    from splitlearn.parties import GrpcConnection, LinkSettings, join
+    from splitlearn.parties import GrpcConnection, LinkSettings, PartyLostError, join
 
     folder = settings.certificates
     identity = None if folder is None else read_identity(CertificateFiles.in_folder(folder), Role.CLIENT)
@@ -80,7 +80,10 @@ def connected(cfg: DictConfig, module: SplitCausalLM, opened: OpenedModel, run_i
     try:
         part = join(connection, opened, module.settings, module.generators, _PART, run_id)
         module.connect({_PART: cast(PartElsewhere, part)})
-        yield ConnectedServer(settings.server, connection, part)
+        try:
+            yield ConnectedServer(settings.server, connection, part)
+        except PartyLostError as error:
+            raise PartyLostError(f"{error}; once it runs again, go on from the last checkpoint with ckpt_path=last") from error
     finally:
         connection.close()
 

@@ -87,6 +87,10 @@ class Mailboxes:
                     raise PartyError(said, pb.ERROR_KIND_BUSY, is_final=True)
                 # The process was started anew: nobody has the token any more.
                 self.remove(former)
+            if client is None and len(self._mailboxes) >= self._settings.max_clients:
+                # In the clear nobody has a name: who is away gives way to who comes.
+                for former in [mailbox for mailbox in self.all() if mailbox.client is None and not mailbox.is_connected][:1]:
+                    self.remove(former)
             if len(self._mailboxes) >= self._settings.max_clients:
                 said = f"{len(self._mailboxes)} clients have sessions, and no more may ({named('max_clients')} of the server)"
                 raise PartyError(said, pb.ERROR_KIND_LIMIT, is_final=True)

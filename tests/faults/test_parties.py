@@ -1,0 +1,159 @@
+"""Parties in processes of their own that are killed, stopped, or lose one another: each says which, and goes on to the bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splitlearn.app import compose, train
+from splitlearn.parties.part_work import PartWork
+from splitlearn.runs import read_summary
+from splitlearn.training import SplitCausalLM
+from tests.faults.commands import Command, start
+from tests.parties.cut_link import CutLink
+
+SHORT = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=16", "data.max_val_blocks=2", "trainer.max_steps=6"]
+SHORT += ["trainer.enable_progress_bar=false", "verbose=false", "logger=none", "trainer.gradient_clip_val=0.5"]
+SHORT += ["save_steps=2"]
+PATIENCE = {"reconnect": 1, "keepalive": 1, "keepalive_timeout": 1}
+# How long a busy machine may take for what takes a second or two.
+SOON = 40.0
+STRUCK = "the signal has come"
+
+
+def strike_in(owner: type, name: str, count: int, number: int) -> None:
+    """Have a signal come as a method of a class is called for the ``count``th time."""
+    original = getattr(owner, name)
+    calls: list[str] = []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        if len(calls) == count:
+            print(STRUCK, flush=True)
+            os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, call)
+
+
+Serve = Callable[..., tuple[Command, str]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts servers in the clear, and returns each with its address; they are killed after the test."""
+    servers: list[Command] = []
+
+    def begin(name: str = "server", *settings: str, prepare: Callable[[], object] | None = None) -> tuple[Command, str]:
+        ready = tmp_path / name / "ready"
+        own = ["port=0", f"ready_file={ready}", "verbose=false", "threads=1", f"folder={tmp_path / name / 'kept'}"]
+        server = start(tmp_path / name, "serve", *own, *settings, prepare=prepare)
+        servers.append(server)
+        while not ready.is_file():
+            assert server.process.is_alive(), server.text
+            time.sleep(0.02)
+        return server, ready.read_text().strip()
+
+    yield begin
+    for server in servers:
+        server.process.kill()
+        server.end()
+
+
+def client(folder: Path, address: str, *settings: str, prepare: Callable[[], object] | None = None) -> Command:
+    patience = [f"placement.patience.{name}={seconds}" for name, seconds in PATIENCE.items()]
+    own = [f"placement.server={address}", *patience, f"hydra.run.dir={folder / 'run'}"]
+    return start(folder, "train", *SHORT, *own, *settings, prepare=prepare)
+
+
+def trained(run: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What is trained by the same run in one process that nothing happens to."""
+    return trained(train(compose(*SHORT), folder=tmp_path_factory.mktemp("one") / "run").folder)
+
+
+def is_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(found[name].equal(tensor) for name, tensor in expected.items())
+
+
+def is_told(text: str, *words: str) -> bool:
+    """Whether a command has ended with one sentence that has these words."""
+    (sentence,) = [line for line in text.splitlines() if line.startswith("error: ")]
+    return all(word in sentence for word in words) and "Traceback" not in text
+
+
+@pytest.mark.parametrize("phase", ["_forward", "_backward"])
+def test_a_server_that_is_killed(phase: str, serve: Serve, tmp_path: Path) -> None:
+    """Fault: the server is killed in forward or backward. Promise: the client says soon that it is lost, and how to go on."""
+    server, address = serve(prepare=partial(strike_in, PartWork, phase, 4, signal.SIGKILL))
+    run = client(tmp_path / "client", address)
+    assert server.end() == -signal.SIGKILL
+    killed = time.monotonic()
+    assert run.end() == 2 and time.monotonic() - killed < SOON
+    assert is_told(run.text, f"the server at {address} cannot be reached", "ckpt_path=last")
+    record = read_summary(tmp_path / "client" / "run")
+    assert record is not None and record.status == "failed"
+
+
+def test_a_server_that_is_killed_and_started_anew(serve: Serve, tmp_path: Path, expected: dict[str, torch.Tensor]) -> None:
+    """Fault: the server is killed in a step and started anew at once. Promise: the client does not train on with a part that
+    lacks steps; it says so, and goes on from its checkpoint, to the bit.
+    """
+    server, address = serve(prepare=partial(strike_in, PartWork, "_step", 4, signal.SIGKILL))
+    run = client(tmp_path / "client", address, "placement.patience.reconnect=60")
+    assert server.end() == -signal.SIGKILL
+    serve("anew", f"port={address.rpartition(':')[2]}")
+    assert run.end() == 2 and is_told(run.text, "the server was started anew", "resume both sides from checkpoints")
+    assert client(tmp_path / "client", address, "ckpt_path=last").end() == 0
+    assert is_equal(trained(tmp_path / "client" / "run"), expected)
+
+
+def test_a_client_that_is_killed(serve: Serve, tmp_path: Path, expected: dict[str, torch.Tensor]) -> None:
+    """Fault: the client is killed in a step, goes on as a new process, loses its connection twice and is stopped meanwhile.
+    Promise: the server goes on, and the run ends as if nothing had happened, to the bit.
+    """
+    _, address = serve()
+    in_step = partial(strike_in, SplitCausalLM, "optimizer_step")
+    killed = client(tmp_path / "client", address, prepare=partial(in_step, 4, signal.SIGKILL))
+    assert killed.end() == -signal.SIGKILL
+    with CutLink(int(address.rpartition(":")[2])) as link:
+        again = partial(in_step, 2, signal.SIGSTOP)
+        run = client(tmp_path / "client", f"localhost:{link.port}", "ckpt_path=last", prepare=again)
+        assert run.says(STRUCK), run.text
+        link.cut_after = [9_000, 40_000]
+        link.cut()
+        time.sleep(2.5)
+        os.kill(run.number, signal.SIGCONT)
+        assert run.end() == 0, run.text
+        assert link.num_connections >= 3
+    assert is_equal(trained(tmp_path / "client" / "run"), expected)
+
+
+def test_a_server_that_is_stopped(serve: Serve, tmp_path: Path) -> None:
+    """Fault: the server is stopped, or its machine hangs. Promise: the client says soon that it gives no sign of life; once
+    the server goes on, it ends as usual and keeps its part.
+    """
+    server, address = serve(prepare=partial(strike_in, PartWork, "_backward", 4, signal.SIGSTOP))
+    run = client(tmp_path / "client", address)
+    assert server.says(STRUCK)
+    stopped = time.monotonic()
+    assert run.end() == 2 and time.monotonic() - stopped < SOON
+    assert is_told(run.text, f"the server of the trunk at {address} did not answer within 1 s", "ckpt_path=last")
+    os.kill(server.number, signal.SIGCONT)
+    server.process.terminate()
+    assert server.end() == 128 + signal.SIGTERM
+    assert re.search(r"the trunk has taken \d steps; its state is in .*trunk.ckpt", server.text)
