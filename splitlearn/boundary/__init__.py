@@ -29,6 +29,7 @@ from splitlearn.boundary.parcel import Handover, LayerOutputs, Parcel, tensors_o
 from splitlearn.boundary.privacy import PrivacySettings, describe_privacy, noise_with_epsilon
 from splitlearn.boundary.routes import U_SHAPED, Direction, Route, find_routes
 from splitlearn.boundary.settings import BoundaryCodecs, CodecSettings
+from splitlearn.boundary.shares import received_by, sent_by
 
 __all__ = [
     "COUNTS",
@@ -66,6 +67,8 @@ __all__ = [
     "load_gradients",
     "noise_with_epsilon",
     "pass_directly",
+    "received_by",
+    "sent_by",
     "tensors_of",
     "to_device",
     "unload",

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, D hidden size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,6 +68,7 @@ class Boundary:
 
     Attributes:
         observers: are shown the parcels and gradients that pass.
+        received: of ``"activation"`` and ``"gradient"`` those that another process sends: their codec only decodes here.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Boundary:
         self.codec = codec or Exact()
         self.gradient_codec = gradient_codec or Exact()
         self.observers: list[BoundaryObserver] = []
+        self.received: Collection[str] = ()
         self._generators = generators
         self._carries_trials = False
 
@@ -140,12 +142,16 @@ class Boundary:
         return self._generators is not None and self._generators.is_secret(f"{self.route.name}/{payload}")
 
     def codec_states(self) -> dict[str, dict[str, Any]]:
-        """Return what the codecs remember from call to call, by ``cut_1/activation`` and so on; only those that do."""
-        states = {f"{self.route.name}/{payload}": codec.state_dict() for payload, codec in self._codecs().items()}
+        """Return what the codecs remember from call to call, by ``cut_1/activation`` and so on; only those that do.
+
+        Of what another process sends, that process has it.
+        """
+        own = {payload: codec for payload, codec in self._codecs().items() if payload not in self.received}
+        states = {f"{self.route.name}/{payload}": codec.state_dict() for payload, codec in own.items()}
         return {name: state for name, state in states.items() if state}
 
     def load_codec_states(self, states: Mapping[str, Any]) -> None:
-        """Go on from what `codec_states` returned; states of other cuts are passed over.
+        """Go on from what `codec_states` of the senders returned; states of other cuts are passed over.
 
         Args:
             states: by ``cut_1/activation`` and so on; a codec that is not in it begins anew.
@@ -154,7 +160,8 @@ class Boundary:
             ValueError: a state is damaged, or of another codec.
         """
         for payload, codec in self._codecs().items():
-            codec.load_state_dict(states.get(f"{self.route.name}/{payload}") or {})
+            state = states.get(f"{self.route.name}/{payload}") or {}
+            codec.load_state_dict(codec.receiver_state(state) if payload in self.received else state)
 
     def _codecs(self) -> dict[str, Codec]:
         return dict(zip(PAYLOADS, (self.codec, self.gradient_codec), strict=True))

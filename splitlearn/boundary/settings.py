@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from splitlearn.boundary.codecs import Chain, Codec, ErrorFeedback, Reuse, codec_class
+from splitlearn.boundary.meter import PAYLOADS
 from splitlearn.boundary.routes import Route
+from splitlearn.boundary.shares import received_by, sent_by
 from splitlearn.cut import CUTS
 from splitlearn.naming import named, naming_group
 
@@ -145,6 +147,24 @@ class BoundaryCodecs:
         """
         forward, backward = (self.codecs[cut][way].make() for way in WAYS)
         return forward, backward
+
+    def share_of(self, parts: Collection[str], states: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the holder of some parts needs of what codecs remember.
+
+        That is all of what it sends itself, and of what it receives what receivers remember. The rest would tell it what the
+        codecs have kept from it.
+
+        Args:
+            parts: the names of the parts.
+            states: by ``cut_1/activation`` and so on.
+        """
+        share = {name: states.get(name) for name in sent_by(parts)}
+        for cut in CUTS:
+            for payload, codec in zip(PAYLOADS, self.make(cut), strict=True):
+                name = f"cut_{cut}/{payload}"
+                if name in received_by(parts):
+                    share[name] = codec.receiver_state(states.get(name) or {})
+        return {name: state for name, state in share.items() if state}
 
     def refuse_unused(self, routes: Sequence[Route]) -> None:
         """Refuse codecs for cuts that nothing crosses.

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from splitlearn.boundary import U_SHAPED, Boundary, BoundaryCodecs, CallKind, Handover, Parcel, Route, TrafficMeter
+from splitlearn.boundary import PAYLOADS, U_SHAPED, Boundary, BoundaryCodecs, CallKind, Handover, Parcel, Route, TrafficMeter
 from splitlearn.cut import PART_NAMES
 from splitlearn.model.blueprint import compare_blueprints, compare_ties
 from splitlearn.model.caches import PartCache, count_cached_tokens, make_cache
@@ -87,6 +88,9 @@ class ComposedCausalLM(nn.Module):
         codecs = codecs or BoundaryCodecs()
         below, above = (Boundary(route, self.meter, *codecs.make(route.cut), generators) for route in routes)
         self.boundaries = below, above
+        for boundary, senders in zip(self.boundaries, pairwise(self.parts), strict=True):
+            # Smashed data come from the part below, their gradients from the part above.
+            boundary.received = [payload for payload, sender in zip(PAYLOADS, senders, strict=True) if sender.is_elsewhere]
         self.stage_observers: list[StageObserver] = []
         self.embedding_noise: EmbeddingNoise | None = None
 

@@ -86,7 +86,7 @@ def join_parts(
     problem = difference(plan, welcome.plan, connection.party, "here")
     if problem is not None:
         raise PartyError(problem, pb.ERROR_KIND_PLAN)
-    owner, digests = RemoteOwner(connection, welcome), welcome.plan.model_digest.split(",")
+    owner, digests = RemoteOwner(connection, welcome, parts, settings.codecs), welcome.plan.model_digest.split(",")
     specs = [spec for spec in opened.plan.parts if spec.name in parts]
     # One session keeps the caches of all parts that the holder has; the first part with layers begins it.
     leader = next((spec for spec in specs if spec.start < spec.end), specs[0])

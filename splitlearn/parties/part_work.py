@@ -109,7 +109,7 @@ class PartWork:
         self._prepared = prepared
         self._limits = limits
         self._held = HeldParts(prepared, served.device, served.max_logits_mib)
-        self._boundaries = served.make_boundaries(prepared.generators)
+        self._boundaries = prepared.boundaries
         # Trials and the like are not encoded.
         self._plain: Mapping[str, Boundary] = served.make_boundaries()
         self.handlers: dict[str, Callable[[Session, Message], Answer]] = {

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 
+from splitlearn.boundary import BoundaryCodecs
 from splitlearn.parties.connection import Connection, ask
 from splitlearn.parties.part_state import GRADIENTS, STATE
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.values import read_value, write_value
-from splitlearn.training import GENERATORS_KEY, StepOrder
+from splitlearn.training import CODECS_KEY, GENERATORS_KEY, StepOrder
 
 
 class RemoteOwner:
@@ -22,14 +23,17 @@ class RemoteOwner:
     Args:
         connection: a conversation with the holder.
         welcome: what it said in the beginning.
+        parts: the names of the parts that it holds.
+        codecs: those of the run.
 
     Attributes:
         state_bytes: bytes of states, for checkpoints, that have been sent and received.
     """
 
-    def __init__(self, connection: Connection, welcome: pb.Welcome) -> None:
+    def __init__(self, connection: Connection, welcome: pb.Welcome, parts: Collection[str], codecs: BoundaryCodecs) -> None:
         self._connection = connection
         self._groups = list(welcome.groups)
+        self._parts, self._codecs = parts, codecs
         self._has_zeroed = False
         self.state_bytes = 0
 
@@ -81,13 +85,15 @@ class RemoteOwner:
         self._load(GRADIENTS, {name: gradient for name, gradient in gradients.items() if name in names})
 
     def state(self) -> dict[str, Any]:
-        """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers."""
+        """Return trained tensors and optimizer state under the unsplit model's names, and that of random numbers and codecs."""
         return dict(self._state(STATE))
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         # The holder knows the seeds of what it draws from, and no other.
-        self._load(STATE, {**state, GENERATORS_KEY: {"seed": 0, "states": state[GENERATORS_KEY]["states"]}})
+        generators = {"seed": 0, "states": state[GENERATORS_KEY]["states"]}
+        share = self._codecs.share_of(self._parts, state[CODECS_KEY])
+        self._load(STATE, {**state, GENERATORS_KEY: generators, CODECS_KEY: share})
 
     def _tell_zeroing(self) -> None:
         if self.takes_zeroing():

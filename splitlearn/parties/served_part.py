@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from splitlearn.boundary import Boundary, BoundaryCodecs, Route, find_routes
+from splitlearn.boundary import Boundary, BoundaryCodecs, Route, find_routes, received_by
 from splitlearn.checkpoint import LoadReceipt
 from splitlearn.cut import PART_NAMES, Party, Placement
 from splitlearn.loading import ModelRequest, OpenedModel
@@ -29,11 +29,13 @@ class PreparedPart:
         parts: the parts in the order in which data pass them, with their adapters and what is trained marked.
         owner: takes their steps.
         generators: what they draw from.
+        boundaries: those beside the parts, by ``cut_1`` and so on.
     """
 
     parts: tuple[SplitModel, ...]
     owner: LocalOwner
     generators: NamedGenerators
+    boundaries: Mapping[str, Boundary]
 
 
 class ServedPart:
@@ -97,11 +99,14 @@ class ServedPart:
         """
         beside = PART_NAMES.index(self.names[0]), PART_NAMES.index(self.names[-1]) + 1
         codecs = BoundaryCodecs() if generators is None else self._settings.codecs
-        return {
+        boundaries = {
             route.name: Boundary(route, None, *codecs.make(route.cut), generators)
             for route in self._routes
             if route.cut in beside
         }
+        for boundary in boundaries.values():
+            boundary.received = {name.split("/")[1] for name in received_by(self.names) if name.startswith(boundary.route.name)}
+        return boundaries
 
     def prepare(self, generators: NamedGenerators) -> PreparedPart:
         """Give the parts their adapters and their optimizer, once.
@@ -114,9 +119,10 @@ class ServedPart:
         """
         if self.prepared is None:
             prepared = prepare_parts(list(self._parts), self._settings, generators)
-            owner = LocalOwner(prepared.parts, self._settings.optimization, generators)
+            boundaries = self.make_boundaries(generators)
+            owner = LocalOwner(prepared.parts, self._settings.optimization, generators, list(boundaries.values()))
             self.plan.model_digest = ",".join(prepared.base_weights.get(name, "") for name in self.names)
-            self.prepared = PreparedPart(self._parts, owner, generators)
+            self.prepared = PreparedPart(self._parts, owner, generators, boundaries)
         return self.prepared
 
     def share_steps(self, num_steps: int) -> SharedSteps:

@@ -1,6 +1,12 @@
 """Training the three parts with Lightning."""
 
-from splitlearn.training.checkpoint_content import GENERATORS_KEY, check_layout, is_of_this_library, load_trained_tensors
+from splitlearn.training.checkpoint_content import (
+    CODECS_KEY,
+    GENERATORS_KEY,
+    check_layout,
+    is_of_this_library,
+    load_trained_tensors,
+)
 from splitlearn.training.checkpoint_fit import compare_bases
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.checkpoint_schema import check_progress, check_schema
@@ -19,6 +25,7 @@ from splitlearn.training.token_window import count_supervised
 from splitlearn.training.top_loss import TopLoss, TopLosses
 
 __all__ = [
+    "CODECS_KEY",
     "GENERATORS_KEY",
     "LocalOwner",
     "Optimization",

@@ -378,7 +378,7 @@ class SplitCausalLM(LightningModule):
         self._loaded.step.add_state(checkpoint)
         states = self.composed.codec_states()
         if states:
-            checkpoint[checkpoint_content.CODECS_KEY] = states
+            checkpoint.setdefault(checkpoint_content.CODECS_KEY, {}).update(states)
         checkpoint["base"], checkpoint["trained"] = self.base, {name: what.value for name, what in self.trained.items()}
 
     @cached_property

@@ -19,6 +19,7 @@ from splitlearn.cut import PartSpec
 from splitlearn.model import Blueprint, GenerationSession, PartOutput, SplitModel, TopRequest, trained_parameters
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training.checkpoint_content import (
+    CODECS_KEY,
     GENERATORS_KEY,
     gradients,
     load_gradients,
@@ -74,7 +75,7 @@ class PartOwner(Protocol):
         """Go on with a step from what `gradients` returned; gradients of other parts are passed over."""
 
     def state(self) -> dict[str, Any]:
-        """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers."""
+        """Return trained tensors and optimizer state under the unsplit model's names, and that of random numbers and codecs."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
@@ -149,13 +150,19 @@ class LocalOwner:
         parts: the parts, with what is trained marked.
         optimization: learning rates and decay; rates come with each order afterwards.
         generators: what the parts draw from, which is kept with their state; of the seed that the data's owner has.
+        boundaries: those beside the parts, whose codecs' memory is kept with the parts' state.
     """
 
     def __init__(
-        self, parts: Sequence[SplitModel], optimization: Optimization, generators: NamedGenerators | None = None
+        self,
+        parts: Sequence[SplitModel],
+        optimization: Optimization,
+        generators: NamedGenerators | None = None,
+        boundaries: Sequence[Boundary] = (),
     ) -> None:
         self._parts = parts
         self._generators = generators
+        self._boundaries = boundaries
         self._optimizer: torch.optim.Optimizer | None = None
         self._names = {parameter: name for name, parameter in trained_parameters(parts).items()}
         if self._names:
@@ -247,7 +254,7 @@ class LocalOwner:
         return None if self._optimizer is None else optimization.make_schedule(self._optimizer, num_steps)
 
     def state(self) -> dict[str, Any]:
-        """Return trained tensors and optimizer state under the unsplit model's names, and the state of random numbers.
+        """Return trained tensors and optimizer state under the unsplit model's names, and that of random numbers and codecs.
 
         Tensors share memory with the parts.
         """
@@ -256,6 +263,7 @@ class LocalOwner:
             "state_dict": trained_tensors(self._parts),
             "optimizer": {"state": {}, "param_groups": []} if self._optimizer is None else self._optimizer.state_dict(),
             GENERATORS_KEY: None if self._generators is None else self._generators.state(),
+            CODECS_KEY: {name: state for boundary in self._boundaries for name, state in boundary.codec_states().items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -269,6 +277,8 @@ class LocalOwner:
             self._optimizer.load_state_dict(state["optimizer"])
         if self._generators is not None:
             self._generators.load_state(state[GENERATORS_KEY])
+        for boundary in self._boundaries:
+            boundary.load_codec_states(state[CODECS_KEY])
         self._num_steps = state["num_steps"]
 
     @property

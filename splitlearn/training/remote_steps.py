@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from splitlearn.training.checkpoint_content import GENERATORS_KEY
+from splitlearn.boundary import sent_by
+from splitlearn.training.checkpoint_content import CODECS_KEY, GENERATORS_KEY
 from splitlearn.training.part_owner import PartOwner, StepOrder
 
 
@@ -84,7 +85,12 @@ class RemoteSteps:
         for parts, owner in zip(self._parts, self._owners, strict=True):
             state = owner.state()
             drawn = state[GENERATORS_KEY] or {"states": {}}
-            checkpoint[GENERATORS_KEY]["states"] |= {name: value for name, value in drawn["states"].items() if name in parts}
+            drawn_there = parts | sent_by(parts)
+            checkpoint[GENERATORS_KEY]["states"] |= {
+                name: value for name, value in drawn["states"].items() if name in drawn_there
+            }
+            if state[CODECS_KEY]:
+                checkpoint.setdefault(CODECS_KEY, {}).update(state[CODECS_KEY])
             checkpoint["state_dict"] |= state["state_dict"]
             own = {group["name"]: group["params"] for group in state["optimizer"]["param_groups"]}
             for optimizer in checkpoint.get("optimizer_states", ()):
@@ -96,8 +102,9 @@ class RemoteSteps:
         """Give the parts elsewhere their share of a checkpoint, and leave the rest in it."""
         for parts, owner in zip(self._parts, self._owners, strict=True):
             generators = checkpoint[GENERATORS_KEY]
-            # Boundaries draw in this process; only the parts themselves draw elsewhere.
-            drawn = {part: generators["states"].pop(part) for part in parts & generators["states"].keys()}
+            # Elsewhere the parts draw, and the codecs of what is sent from there.
+            drawn_there = parts | sent_by(parts)
+            drawn = {name: generators["states"].pop(name) for name in drawn_there & generators["states"].keys()}
             names = owner.trained_names()
             groups = {group["name"] for group in owner.group_settings()}
             (optimizer,) = checkpoint["optimizer_states"]
@@ -111,6 +118,7 @@ class RemoteSteps:
                     "state_dict": tensors,
                     "optimizer": {**optimizer, "state": state, "param_groups": own},
                     GENERATORS_KEY: {**generators, "states": drawn},
+                    CODECS_KEY: checkpoint.get(CODECS_KEY) or {},
                 }
             )
             for group in optimizer["param_groups"]:

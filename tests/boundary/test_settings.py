@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-from splitlearn.boundary import BoundaryCodecs, find_routes
+from splitlearn.boundary import PAYLOADS, BoundaryCodecs, find_routes
 from splitlearn.cut import Placement
 from splitlearn.naming import naming_group
 
@@ -96,3 +97,13 @@ def test_changes_are_told_by_cut_and_direction() -> None:
     assert after.differences(before) == ["cut_2.forward was exact and is int8"]
     # However they are written.
     assert BoundaryCodecs.from_plain({"forward": {"codec": "int8"}}) == BoundaryCodecs.from_plain({"forward": ["int8"]})
+
+
+def test_who_holds_a_part_is_not_told_what_codecs_have_kept_from_it() -> None:
+    ways = {"forward": {"codec": "int4", "error_feedback": True}, "backward": ["reuse", "int8"]}
+    codecs = BoundaryCodecs.from_plain(ways)
+    states = {f"cut_{cut}/{payload}": {"rows": torch.tensor([cut])} for cut in (1, 2) for payload in PAYLOADS}
+    # The errors of what it receives would undo the encoding; what both ends keep of gradients it needs.
+    assert codecs.share_of(["trunk"], states).keys() == {"cut_1/gradient", "cut_2/activation", "cut_2/gradient"}
+    assert codecs.share_of(["trunk", "top"], states).keys() == {"cut_1/gradient"}
+    assert codecs.share_of(["bottom", "top"], states).keys() == {"cut_1/activation", "cut_1/gradient", "cut_2/gradient"}

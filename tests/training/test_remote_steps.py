@@ -15,6 +15,7 @@ from splitlearn.training import SplitCausalLM
 from splitlearn.training.part_owner import PartElsewhere
 from tests.architectures.catalogue import tiny_model
 from tests.training.stand_in import stand_in
+from tests.training.test_noisy_resume import assert_equal
 
 STEPS = 20
 LORA = {"method": "lora", "settings": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}}
@@ -65,10 +66,11 @@ def loader(num_batches: int, pads: bool = False) -> DataLoader[Any]:
     for number in range(2 * num_batches):
         ids_T = torch.randint(3, 50, (8,), generator=generator)
         # Micro-batches with different numbers of supervised tokens.
-        row = {"input_ids": ids_T, "labels": torch.where(torch.arange(8) < number % 3, -100, ids_T)}
+        labels_T = torch.where(torch.arange(8) < number % 3, -100, ids_T)
+        row = {"row": torch.tensor(number), "input_ids": ids_T, "labels": labels_T}
         if pads:
             is_token_T = torch.arange(8) < 8 - number % 4
-            row |= {"attention_mask": is_token_T.long(), "labels": torch.where(is_token_T, row["labels"], -100)}
+            row |= {"attention_mask": is_token_T.long(), "labels": torch.where(is_token_T, labels_T, -100)}
         rows.append(row)
     return DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
 
@@ -167,6 +169,37 @@ def test_a_run_goes_on_under_the_other_placement(
         assert {part: states["cpu"].tolist() for part, states in found.items()} == {
             part: states["cpu"].tolist() for part, states in expected.items()
         }
+
+
+REMEMBERING: dict[str, Any] = {
+    "reuse": {"forward": {"codec": "reuse", "threshold": 0.1}, "backward": {"codec": "int4", "error_feedback": True}},
+    "noise": {"forward": {"codec": "int4", "error_feedback": True}, "backward": {"codec": "gaussian", "noise_rms": 0.3}},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* your dataloader is not resumable")
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_what_codecs_remember_elsewhere_is_in_checkpoints(
+    name: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    case = {"settings": {"boundary": REMEMBERING[name]}}
+    checkpoint = tiny_checkpoint("llama")
+    contents = []
+    for remote in (False, True):
+        first, _ = fit(checkpoint, case, remote=remote, stop=3)
+        contents.append(content_of(first, tmp_path / f"{remote}.ckpt"))
+    assert_equal(contents[0]["codecs"], contents[1]["codecs"])
+    assert_equal(contents[0]["generators"]["states"], contents[1]["generators"]["states"])
+    # The epoch begins anew, so that its first examples have been met before.
+    ends = [
+        fit(checkpoint, case, remote=remote, stop=6, ckpt_path=tmp_path / f"{before}.ckpt")
+        for before, remote in ((False, False), (True, True), (False, True), (True, False))
+    ]
+    assert all(losses == ends[0][1] for _, losses in ends)
+    last = [content_of(trainer, tmp_path / "end.ckpt") for trainer, _ in ends]
+    for content in last[1:]:
+        for key in ("state_dict", "codecs"):
+            assert_equal(content[key], last[0][key])
 
 
 def test_clipping_by_value_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:

@@ -74,6 +74,11 @@ class Chain(Codec):
         states = {str(number): codec.state_dict() for number, codec in enumerate(self.codecs)}
         return {number: state for number, state in states.items() if state}
 
+    def receiver_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the receiver remembers, too, of each codec's state."""
+        states = {str(number): codec.receiver_state(state.get(str(number), {})) for number, codec in enumerate(self.codecs)}
+        return {number: own for number, own in states.items() if own}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Give each codec the state that it had.
 

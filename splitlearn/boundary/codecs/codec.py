@@ -125,6 +125,14 @@ class Codec(ABC):
         """Return what the codec remembers from call to call, as tensors and plain values; empty if nothing."""
         return {}
 
+    def receiver_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the receiver remembers, too, of what the sender does; it is sent to the receiver as a run goes on.
+
+        Args:
+            state: the sender's `state_dict`.
+        """
+        return {}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned.
 

@@ -120,6 +120,10 @@ class Reuse(Codec):
         """Return ``rows``, the examples' ids (N), and ``kept``, one tensor of shape (T, D) for each."""
         return {"rows": torch.tensor(list(self._kept)), "kept": list(self._kept.values())} if self._kept else {}
 
+    def receiver_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all: both ends keep what the receiver has last got."""
+        return dict(state)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with what `state_dict` returned."""
         kept = zip(state["rows"].tolist(), state["kept"], strict=True) if state else ()
