@@ -1,15 +1,16 @@
-"""A run's connection to the server that holds a part."""
+"""A run's connections to the servers that hold parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 
 from splitlearn.app.configuration import plain
+from splitlearn.cut import Placement
 from splitlearn.loading import OpenedModel
 from splitlearn.naming import naming_group
 from splitlearn.training import PartElsewhere, SplitCausalLM
@@ -18,31 +19,34 @@ from splitlearn.training import PartElsewhere, SplitCausalLM
 if TYPE_CHECKING:
     from splitlearn.parties import GrpcConnection, RemotePart
 
-_PART = "trunk"
+
+_SUMMED = ("sent_bytes", "received_bytes", "state_bytes", "waited_s", "computed_s", "reconnects")
 
 
 @dataclass(frozen=True, eq=False)
 class ConnectedServer:
-    """A server that holds a part of this run.
+    """A server that holds parts of this run.
 
     Attributes:
+        party: its name in the placement.
         address: its ``HOST:PORT``.
         connection: the conversation with it.
-        part: what stands for the part here.
+        parts: what stands for its parts here, by the part's name.
     """
 
+    party: str
     address: str
     connection: GrpcConnection
-    part: RemotePart
+    parts: Mapping[str, RemotePart]
 
 
-def refuse_with_server(cfg: DictConfig) -> None:
+def refuse_with_server(cfg: DictConfig, placement: Placement) -> None:
     """Refuse settings that a run with a server cannot follow.
 
     Raises:
         ValueError: there is one.
     """
-    if cfg.placement.server is not None and cfg.load_best_model_at_end:
+    if any(placement.addresses()) and cfg.load_best_model_at_end:
         raise ValueError(
             "load_best_model_at_end=true puts the best parts back in the end, but the server's part has gone on; leave it "
             "false, and export the best checkpoint with ckpt=best"
@@ -50,60 +54,81 @@ def refuse_with_server(cfg: DictConfig) -> None:
 
 
 @contextmanager
-def connected(cfg: DictConfig, module: SplitCausalLM, opened: OpenedModel, run_id: str) -> Iterator[ConnectedServer | None]:
-    """Connect a run's module with the server of ``placement.server`` while the block runs; give None if there is none.
+def connected(
+    cfg: DictConfig, placement: Placement, module: SplitCausalLM, opened: OpenedModel, run_id: str
+) -> Iterator[list[ConnectedServer]]:
+    """Connect a run's module with the servers of its placement while the block runs; none are there if it has no addresses.
 
     Args:
         cfg: the run's configuration.
+        placement: who holds which part.
         module: how the model is trained; its parts are not loaded yet.
         opened: the model, for the parts that are here.
         run_id: of the run.
 
     Raises:
-        ValueError: the server refuses, since model, cut, dtype, training or codecs differ, or a certificate cannot be used.
-        ConnectionError: the server cannot be reached.
+        ValueError: a server refuses, since model, cut, dtype, training or codecs differ, or a certificate cannot be used.
+        ConnectionError: a server cannot be reached.
         FileNotFoundError: a certificate is not there.
         ImportError: the packages of the extra ``parties`` are missing.
     """
-    settings = cfg.placement
-    if settings.server is None:
-        yield None
+    settings = cfg.get("placement")
+    if not any(placement.addresses()):
+        yield []
         return
     from splitlearn.certificates import CertificateFiles, Role, read_identity
-    from splitlearn.parties import GrpcConnection, LinkSettings, PartyLostError, join
+    from splitlearn.parties import GrpcConnection, LinkSettings, PartyLostError, join_parts
 
     folder = settings.certificates
     identity = None if folder is None else read_identity(CertificateFiles.in_folder(folder), Role.CLIENT)
     with naming_group("placement.patience"):
         patience = LinkSettings(**plain(settings.patience))
-    connection = GrpcConnection(settings.server, identity, patience, name=f"the server of the {_PART}")
-    try:
-        part = join(connection, opened, module.settings, module.generators, _PART, run_id)
-        module.connect({_PART: cast(PartElsewhere, part)})
+    servers = []
+    with ExitStack() as stack:
+        for party, address in placement.addresses():
+            held = placement.party(party).parts
+            connection = GrpcConnection(address, identity, patience, name=f"the server of the {' and '.join(held)}")
+            stack.callback(connection.close)
+            parts = join_parts(connection, opened, module.settings, module.generators, held, run_id)
+            servers.append(ConnectedServer(party, address, connection, parts))
+        module.connect({name: cast(PartElsewhere, part) for server in servers for name, part in server.parts.items()})
         try:
-            yield ConnectedServer(settings.server, connection, part)
+            yield servers
         except PartyLostError as error:
             raise PartyLostError(f"{error}; once it runs again, go on from the last checkpoint with ckpt_path=last") from error
-    finally:
-        connection.close()
 
 
-def server_figures(server: ConnectedServer, train_s: float) -> dict[str, Any]:
-    """Return the figures of a server as in ``summary.json``.
+def server_figures(servers: Sequence[ConnectedServer], train_s: float) -> dict[str, Any] | None:
+    """Return the figures of servers as in ``summary.json``, of several their sums with each one's own; None without servers.
 
     Args:
-        server: the server.
+        servers: the servers.
         train_s: the seconds of training.
     """
-    connection = server.connection
+    figures = {server.party: _figures(server, train_s) for server in servers}
+    if len(figures) < 2:
+        return next(iter(figures.values()), None)
+    each = list(figures.values())
+    sums = {name: sum(one[name] for one in each) for name in _SUMMED}
+    return {
+        "address": ", ".join(one["address"] for one in each),
+        **sums,
+        "waiting_share": sums["waited_s"] / train_s if train_s else None,
+        "loading": {"parts": [part for one in each for part in one["loading"]["parts"]]},
+        "parties": figures,
+    }
+
+
+def _figures(server: ConnectedServer, train_s: float) -> dict[str, Any]:
+    connection, part = server.connection, next(iter(server.parts.values()))
     return {
         "address": server.address,
         "sent_bytes": connection.sent_bytes,
         "received_bytes": connection.received_bytes,
-        "state_bytes": server.part.owner.state_bytes,
+        "state_bytes": part.owner.state_bytes,
         "waited_s": connection.waited_seconds,
         "waiting_share": connection.waited_seconds / train_s if train_s else None,
         "computed_s": connection.server_seconds,
         "reconnects": connection.reconnects,
-        "loading": server.part.loading,
+        "loading": part.loading,
     }

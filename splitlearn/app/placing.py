@@ -20,50 +20,77 @@ def resolve_placement(cfg: DictConfig, *, elsewhere: bool = False) -> Placement:
     Args:
         cfg: a configuration with ``device``, ``device_map`` and, if several parties are to share the parts, ``placement``;
             runs of older releases have none.
-        elsewhere: whether parts stay with the server that ``placement.server`` names; otherwise this process holds them all.
+        elsewhere: whether parts stay with the servers whose addresses it has; otherwise this process holds them all.
 
     Raises:
-        PlacementError: the parties do not hold bottom, trunk and top once each, or one has an address.
+        PlacementError: the parties do not hold bottom, trunk and top once each, or an address is malformed, of the party of
+            this process, or missing.
         DeviceMapError: a device is malformed or not there.
     """
     device_map, num_gpus = plain(cfg.device_map), torch.cuda.device_count()
     settings = plain(cfg.get("placement"))
     if settings is None:
         return Placement.one_party(cfg.device, device_map, num_gpus=num_gpus)
-    server = settings.get("server") if elsewhere else None
+    server = settings.get("server")
     settings = {name: value for name, value in settings.items() if name not in _OF_CONNECTION}
+    if not elsewhere:
+        settings["parties"] = {name: _without_address(party) for name, party in settings["parties"].items()}
     try:
         placement = Placement.resolve(**settings, device=cfg.device, device_map=device_map, num_gpus=num_gpus)
     except PlacementError as error:
         raise PlacementError(f"placement.{error}") from error
-    for name, address in placement.addresses():
-        raise PlacementError(
-            f"placement.parties.{name}.address is {address!r}, but the address of another party is placement.server; leave "
-            "it null"
-        )
-    return placement if server is None else _with_server(placement, server)
+    if not elsewhere:
+        return placement
+    return _checked_addresses(placement if server is None else _with_server(placement, server))
+
+
+def _without_address(party: Any) -> Any:
+    return {**party, "address": None} if isinstance(party, dict) else party
 
 
 def _with_server(placement: Placement, address: str) -> Placement:
-    """Return a placement whose party beside the data's owner is at an address.
+    """Return a placement whose one party beside the data's owner is at an address.
 
     Raises:
-        PlacementError: that party holds another part than the trunk.
+        PlacementError: there is no such party, or there are several.
     """
     servers = [party for party in placement.parties if party.name != placement.data]
-    if [party.parts for party in servers] != [("trunk",)]:
-        held = " and ".join(f"the {part}" for party in servers for part in party.parts) or "nothing"
+    if not servers:
         raise PlacementError(
-            f"placement.server is {address!r}, but a server can hold the trunk alone, and here servers hold {held}; take "
-            "placement=u_shaped"
+            f"placement.server is {address!r}, but {placement.data!r} holds all parts; take placement=u_shaped or vanilla"
         )
-    settings = {"parts": list(servers[0].parts), "address": address}
+    if len(servers) > 1:
+        places = " and ".join(f"placement.parties.{party.name}.address" for party in servers)
+        raise PlacementError(f"placement.server is {address!r}, but there are {len(servers)} servers; set {places} instead")
+    (server,) = servers
+    if server.address is not None:
+        raise PlacementError(
+            f"placement.server is {address!r} and placement.parties.{server.name}.address {server.address!r}; set one of them"
+        )
     try:
-        server, _ = parse_party(servers[0].name, settings)
+        there, _ = parse_party(server.name, {"parts": list(server.parts), "address": address})
     except PlacementError as error:
         raise PlacementError(f"placement.server is {address!r}; give HOST:PORT, such as trunk.example.org:7443") from error
     here = tuple(party for party in placement.parties if party.name == placement.data)
-    return Placement((*here, server), placement.data, placement.labels)
+    return Placement((*here, there), placement.data, placement.labels)
+
+
+def _checked_addresses(placement: Placement) -> Placement:
+    """Refuse addresses of this process's own party, and of some servers alone."""
+    addresses = dict(placement.addresses())
+    own = placement.data
+    if own in addresses:
+        raise PlacementError(
+            f"placement.parties.{own}.address is {addresses[own]!r}, but {own!r} has the data and runs in this process; leave "
+            "it null"
+        )
+    here = [party.name for party in placement.parties if party.is_here and party.name != own]
+    if addresses and here:
+        raise PlacementError(
+            f"placement.parties.{here[0]}.address is null, but {next(iter(addresses))!r} is at an address; give all servers "
+            "addresses, or none"
+        )
+    return placement
 
 
 def describe_placement(placement: Placement) -> dict[str, Any]:

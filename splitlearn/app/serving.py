@@ -49,11 +49,28 @@ def serve(cfg: DictConfig) -> None:
     """
     check(cfg, "serve")
     from splitlearn.certificates import CertificateFiles, Role, read_identity
-    from splitlearn.parties import PartServer, ServedPart, ServerLimits, WireLimits
 
     identity = None
     if cfg.certificates is not None:
         identity = read_identity(CertificateFiles.in_folder(cfg.certificates), Role.SERVER)
+    _listen(cfg, make_part_server(cfg), identity)
+
+
+def make_part_server(cfg: DictConfig) -> PartServer:
+    """Load the parts of a configuration, and return what answers clients' messages.
+
+    Args:
+        cfg: a configuration like ``conf/serve.yaml``.
+
+    Raises:
+        CutError: the split points do not cut the model.
+        ValueError: a setting or the checkpoint cannot be used.
+    """
+    from splitlearn.parties import PartServer, ServedPart, ServerLimits, WireLimits
+
+    parts = plain(cfg.part)
+    if not isinstance(parts, str) and not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
+        raise ValueError(f"part is {parts!r}; give trunk, top or [trunk, top]")
     limits = ServerLimits(
         max_rows=cfg.limits.rows,
         max_tokens=cfg.limits.tokens,
@@ -69,11 +86,12 @@ def serve(cfg: DictConfig) -> None:
         plain(cfg.peft),
         gradient_checkpointing=cfg.gradient_checkpointing,
         boundary=plain(cfg.boundary),
+        max_logits_mib=cfg.max_logits_mib,
     )
     request = replace(request, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
     sharing = _sharing(cfg)
-    served = ServedPart(request, cfg.part, settings, cfg.device, cfg.verbose)
-    _listen(cfg, PartServer(served, limits, sharing), identity)
+    served = ServedPart(request, parts, settings, cfg.device, cfg.verbose)
+    return PartServer(served, limits, sharing)
 
 
 def _sharing(cfg: DictConfig) -> Sharing | None:

@@ -113,7 +113,7 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
     seed_everything(cfg.seed, workers=True, verbose=False)
     settle_settings(cfg)
     placement = resolve_placement(cfg, elsewhere=True)
-    refuse_with_server(cfg)
+    refuse_with_server(cfg, placement)
     opened = open_model(cfg)
     plan, commit = opened.plan, opened.source.commit
     recorder.note(commit=commit, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
@@ -140,8 +140,8 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
     check_watched(cfg, datamodule)
     prepare_attacks(cfg, opened, placement, datamodule, trainer)
     recorder.note(rows=datamodule.counts if isinstance(datamodule, BlockDataModule) else None)
-    # Whether a server has the same model is known before weights are read.
-    server = stack.enter_context(connected(cfg, module, held, recorder.run_id))
+    # Whether servers have the same model is known before weights are read.
+    servers = stack.enter_context(connected(cfg, placement, module, held, recorder.run_id))
     with keeping_metrics(run_folder, lambda: recorder.has_begun), without_lightning_advice(), module.tracker:
         if checkpoint is not None:
             check_fit_of(checkpoint, str(ckpt_path), module, datamodule, trainer)
@@ -153,7 +153,7 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
         recorder.note(attacks=finish_attacks(trainer, module))
     memory = measured_memory(trainer, module, opened)
     link = predicted_step(cfg, trainer)
-    recorder.note(server=None if server is None else server_figures(server, metrics["train_s"]))
+    recorder.note(server=server_figures(servers, metrics["train_s"]))
     recorder.note(memory=memory, phases=measured_phases(trainer), link=link)
     log_figures(trainer, metrics, memory, link)
     stamp = Stamp(recorder.run_id, step_of_end(trainer, cfg.load_best_model_at_end))

@@ -60,10 +60,11 @@ class RunSummary:
         link: what an optimizer step would take over the network that the settings describe: ``bandwidth_mbps``, ``rtt_ms``,
             ``bytes`` and ``trips`` of a step, ``link_s``, ``compute_s`` (the median step of this run), ``step_s`` for both
             together, and ``waiting_share``; None if no network was described.
-        server: of a part that a server held: its ``address``; ``sent_bytes`` and ``received_bytes`` of all messages;
+        server: of parts that a server held: its ``address``; ``sent_bytes`` and ``received_bytes`` of all messages;
             ``state_bytes``, those of them that are states for checkpoints; ``waited_s``, the seconds in which this process
             waited for it, and ``waiting_share`` of the seconds of training; ``computed_s``, the seconds that it computed;
-            ``reconnects``; and its ``loading``. None if all parts were here.
+            ``reconnects``; and its ``loading``. Of several servers it has the sums, and ``parties`` has the same of each by the
+            party's name. None if all parts were here.
         attacks: what attacks recovered of the text from what crosses the cuts: ``headline`` has the best attack's ``attack``,
             ``cut``, ``direction``, ``token_recovery`` and ``rouge_l``; ``attacks`` lists all of them; None if none were run.
         overrides: the swept overrides of this job, such as ``["split.point_1=2", "seed=1"]``; None for a single run.

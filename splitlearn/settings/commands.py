@@ -210,7 +210,8 @@ class ServeSettings:
     boundary: BoundarySettings
     peft: PeftSettings
     optimizer: OptimizerSettings
-    part: Annotated[str, Rule(choices=("trunk",))]
+    # A name or a list of names, which are checked where the parts are placed.
+    part: Any
     host: str
     port: Annotated[int, Rule(least=0)]
     certificates: str | None
@@ -223,6 +224,7 @@ class ServeSettings:
     device: str
     threads: Annotated[int | None, Rule(least=1)]
     gradient_checkpointing: bool
+    max_logits_mib: Annotated[float | None, Rule(above=0)]
     limits: ServeLimits
     verbose: bool
 

@@ -58,12 +58,8 @@ def test_a_run_of_an_older_release_has_one_party() -> None:
         (["placement=u_shaped", "placement.parties.server.parts=[middle]"], "placement.parties.server.parts names 'middle'"),
         (["placement=vanilla", "placement.labels=client"], "placement.labels is 'client', but 'server' holds the top"),
         (
-            ["placement=u_shaped", "placement.parties.server.address=example.org:9000"],
-            "placement.parties.server.address is 'example.org:9000', but the address of another party is placement.server",
-        ),
-        (
-            ["placement=linear", "placement.server=a.org:1"],
-            "can hold the trunk alone, and here servers hold the trunk and the top",
+            ["placement=u_shaped", "placement.parties.client.address=example.org:9000"],
+            "placement.parties.client.address is 'example.org:9000', but 'client' has the data and runs in this process",
         ),
         (["placement.server=a.org"], "placement.server is 'a.org'; give HOST:PORT"),
         (

@@ -11,8 +11,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from splitlearn.boundary import Boundary, CallKind, Parcel, Route
 from splitlearn.cut import Placement
-from splitlearn.training import SplitCausalLM
+from splitlearn.model import TopRequest
+from splitlearn.parties import PartyError
+from splitlearn.randomness import NamedGenerators
+from splitlearn.training import SplitCausalLM, TopLosses, TrainingSettings
 from splitlearn.training.part_owner import PartElsewhere
 from splitlearn.training.trials.isolation import keeps_rows_apart
 from tests.architectures.catalogue import tiny_model
@@ -58,7 +62,7 @@ def make_module(
     return module
 
 
-def fit(module: SplitCausalLM, steps: int, **settings: Any) -> tuple[list[float], dict[str, Any]]:
+def fit(module: SplitCausalLM, steps: int, path: Path | None = None, **settings: Any) -> tuple[list[float], dict[str, Any]]:
     log = LossLog(draws=False)
     trainer = Trainer(
         accelerator="cpu",
@@ -73,7 +77,7 @@ def fit(module: SplitCausalLM, steps: int, **settings: Any) -> tuple[list[float]
     )
     torch.manual_seed(1)
     data: DataLoader[Any] = loader(steps * settings.get("accumulate_grad_batches", 1))
-    trainer.fit(module, data, data)
+    trainer.fit(module, data, data, ckpt_path=path, weights_only=True)
     return [*log.losses, float(trainer.callback_metrics["val_loss"])], content_of(module)
 
 
@@ -146,3 +150,48 @@ def test_steps_are_those_of_one_process(
         content["generators"] = {part: states[part] for part in ("bottom", "trunk", "top") if part in states}
     assert_equal(found, expected)
     assert {path.split(".")[1] for path, _ in other.named_parameters()} == {"bottom"}
+
+
+# It goes on with the epoch's first batch.
+@pytest.mark.filterwarnings("ignore:.* your dataloader is not resumable")
+def test_a_run_goes_on_at_a_new_server(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint("llama", tie_word_embeddings=False)
+    first = make_module(checkpoint, "vanilla", {"peft": LORA}, remote=True)
+    fit(first, 2)
+    first.trainer.save_checkpoint(tmp_path / "two.ckpt")
+    resumed = [make_module(checkpoint, "vanilla", {"peft": LORA}, remote) for remote in (True, False)]
+    (losses, found), (expected_losses, expected) = (fit(module, 4, path=tmp_path / "two.ckpt") for module in resumed)
+    assert losses == expected_losses
+    assert_equal(found, expected)
+
+
+def test_what_a_client_sends_to_a_top_is_checked(tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = tiny_checkpoint("llama", tie_word_embeddings=False)
+    top = stand_ins(checkpoint, CUT, TrainingSettings(), NamedGenerators(0), [["top"]])["top"]
+
+    def ask(labels_BT: torch.Tensor, **arguments: Any) -> TopLosses:
+        boundary = Boundary(Route(2, sends_context=True))
+        ticket = boundary.send(Parcel(torch.zeros(1, 3, 64)), CallKind.TRAIN)
+        asked = TopRequest(labels_BT, 3, arguments)
+        losses: Any = top.finish(top.send(ticket, (boundary, None), {}, {}, asked))
+        return cast(TopLosses, losses)
+
+    for labels_BT in (torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 3)):
+        with pytest.raises(PartyError, match=r"sent no labels of the shape \(1, 3\) in int64"):
+            ask(labels_BT)
+    with pytest.raises(PartyError, match="client sent the label 5000; this model's tokens are 0 to"):
+        ask(torch.tensor([[1, -100, 5000]]))
+    with pytest.raises(PartyError, match="client sent the argument 'skips_head'"):
+        ask(torch.ones(1, 3, dtype=torch.int64), skips_head=True)
+    losses = ask(torch.ones(1, 3, dtype=torch.int64))
+    with pytest.raises(PartyError, match="numbers that are not finite"):
+        losses.text.backward(torch.tensor(float("inf")))
+    assert torch.isfinite(ask(torch.tensor([[1, -100, -100]])).text), "the conversation goes on"
+
+
+def test_a_top_elsewhere_wants_a_placement_that_says_so(tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = tiny_checkpoint("llama", tie_word_embeddings=False)
+    module = SplitCausalLM(str(checkpoint), *CUT)
+    parts = stand_ins(checkpoint, CUT, module.settings, module.generators, [["trunk", "top"]])
+    with pytest.raises(ValueError, match="the top is to be held elsewhere, but the placement gives it to 'client'"):
+        module.connect({name: cast(PartElsewhere, part) for name, part in parts.items()})

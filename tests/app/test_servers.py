@@ -1,0 +1,98 @@
+"""Runs whose top is at a server, alone or with the trunk: `train` with servers is `train` in one process, to the bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+
+from splitlearn.app import TrainResult, compose, train
+from splitlearn.app.placing import resolve_placement
+from splitlearn.app.serving import make_part_server
+from splitlearn.cut import PlacementError
+from splitlearn.parties import Conversation, LinkSettings, PartServer, PartyService, add_port
+from splitlearn.runs import read_summary
+from splitlearn.training.callbacks import LAST
+
+# A head that is tied to the embedding would be trained by two parties.
+MODEL = ["model.untie=true"]
+SHORT = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=12", "data.max_val_blocks=4", "trainer.max_steps=3"]
+SHORT += ["trainer.enable_progress_bar=false", "verbose=false", "logger=none", "trainer.gradient_clip_val=0.5", *MODEL]
+SERVERS = {"vanilla": {"server": "[trunk,top]"}, "linear": {"server_1": "trunk", "server_2": "top"}}
+
+
+@contextmanager
+def listening(part: str, *overrides: str) -> Iterator[tuple[str, PartServer]]:
+    """Serve parts in this process, in the clear; yield the address."""
+    held = make_part_server(compose(f"part={part}", "verbose=false", *MODEL, *overrides, config_name="serve"))
+    service = PartyService(lambda client: Conversation(held, client or "client"))
+    pool = ThreadPoolExecutor(service.num_threads)
+    server = grpc.server(pool, handlers=[service], options=LinkSettings().server_options(held.limits.wire))
+    port = add_port(server, "localhost:0", None)
+    server.start()
+    try:
+        yield f"localhost:{port}", held
+    finally:
+        service.stop("the test is over", 1.0)
+        server.stop(0).wait()
+
+
+@contextmanager
+def servers_of(placement: str, *overrides: str) -> Iterator[list[str]]:
+    """Serve all parts of a placement; yield the overrides of a run with them."""
+    with ExitStack() as stack:
+        there = {party: stack.enter_context(listening(part, *overrides))[0] for party, part in SERVERS[placement].items()}
+        yield [f"placement.parties.{party}.address={address}" for party, address in there.items()]
+
+
+def content(result: TrainResult) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(result.folder / "checkpoints" / LAST, weights_only=True)
+    return loaded
+
+
+def test_a_run_with_two_servers_is_that_of_one_process(tmp_path: Path) -> None:
+    one = train(compose(*SHORT, "placement=linear"), folder=tmp_path / "one")
+    with servers_of("linear") as addresses:
+        two = train(compose(*SHORT, "placement=linear", *addresses), folder=tmp_path / "two")
+    for name in ("val_loss_before", "val_loss_after"):
+        assert one.metrics[name] == two.metrics[name]
+    expected, found = content(one), content(two)
+    assert expected["state_dict"].keys() == found["state_dict"].keys()
+    assert all(tensor.equal(found["state_dict"][name]) for name, tensor in expected["state_dict"].items())
+    records = [read_summary(result.folder) for result in (one, two)]
+    assert records[0] is not None and records[1] is not None
+    assert records[0].traffic == records[1].traffic
+    # Each process has loaded its own parts.
+    assert [part["part"] for part in records[1].loading or []] == ["bottom"]
+    figures = records[1].server or {}
+    assert [part["part"] for part in figures["loading"]["parts"]] == ["trunk", "top"]
+    assert figures["sent_bytes"] == sum(party["sent_bytes"] for party in figures["parties"].values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["placement=linear", "placement.server=a:1"], "there are 2 servers; set placement.parties.server_1.address and"),
+        (["placement=one_party", "placement.server=a:1"], "'owner' holds all parts; take placement=u_shaped or vanilla"),
+        (["placement=linear", "placement.parties.server_1.address=a:1"], "placement.parties.server_2.address is null, but"),
+        (["placement.parties.client.address=a:1"], "'client' has the data and runs in this process; leave it null"),
+        (["placement.server=a:1", "placement.parties.server.address=b:1"], "set one of them"),
+        (["placement.server=a"], "placement.server is 'a'; give HOST:PORT"),
+    ],
+)
+def test_addresses_that_do_not_fit_the_placement_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(PlacementError, match=re.escape(message)):
+        resolve_placement(compose("placement=u_shaped", *overrides), elsewhere=True)
+
+
+@pytest.mark.parametrize("part", ["5", "bottom", "[top,middle]", "[top,top]"])
+def test_parts_that_no_server_can_hold_are_refused_before_weights_are_read(part: str) -> None:
+    with pytest.raises(ValueError, match=r"^part is .*(give|a server holds).* \[trunk, top\]"):
+        make_part_server(compose(f"part={part}", config_name="serve"))
