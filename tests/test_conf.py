@@ -20,7 +20,7 @@ FILES = sorted(path.relative_to(conf_folder()) for path in conf_folder().rglob("
 GROUPS = {
     "model": 8,
     "split": 5,
-    "placement": 4,
+    "placement": 7,
     "boundary": 11,
     "defence": 5,
     "data": 5,

@@ -11,25 +11,38 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
 from omegaconf import DictConfig
 
 from splitlearn.app.configuration import make, plain
+from splitlearn.app.simulating import simulation_of
 from splitlearn.cut import Placement
 from splitlearn.loading import OpenedModel
-from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, WholeFileCheckpointIO, root_device_arguments
+from splitlearn.training import (
+    ClientSettings,
+    SimulatedClients,
+    SplitCausalLM,
+    SplitPrecision,
+    SplitStrategy,
+    WholeFileCheckpointIO,
+    root_device_arguments,
+)
 from splitlearn.training.callbacks import BestCheckpoint
 
 
-def make_module(cfg: DictConfig, opened: OpenedModel, placement: Placement) -> SplitCausalLM:
+def make_module(cfg: DictConfig, opened: OpenedModel, placement: Placement, *, simulates: bool = False) -> SplitCausalLM:
     """Make the module of a configuration, without loading its parts.
 
     Args:
         cfg: the run's configuration.
         opened: the model, cut.
         placement: who holds which part.
+        simulates: whether the module has all clients of the configuration; otherwise it is that of the first.
 
     Raises:
         ValueError: a setting is unknown or out of range.
     """
-    return SplitCausalLM.from_opened(
+    simulation = simulation_of(cfg) if simulates else None
+    several = {} if simulation is None else {"simulation": simulation}
+    return (SimulatedClients if several else SplitCausalLM).from_opened(
         opened,
+        **several,
         placement=placement,
         low_memory=cfg.model.low_memory,
         optimizer=plain(cfg.optimizer),
@@ -62,6 +75,10 @@ def make_trainer(cfg: DictConfig, run_folder: Path, own_callbacks: Sequence[Call
     devices = placement.devices
     trainer_settings = dict(cfg.trainer)
     precision = SplitPrecision(trainer_settings.pop("precision"), devices)
+    simulation = simulation_of(cfg)
+    if simulation is not None:
+        each = trainer_settings["accumulate_grad_batches"]
+        trainer_settings["accumulate_grad_batches"] = ClientSettings.from_plain(simulation).batches_per_step(each)
     callbacks: list[Callback] = [*own_callbacks, *(_make_callback(settings, cfg) for settings in _chosen(cfg, "callbacks"))]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]

@@ -8,10 +8,11 @@ import torch
 from omegaconf import DictConfig
 
 from splitlearn.app.configuration import plain
+from splitlearn.app.simulating import SIMULATION_SETTINGS
 from splitlearn.cut import CUTS, Placement, PlacementError, parse_party
 
 # Settings of a placement that say how another party is reached, not who holds what.
-_OF_CONNECTION = ("server", "certificates", "patience", "microbatches")
+_OF_CONNECTION = ("server", "certificates", "patience", "microbatches", *SIMULATION_SETTINGS)
 
 
 def resolve_placement(cfg: DictConfig, *, elsewhere: bool = False) -> Placement:

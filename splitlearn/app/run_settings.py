@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from splitlearn.app.rates import optimizer_settings
+from splitlearn.app.simulating import settle_clients
 
 
 def settle_settings(cfg: DictConfig) -> None:
@@ -21,11 +22,7 @@ def settle_settings(cfg: DictConfig) -> None:
         # The number of steps alone says how long: rows are passed as often as it takes.
         cfg.trainer.max_epochs = -1
     cfg.optimizer = optimizer_settings(cfg)
-    if cfg.data.get("partition") is not None and cfg.data.get("share") is None:
-        raise ValueError(
-            f"data.partition is {cfg.data.partition}, but data.share does not say whose rows this run trains with; set it to "
-            "the number of a client, from 1"
-        )
+    settle_clients(cfg)
 
 
 def _dtype(cfg: DictConfig) -> str | None:

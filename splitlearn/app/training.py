@@ -29,6 +29,7 @@ from splitlearn.app.run_checks import check_data, check_examples, check_memory, 
 from splitlearn.app.run_folder import earlier_starts, keeping_metrics, refuse_second_run
 from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
+from splitlearn.app.simulating import hand_out_in_turn, save_clients
 from splitlearn.app.step_figures import log_figures, measured_memory, measured_phases, predicted_step
 from splitlearn.app.sweeping import describe_job, refuse_done_job, settle_job
 from splitlearn.cut import describe_threats
@@ -122,12 +123,13 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
     if checkpoint is not None and run_folder.resolve() in Path(str(ckpt_path)).resolve().parents:
         refuse_finished(checkpoint, str(ckpt_path), cfg, read_summary(run_folder))
     held = opened.only(placement.parts_here())
-    module = make_module(cfg, held, placement)
+    module = make_module(cfg, held, placement, simulates=True)
     recorder.note(threat_model=describe_threats(placement, module.trained))
     check_memory(opened, module)
     if cfg.verbose and module.adapters.method is not None:
         print(f"learning rate of adapters: {rate_of_adapters(module):g}")
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=opened.source.name, tokenizer_revision=commit)
+    hand_out_in_turn(cfg, datamodule)
     figures = RunFigures()
     trainer = make_trainer(
         cfg, run_folder, [figures, Traffic(), PrivacyLoss(), RunIdentity(recorder.run_id, starts)], placement
@@ -159,5 +161,6 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
     stamp = Stamp(recorder.run_id, step_of_end(trainer, cfg.load_best_model_at_end))
     recorder.note(step=stamp.step)
     saved = save_trained(cfg, module, run_folder, stamp)
+    save_clients(cfg, module, run_folder, stamp)
     recorder.complete(cfg, metrics, module, datamodule, trainer, saved)
     return TrainResult(metrics, module, datamodule, trainer, run_folder)

@@ -23,6 +23,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from splitlearn.data.clients_loader import ClientsLoader
 from splitlearn.data.examples import show_example
 from splitlearn.data.packing import TooLittleError, check_block_size, isolate, join, pad_batch
 from splitlearn.data.partition import parse_partition
@@ -75,6 +76,7 @@ class BlockDataModule(LightningDataModule, ABC):
         tokenizer: the tokenizer, once `setup` has run.
         blocks: the blocks of ``"train"`` and ``"val"``, once `setup` has run; nothing held out is no ``"val"``.
         shares: the training blocks of each client if they are those of all, once `setup` has run.
+        batches_per_turn: how many batches of a client then come one after another; whoever accumulates gradients sets it.
         stream: the training blocks if they are streamed, once `setup` has run.
     """
 
@@ -127,6 +129,7 @@ class BlockDataModule(LightningDataModule, ABC):
             raise ValueError(f"data.partition is {partition!r}, which needs all rows; leave it null with data.streaming")
         self.share = share
         self.shares: list[Dataset] = []
+        self.batches_per_turn = 1
         self.tokenizer_name_or_path = tokenizer_name_or_path
         self.tokenizer_revision = tokenizer_revision
         self.source = Source(source, sample_by, subset, split, revision)
@@ -435,11 +438,18 @@ class BlockDataModule(LightningDataModule, ABC):
         columns = {name: [int(each) for each in row[name][:end]] for name in ("input_ids", "labels")}
         return show_example(self._tokenizer, columns)
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Return batches of ``input_ids`` and ``labels``, each of shape (B, T), shuffled anew in each epoch."""
-        rows = self.blocks["train"] if self.stream is None else self.stream
+    def train_dataloader(self) -> ResumableLoader | ClientsLoader:
+        """Return batches of ``input_ids`` and ``labels``, each of shape (B, T), shuffled anew in each epoch.
+
+        If the data are those of several clients, batches come client by client, ``batches_per_turn`` of each.
+        """
         if self.num_workers:
             name_temporary_folders()
+        if self.shares:
+            return ClientsLoader([self._loader(share) for share in self.shares], self.batches_per_turn)
+        return self._loader(self.blocks["train"] if self.stream is None else self.stream)
+
+    def _loader(self, rows: Any) -> ResumableLoader:
         return ResumableLoader(rows, self.batch_size, self.seed, self.num_workers, self._collate())
 
     @property

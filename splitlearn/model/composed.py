@@ -43,6 +43,7 @@ class ComposedCausalLM(nn.Module):
         generators: random number generators of the parts in training and of the boundaries' observers, by name; None leaves
             torch's default ones, which the unsplit model uses.
         codecs: how what crosses the cuts is sent; None sends everything as it is.
+        meter: counts the bytes that cross the cuts; None makes one.
 
     Attributes:
         meter: counts the bytes that cross the cuts.
@@ -65,6 +66,7 @@ class ComposedCausalLM(nn.Module):
         routes: tuple[Route, Route] = U_SHAPED,
         generators: NamedGenerators | None = None,
         codecs: BoundaryCodecs | None = None,
+        meter: TrafficMeter | None = None,
     ) -> None:
         super().__init__()
         given = [(part.spec.name, part.spec.start, part.spec.end, part.spec.num_layers) for part in (bottom, trunk, top)]
@@ -83,7 +85,7 @@ class ComposedCausalLM(nn.Module):
         self.bottom = bottom
         self.trunk = trunk
         self.top = top
-        self.meter = TrafficMeter()
+        self.meter = meter or TrafficMeter()
         self.generators = generators
         codecs = codecs or BoundaryCodecs()
         below, above = (Boundary(route, self.meter, *codecs.make(route.cut), generators) for route in routes)

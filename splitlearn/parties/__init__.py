@@ -1,7 +1,7 @@
 """Each party its own process: the protocol, tensors on the wire, mutual TLS, parts that other processes hold."""
 
 import splitlearn.parties.extra  # noqa: F401
-from splitlearn.parties.client_order import ORDERS, ClientOrder, Sharing
+from splitlearn.parties.client_order import ClientOrder, Sharing
 from splitlearn.parties.connection import Connection
 from splitlearn.parties.conversation import Conversation
 from splitlearn.parties.errors import PartyError, PartyLostError
@@ -22,7 +22,6 @@ from splitlearn.parties.wire_checks import WireError, WireLimits, check_finite, 
 
 __all__ = [
     "CONVERSE",
-    "ORDERS",
     "PROTOCOL_VERSION",
     "Answer",
     "Answerer",

@@ -13,9 +13,7 @@ from splitlearn.naming import named
 from splitlearn.parties.part_work import Answer
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.wire import Message
-from splitlearn.training import SharedSteps
-
-ORDERS = ("sequential", "concurrent")
+from splitlearn.training import ORDERS, SEQUENTIAL, SharedSteps
 
 
 @dataclass(frozen=True)
@@ -221,4 +219,4 @@ def clip_of(message: Message) -> torch.Tensor | None:
 
 def make_order(sharing: Sharing, steps: SharedSteps) -> ClientOrder:
     """Return the order of clients that settings ask for."""
-    return (Turns if sharing.order == "sequential" else Together)(sharing.clients, steps)
+    return (Turns if sharing.order == SEQUENTIAL else Together)(sharing.clients, steps)

@@ -79,6 +79,9 @@ class PlacementSettings:
     certificates: str | None
     patience: PatienceSettings
     microbatches: Annotated[int, Rule(least=1)]
+    clients: Any
+    order: str | None
+    average_every: Annotated[int | None, Rule(least=1)]
 
 
 @dataclass

@@ -10,6 +10,7 @@ from splitlearn.training.checkpoint_content import (
 from splitlearn.training.checkpoint_fit import compare_bases
 from splitlearn.training.checkpoint_io import WholeFileCheckpointIO
 from splitlearn.training.checkpoint_schema import check_progress, check_schema
+from splitlearn.training.client_settings import ClientSettings
 from splitlearn.training.load_parts import load_for_training
 from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
@@ -19,7 +20,8 @@ from splitlearn.training.precision import SplitPrecision
 from splitlearn.training.preparing import PreparedParts, prepare_parts
 from splitlearn.training.refusals import parts_in_float32, refuse_divided_ties
 from splitlearn.training.settings import TrainingSettings, parse_dtype
-from splitlearn.training.shared_steps import SharedSteps, mean_gradients
+from splitlearn.training.shared_steps import ORDERS, SEQUENTIAL, SharedSteps, mean_gradients
+from splitlearn.training.simulated_clients import SimulatedClients
 from splitlearn.training.strategy import SplitStrategy, root_device_arguments
 from splitlearn.training.token_window import count_supervised
 from splitlearn.training.top_loss import TopLoss, TopLosses
@@ -27,6 +29,9 @@ from splitlearn.training.top_loss import TopLoss, TopLosses
 __all__ = [
     "CODECS_KEY",
     "GENERATORS_KEY",
+    "ORDERS",
+    "SEQUENTIAL",
+    "ClientSettings",
     "LocalOwner",
     "Optimization",
     "PartElsewhere",
@@ -34,6 +39,7 @@ __all__ = [
     "PartOptimization",
     "PreparedParts",
     "SharedSteps",
+    "SimulatedClients",
     "SplitCausalLM",
     "SplitPrecision",
     "SplitStrategy",

@@ -21,6 +21,8 @@ from splitlearn.training.preparing import PreparedParts, prepare_parts
 from splitlearn.training.settings import TrainingSettings
 from splitlearn.training.step_owner import StepOwner
 
+_TRUNK = "trunk"
+
 
 @dataclass(frozen=True, eq=False)
 class TrainableModel:
@@ -52,6 +54,7 @@ def load_trainable(
     low_memory: bool,
     verbose: bool,
     tracker: MemoryTracker,
+    beside: TrainableModel | None = None,
 ) -> TrainableModel:
     """Load the parts that are here, prepare them for training, and connect them with those elsewhere.
 
@@ -65,6 +68,7 @@ def load_trainable(
         low_memory: load part by part rather than the whole model first.
         verbose: print what is loaded and what it costs.
         tracker: records memory after each part.
+        beside: another client's model, whose trunk and whose meter this one shares; ``opened`` is then for the others.
 
     Raises:
         ValueError: the model cannot be trained so, or the checkpoint, cut or devices are unusable.
@@ -84,11 +88,22 @@ def load_trainable(
     digests = {name: part.base_digest for name, part in elsewhere.items() if part.base_digest is not None}
     prepared = replace(prepared, base_weights={**prepared.base_weights, **digests})
     trained = {**settings.trained, **prepared.trained}
+    if beside is not None:
+        prepared, trained = _with_trunk_of(prepared, beside), {**trained, _TRUNK: beside.trained[_TRUNK]}
     parts = {part.spec.name: part for part in prepared.parts} | cast(dict[str, SplitModel], dict(elsewhere))
     composed = ComposedCausalLM(
-        *(parts[name] for name in PART_NAMES), routes=find_routes(placement), generators=generators, codecs=settings.codecs
+        *(parts[name] for name in PART_NAMES),
+        routes=find_routes(placement),
+        generators=generators,
+        codecs=settings.codecs,
+        meter=None if beside is None else beside.composed.meter,
     ).train()
     frozen_parts = FrozenParts(settings.cache, trained, composed, opened.request.quantization)
     step = StepOwner(prepared.parts, prepared.ties, {name: part.owner for name, part in elsewhere.items()})
     loss = SplitLoss(composed, frozen_parts, settings.max_logits_mib, num_microbatches)
     return TrainableModel(composed, prepared, trained, loss, step)
+
+
+def _with_trunk_of(prepared: PreparedParts, beside: TrainableModel) -> PreparedParts:
+    bottom, top = prepared.parts
+    return replace(prepared, parts=(bottom, beside.composed.trunk, top))

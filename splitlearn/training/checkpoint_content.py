@@ -110,7 +110,9 @@ def load_gradients(parts: Sequence[SplitModel], tensors: Mapping[str, torch.Tens
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def speak_names(optimizer: torch.optim.Optimizer, parts: Sequence[SplitModel]) -> None:
+def speak_names(
+    optimizer: torch.optim.Optimizer, parts: Sequence[SplitModel], further: Mapping[nn.Parameter, str] | None = None
+) -> None:
     """Have ``optimizer.state_dict()`` and ``load_state_dict`` name parameters as checkpoints do, where torch numbers them.
 
     The rest is as torch has it: ``state`` by parameter, and a list ``param_groups`` of hyperparameters with the group's
@@ -120,8 +122,9 @@ def speak_names(optimizer: torch.optim.Optimizer, parts: Sequence[SplitModel]) -
     Args:
         optimizer: it steps trained parameters of ``parts``; each of its groups has a ``name``.
         parts: the parts.
+        further: names of parameters of other parts that it steps.
     """
-    names = stored_names(parts)
+    names = {**stored_names(parts), **(further or {})}
     optimizer.register_state_dict_post_hook(lambda optimizer, state: _named(optimizer, state, names))
     optimizer.register_load_state_dict_pre_hook(lambda optimizer, state: _in_order(optimizer, state, names))
 

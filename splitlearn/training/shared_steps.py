@@ -10,6 +10,9 @@ import torch
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.part_owner import LocalOwner, StepOrder
 
+# One step with each client in turn, or one with all of them.
+SEQUENTIAL, CONCURRENT = ORDERS = ("sequential", "concurrent")
+
 
 class SharedSteps:
     """Takes the steps of a part that several clients train. It counts them itself, and has a schedule of its own.

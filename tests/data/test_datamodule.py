@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from splitlearn.data import TextDataModule, read_documents
-from splitlearn.data.resumable import StreamedBlocks
+from splitlearn.data.resumable import ResumableLoader, StreamedBlocks
 from splitlearn.embedded import resolve_model
 
 
@@ -114,7 +114,7 @@ def test_streamed_rows_are_those_that_were_not_held_out_in_a_new_order_each_epoc
     orders = []
     for epoch in range(2):
         loader = module.train_dataloader()
-        assert isinstance(loader.dataset, StreamedBlocks)
+        assert isinstance(loader, ResumableLoader) and isinstance(loader.dataset, StreamedBlocks)
         loader.dataset.set_epoch(epoch)
         text = str(module.tokenizer.decode(torch.cat([batch["input_ids"].flatten() for batch in loader]).tolist()))
         orders.append([int(number) for number in re.findall(r"number (\d+),", text)])
@@ -129,6 +129,7 @@ def test_a_stream_is_taken_up_where_it_was_left(lines: Path, num_workers: int) -
     def batches(skipped: int) -> list[torch.Tensor]:
         module = streamed(lines, block_size=32, batch_size=2, num_workers=num_workers, max_train_blocks=60)
         loader = module.train_dataloader()
+        assert isinstance(loader, ResumableLoader)
         loader.load_state_dict({"num_batches": skipped})
         return [batch["input_ids"] for batch in loader]
 

@@ -29,7 +29,7 @@ from splitlearn.parties import (
     add_port,
     join,
 )
-from splitlearn.training import SplitCausalLM, TrainingSettings, count_supervised
+from splitlearn.training import SimulatedClients, SplitCausalLM, TrainingSettings, count_supervised
 from splitlearn.training.part_owner import PartElsewhere
 from tests.parties.conftest import LIMITS, QUICK
 from tests.training.test_remote_steps import LossLog
@@ -206,6 +206,52 @@ def in_one_process(checkpoint: Path, order: str) -> tuple[list[list[float]], dic
         # What is held out is the first batch.
         one.run(client, 0)
     return one.losses, one.weights()
+
+
+def simulated(checkpoint: Path, order: str, **simulation: Any) -> tuple[list[list[float]], SimulatedClients]:
+    torch.manual_seed(0)
+    module = SimulatedClients(str(checkpoint), *CUT, simulation={"clients": CLIENTS, "order": order, **simulation}, **SETTINGS)
+    log, in_turn = LossLog(draws=False), order == "sequential"
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=STEPS * (len(CLIENTS) if in_turn else 1),
+        accumulate_grad_batches=1 if in_turn else len(CLIENTS),
+        gradient_clip_val=CLIP,
+        callbacks=[log],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    rows = [batch for of_step in zip(*map(batches, range(len(CLIENTS))), strict=True) for batch in of_step]
+    trainer.fit(module, DataLoader(rows, batch_size=None))  # type: ignore[arg-type]
+    return [log.losses[client :: len(CLIENTS)] for client in range(len(CLIENTS))], module
+
+
+@pytest.mark.parametrize("order", ["sequential", "concurrent"])
+def test_a_simulation_is_the_run_of_the_clients(order: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
+    expected, weights = in_one_process(checkpoint, order)
+    losses, module = simulated(checkpoint, order)
+    assert losses == [of_client[:-1] for of_client in expected]
+    content: dict[str, Any] = {}
+    module.on_save_checkpoint(content)
+    # The trunk, and the ends of the first client.
+    assert all(tensor.equal(weights[name]) for name, tensor in content["state_dict"].items())
+    assert content["clients"].keys() == {"bob"}
+
+
+@pytest.mark.parametrize("order", ["sequential", "concurrent"])
+def test_clients_are_averaged_after_so_many_steps_of_each(order: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
+    alone, _ = simulated(checkpoint, order)
+    for every, is_averaged in ((STEPS, True), (STEPS - 1, False)):
+        losses, module = simulated(checkpoint, order, average_every=every)
+        # Until then nothing has changed.
+        assert [of_client[:every] for of_client in losses] == [of_client[:every] for of_client in alone]
+        alice, bob = (client.composed for client in module.clients.values())
+        pairs = zip(alice.top.parameters(), bob.top.parameters(), strict=True)
+        assert all(own.equal(other) for own, other in pairs) == is_averaged
 
 
 @pytest.mark.parametrize("order", ["sequential", "concurrent"])
