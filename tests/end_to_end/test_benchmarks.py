@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import json
 import signal
 import subprocess
 import sys
@@ -60,10 +61,19 @@ def test_privacy_puts_recovery_beside_loss_and_goes_on(tmp_path: Path) -> None:
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     cells = [cell.strip() for cell in rows[1].split("|")[1:-1]]
     assert len(rows) == 2 and cells[0] == "none" and float(cells[1]) > 1
-    recovered = [float(cell.rstrip("*")) for cell in cells[2:8]]
+    *recovered, clean_trained = (float(cell.rstrip("*")) for cell in cells[2:9])
     assert recovered[-1] == max(recovered) > 0.3, "the best attack's"
+    assert 0 < clean_trained < recovered[1], "the base model's layers are no longer the run's"
+    # As if it had been stopped in the last attack.
+    kept, record = tmp_path / "runs" / "none" / "attacks.json", tmp_path / "runs" / "none" / "summary.json"
+    found, trained = json.loads(kept.read_text()), record.read_bytes()
+    del found["attacks"]["prefix_search"]
+    kept.write_text(json.dumps(found))
     again = subprocess.run(command, capture_output=True, text=True)
-    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], "the run is done and left alone"
+    assert "none: prefix_search" in again.stdout and "none: ridge" not in again.stdout, "attacks that are done are left alone"
+    attacks = json.loads(kept.read_text())["attacks"]
+    assert len(attacks) == 5 and {name: attacks[name] for name in found["attacks"]} == found["attacks"]
+    assert record.read_bytes() == trained, "the run is done and left alone"
 
 
 def test_train_prints_every_runner() -> None:
