@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from splitlearn.cut import PartTraining
 from splitlearn.files import check_room, check_writable
 from splitlearn.loading import OpenedModel, dtype_in_full
 from splitlearn.training import SplitCausalLM
@@ -38,7 +39,7 @@ def check_disk(opened: OpenedModel, module: SplitCausalLM, trainer: Trainer, run
     written += [run_folder / "adapters"] if module.adapters.method is not None else []
     for folder in (*sorted(folders), *written):
         check_writable(folder)
-    trained = _bytes_trained(opened, module)
+    trained = _bytes_trained(opened, module.trained)
     checkpoint, needed = _TENSORS_A_WEIGHT * trained, trained if saves_parts else 0
     if folders:
         check_room(min(folders) / LAST, checkpoint - _bytes_in(folders))
@@ -52,9 +53,27 @@ def _bytes_in(folders: Iterable[Path]) -> int:
     return sum(path.stat().st_size for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file())
 
 
-def _bytes_trained(opened: OpenedModel, module: SplitCausalLM) -> int:
+def check_disk_of_server(opened: OpenedModel, trained: Mapping[str, PartTraining], parts: Sequence[str], folder: Path) -> None:
+    """Refuse a folder that cannot be written, or whose disk has no room for the state of a server's parts.
+
+    Args:
+        opened: the model, cut.
+        trained: what of each part is trained, by the part's name.
+        parts: the names of the server's parts.
+        folder: where the state is to be kept.
+
+    Raises:
+        WriteError: the folder cannot be written, or there is no room.
+    """
+    check_writable(folder)
+    # It is written beside what is there before that goes.
+    of_parts = {name: what for name, what in trained.items() if name in parts}
+    check_room(folder / f"{'_'.join(parts)}.ckpt", _TENSORS_A_WEIGHT * _bytes_trained(opened, of_parts))
+
+
+def _bytes_trained(opened: OpenedModel, trained: Mapping[str, PartTraining]) -> int:
     """Return the bytes of the parameters of parts that are trained in full; a tied one counts once."""
-    parts = [part for part in opened.plan.parts if module.trained[part.name].trains_all_weights]
+    parts = [part for part in opened.plan.parts if part.name in trained and trained[part.name].trains_all_weights]
     blueprint, dtype = opened.blueprint, dtype_in_full(opened.request.dtype, opened.dtype)
     weights = {
         name: weight

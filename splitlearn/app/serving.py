@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,9 +13,11 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from splitlearn.app.configuration import naming_settings, plain
+from splitlearn.app.disk_checks import check_disk_of_server
 from splitlearn.app.models import open_model, request_of
 from splitlearn.app.process import leaving_no_trace
 from splitlearn.app.rates import optimizer_settings
+from splitlearn.checkpoint import CheckpointError
 from splitlearn.files import write_text
 from splitlearn.settings import check
 from splitlearn.training import TrainingSettings
@@ -64,9 +67,10 @@ def make_part_server(cfg: DictConfig) -> PartServer:
 
     Raises:
         CutError: the split points do not cut the model.
-        ValueError: a setting or the checkpoint cannot be used.
+        ValueError: a setting, the checkpoint or a kept state cannot be used.
+        OSError: a kept state is not there, or a part's state cannot be kept.
     """
-    from splitlearn.parties import PartServer, ServedPart, ServerLimits, WireLimits
+    from splitlearn.parties import PartServer, ServedPart, ServerLimits, WireLimits, read_kept_state
 
     parts = plain(cfg.part)
     if not isinstance(parts, str) and not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
@@ -79,7 +83,8 @@ def make_part_server(cfg: DictConfig) -> PartServer:
         session_seconds=cfg.limits.session_seconds,
         wire=WireLimits(max_message_bytes=int(cfg.limits.message_mib * _MIB)),
     )
-    plan = open_model(cfg).plan
+    opened = open_model(cfg)
+    plan = opened.plan
     request = request_of(cfg.model)
     settings = TrainingSettings.from_plain(
         optimizer_settings(cfg),
@@ -90,8 +95,18 @@ def make_part_server(cfg: DictConfig) -> PartServer:
     )
     request = replace(request, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
     sharing = _sharing(cfg)
+    names = [parts] if isinstance(parts, str) else parts
+    kept = None if cfg.state is None else read_kept_state(Path(cfg.state), names)
+    if cfg.folder is not None:
+        check_disk_of_server(opened, settings.trained, names, Path(cfg.folder))
     served = ServedPart(request, parts, settings, cfg.device, cfg.verbose)
-    return PartServer(served, limits, sharing)
+    part_server = PartServer(served, limits, sharing)
+    if kept is not None:
+        try:
+            part_server.go_on(kept)
+        except CheckpointError as error:
+            raise CheckpointError(f"{cfg.state} cannot be gone on from: {error}") from error
+    return part_server
 
 
 def _sharing(cfg: DictConfig) -> Sharing | None:
@@ -176,5 +191,11 @@ def _end(cfg: DictConfig, part_server: PartServer) -> None:
     if cfg.folder is None or not part_server.num_steps:
         print(f"the {part_server.part_name} has taken {taken}", flush=True)
         return
-    file = part_server.save(Path(cfg.folder))
+    try:
+        file = part_server.save(Path(cfg.folder))
+    except OSError as error:
+        # The exit status tells of the signal, and errors that follow one are not told.
+        lost = f"what the {part_server.part_name} has learned since is not kept here, but in the client's last checkpoint"
+        print(f"error: {error}; {lost}", file=sys.stderr, flush=True)
+        return
     print(f"the {part_server.part_name} has taken {taken}; its state is in {file}", flush=True)

@@ -9,6 +9,7 @@ from splitlearn.parties.forward_checks import ServerLimits
 from splitlearn.parties.grpc_connection import GrpcConnection
 from splitlearn.parties.in_process import InProcessConnection
 from splitlearn.parties.joining import join, join_parts
+from splitlearn.parties.kept_state import read_kept_state
 from splitlearn.parties.part_server import PartServer
 from splitlearn.parties.protocol import CONVERSE, PROTOCOL_VERSION, party_pb2
 from splitlearn.parties.remote_part import RemotePart
@@ -55,6 +56,7 @@ __all__ = [
     "open_channel",
     "party_pb2",
     "peer_name",
+    "read_kept_state",
     "read_value",
     "write_message",
     "write_value",

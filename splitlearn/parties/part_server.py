@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from splitlearn.files import write_json
+from splitlearn.naming import named
 from splitlearn.parties.client_order import ClientOrder, Sharing, make_order
 from splitlearn.parties.errors import PartyError
 from splitlearn.parties.forward_checks import ServerLimits
+from splitlearn.parties.kept_state import load_kept_state
 from splitlearn.parties.part_work import Answer, PartWork, Session
 from splitlearn.parties.plan import difference
 from splitlearn.parties.protocol import PROTOCOL_VERSION
@@ -49,6 +53,8 @@ class PartServer:
         self._sharing = sharing
         self._steps: SharedSteps | None = None
         self._sessions: dict[str, Session] = {}
+        # What the client of the run has told, so that the part can be prepared without it.
+        self._seeds: dict[str, int] = {}
         if sharing is not None:
             self._share(sharing)
 
@@ -58,6 +64,26 @@ class PartServer:
         self._steps = self.served.share_steps(sharing.num_steps)
         self._work = SharedWork(self.served, prepared, self.limits, self._steps)
         self.order = make_order(sharing, self._steps)
+
+    def go_on(self, content: Mapping[str, Any]) -> None:
+        """Go on from what `save` has kept; the client of the run sends a state of its own as it goes on, too.
+
+        Args:
+            content: from `read_kept_state`.
+
+        Raises:
+            CheckpointError: it does not fit the part.
+            ValueError: several clients train the part.
+        """
+        if self._sharing is not None:
+            raise ValueError(
+                f"{named('state')} is given, but several clients train the {self.part_name}; leave it null, or {named('order')}"
+            )
+        self._seeds = dict(content.get("seeds") or {})
+        prepared = self.served.prepare(NamedGenerators(0, self._seeds))
+        load_kept_state(prepared.owner, content, self.served.plan.model_digest)
+        self._work = PartWork(self.served, prepared, self.limits)
+        self._work.num_steps, self.run_id = content["num_steps"], content["run_id"]
 
     @property
     def max_clients(self) -> int:
@@ -88,6 +114,8 @@ class PartServer:
         problem = difference(self.served.plan, hello.plan, client, "at the server")
         if problem is not None:
             raise PartyError(problem, pb.ERROR_KIND_PLAN, is_final=True)
+        if self.served.prepared is None:
+            self._seeds = dict(hello.seeds)
         generators = NamedGenerators(0, dict(hello.seeds))
         prepared = self.served.prepare(generators)
         self._work = self._work or PartWork(self.served, prepared, self.limits)
@@ -170,7 +198,8 @@ class PartServer:
         """
         state = {} if self.served.prepared is None else self.served.prepared.owner.state()
         file = folder / f"{'_'.join(self.served.names)}.ckpt"
-        WholeFileCheckpointIO().save_checkpoint({**state, "run_id": self.run_id, "part": self.part_name}, file)
+        beside = {"run_id": self.run_id, "part": self.part_name, "base": self.served.plan.model_digest, "seeds": self._seeds}
+        WholeFileCheckpointIO().save_checkpoint({**state, **beside}, file)
         loading = self.served.receipt.to_dict()
         summary = {"part": self.part_name, "num_steps": self.num_steps, "run_id": self.run_id, "loading": loading}
         if self._sharing is not None:

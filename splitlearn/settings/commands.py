@@ -221,6 +221,7 @@ class ServeSettings:
     seed: Annotated[int, Rule(least=0)]
     ready_file: str | None
     folder: str | None
+    state: str | None
     device: str
     threads: Annotated[int | None, Rule(least=1)]
     gradient_checkpointing: bool

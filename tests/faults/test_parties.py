@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,12 @@ import pytest
 import torch
 
 from splitlearn.app import compose, train
+from splitlearn.app.models import request_of
+from splitlearn.parties import InProcessConnection, PartServer, ServedPart, join
 from splitlearn.parties.part_work import PartWork
+from splitlearn.randomness import NamedGenerators
 from splitlearn.runs import read_summary
-from splitlearn.training import SplitCausalLM
+from splitlearn.training import SplitCausalLM, StepOrder, TrainingSettings
 from tests.faults.commands import Command, start
 from tests.parties.cut_link import CutLink
 
@@ -55,8 +61,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
     def begin(name: str = "server", *settings: str, prepare: Callable[[], object] | None = None) -> tuple[Command, str]:
         ready = tmp_path / name / "ready"
-        own = ["port=0", f"ready_file={ready}", "verbose=false", "threads=1", f"folder={tmp_path / name / 'kept'}"]
-        server = start(tmp_path / name, "serve", *own, *settings, prepare=prepare)
+        own = {"port": 0, "ready_file": ready, "verbose": "false", "threads": 1, "folder": tmp_path / name / "kept"}
+        own |= dict(setting.split("=", 1) for setting in settings)
+        server = start(tmp_path / name, "serve", *(f"{key}={value}" for key, value in own.items()), prepare=prepare)
         servers.append(server)
         while not ready.is_file():
             assert server.process.is_alive(), server.text
@@ -157,3 +164,37 @@ def test_a_server_that_is_stopped(serve: Serve, tmp_path: Path) -> None:
     server.process.terminate()
     assert server.end() == 128 + signal.SIGTERM
     assert re.search(r"the trunk has taken \d steps; its state is in .*trunk.ckpt", server.text)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state that a server has kept of a trunk that has taken a step."""
+    request = replace(request_of(compose(config_name="serve").model), split_point_1=2, split_point_2=6)
+    settings = TrainingSettings()
+    server = PartServer(ServedPart(request, "trunk", settings))
+    trunk = join(InProcessConnection(server), request.open(["bottom", "top"]), settings, NamedGenerators(0))
+    rates = {group["name"]: 0.1 for group in trunk.owner.group_settings()}
+    trunk.owner.apply(StepOrder(0, rates))
+    return server.save(tmp_path_factory.mktemp("kept"))
+
+
+def test_a_full_disk_at_the_server(serve: Serve, kept: Path, tmp_path: Path) -> None:
+    """Fault: the server's disk is full as it ends. Promise: one sentence with the path; what it had kept before is whole."""
+    folder = tmp_path / "kept"
+    shutil.copytree(kept.parent, folder)
+    before = (folder / "trunk.ckpt").read_bytes()
+    server, _ = serve("server", f"folder={folder}", f"state={folder / 'trunk.ckpt'}")
+    resource.prlimit(server.number, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    server.process.terminate()
+    assert server.end() == 128 + signal.SIGTERM
+    assert is_told(server.text, str(folder / "trunk.ckpt"), "File too large", "in the client's last checkpoint")
+    assert (folder / "trunk.ckpt").read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == ["summary.json", "trunk.ckpt"]
+
+
+def test_a_disk_without_room_for_the_servers_part(tmp_path: Path) -> None:
+    """Fault: the server's disk has no room for its part. Promise: one sentence before weights are read."""
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    server = start(tmp_path, "serve", f"folder={tmp_path / 'kept'}", prepare=limit)
+    assert server.end() == 2
+    assert is_told(server.text, str(tmp_path / "kept" / "trunk.ckpt"), "File too large", "9.02 MiB are needed")
