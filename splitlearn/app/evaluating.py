@@ -48,15 +48,15 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError: a setting, the data or the checkpoint cannot be used.
         FileNotFoundError: the run's folder is none, or lacks what was trained.
+        ConnectionError: a server cannot be reached.
     """
     check(cfg, "evaluate")
-    opened = MeasuredModel.of_run(cfg.run, cfg.ckpt, cfg.device, cfg.device_map)
+    opened = MeasuredModel.of_run(cfg.run, cfg.ckpt, cfg.device, cfg.device_map, cfg.server, cfg.certificates)
     given = {key: value for key, value in plain(cfg.data).items() if value is not None}
     datamodule = _make_data(given, opened)
-    module = opened.load(cfg.base)
     counts = _Counts()
     trainer = _make_trainer(opened.settings, counts, opened.placement)
-    with without_lightning_advice():
+    with opened.loaded(cfg.base) as module, without_lightning_advice():
         figures = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
     measured = {"loss": figures["val_loss"], "perplexity": figures["val_perplexity"], **counts.figures}
     model = "base" if cfg.base else cfg.ckpt or "end"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
@@ -11,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from splitlearn.app.checking import check_positions
 from splitlearn.app.checkpoints import find_checkpoint
+from splitlearn.app.measured_models import MeasuredModel
 from splitlearn.app.opening_runs import crossing_of, defend, open_run
 from splitlearn.app.prompts import Message, Question, ask, read_prompts
 from splitlearn.data import PromptFormat, read_tokenizer
@@ -60,17 +63,19 @@ def generate(cfg: DictConfig, stream: bool = False) -> list[str]:
     """
     check(cfg, "generate")
     prompts = read_prompts(cfg)
-    speaker = _Speaker(cfg, *open_run(cfg.run, cfg.ckpt))
+    speaker = _Speaker(cfg)
+    if cfg.compare and speaker.has_servers:
+        raise ValueError("compare is true, but a server's part has one state; leave compare=false")
     questions = [speaker.ask(prompt) for prompt in prompts]
     said = []
     for title, record in (("base model", None), ("trained model", speaker.record)) if cfg.compare else (("", speaker.record),):
         if stream and title:
             print(f"== {title}", flush=True)
-        model = speaker.restore(record)
-        for prompt, question in zip(prompts, questions, strict=True):
-            if stream and len(prompts) > 1:
-                print(f"== {prompt}", flush=True)
-            said.append(speaker.say(model, question, stream))
+        with speaker.model(record) as model:
+            for prompt, question in zip(prompts, questions, strict=True):
+                if stream and len(prompts) > 1:
+                    print(f"== {prompt}", flush=True)
+                said.append(speaker.say(model, question, stream))
     return said
 
 
@@ -92,23 +97,31 @@ def converse(cfg: DictConfig, turns: Iterable[str], stream: bool = False) -> Ite
     check(cfg, "generate")
     if cfg.compare:
         raise ValueError("compare is true, but one conversation has one model; leave compare=false")
-    speaker = _Speaker(cfg, *open_run(cfg.run, cfg.ckpt))
+    speaker = _Speaker(cfg)
     # A model without a chat template is refused before weights are read.
     speaker.ask([{"role": "user", "content": "?"}])
-    model = speaker.restore(speaker.record)
     messages: list[Message] = []
-    for turn in turns:
-        messages.append({"role": "user", "content": turn})
-        answer = speaker.say(model, speaker.ask(messages), stream)
-        messages.append({"role": "assistant", "content": answer})
-        yield answer
+    with speaker.model(speaker.record) as model:
+        for turn in turns:
+            messages.append({"role": "user", "content": turn})
+            answer = speaker.say(model, speaker.ask(messages), stream)
+            messages.append({"role": "assistant", "content": answer})
+            yield answer
 
 
 class _Speaker:
     """A run with its tokenizer, as ``conf/generate.yaml`` has it speak."""
 
-    def __init__(self, cfg: DictConfig, record: RunRecord, opened: OpenedModel) -> None:
-        self._cfg, self.record, self._opened = cfg, record, opened
+    def __init__(self, cfg: DictConfig) -> None:
+        self._cfg = cfg
+        self._served: MeasuredModel | None = None
+        if cfg.server is None:
+            record, opened = open_run(cfg.run, cfg.ckpt)
+        else:
+            self._served = MeasuredModel.of_run(cfg.run, cfg.ckpt, "cpu", "cpu", cfg.server, cfg.certificates)
+            record, opened = cast(RunRecord, self._served.record), self._served.opened
+        self.record: RunRecord = record
+        self._opened: OpenedModel = opened
         # The base model is asked over the same boundaries as the trained one.
         self._crossing = crossing_of(record)
         self._tokenizer = read_tokenizer(opened.source.name, opened.source.commit, record.folder)
@@ -126,11 +139,21 @@ class _Speaker:
         check_positions(self._opened.config, num_tokens, "prompt and max_new_tokens")
         return question
 
-    def restore(self, record: RunRecord | None) -> ComposedCausalLM:
-        """Return the model that was trained, or the base model for None."""
+    @property
+    def has_servers(self) -> bool:
+        """Whether parts of the run stay at servers."""
+        return self._served is not None
+
+    @contextmanager
+    def model(self, record: RunRecord | None) -> Iterator[ComposedCausalLM]:
+        """Yield the model that was trained, or the base model for None."""
+        if self._served is not None:
+            with self._served.loaded() as module, module.composed.evaluating():
+                yield module.composed
+            return
         model = restore(self._opened, record, *self._crossing)
         defend(model, self.record)
-        return model
+        yield model
 
     def say(self, model: ComposedCausalLM, question: Question, stream: bool) -> str:
         """Return a model's answer; print it too as it comes if ``stream``."""

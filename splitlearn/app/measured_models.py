@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
-from splitlearn.adapters import load_adapters
 from splitlearn.app.configuration import literal, make, plain
 from splitlearn.app.making import make_module
 from splitlearn.app.models import open_model
-from splitlearn.app.opening_runs import open_run, restore_defences
+from splitlearn.app.opening_runs import open_base, read_run, restore_defences
 from splitlearn.app.placing import resolve_placement
-from splitlearn.checkpoint import CheckpointError
-from splitlearn.cut import PartTraining, Placement
+from splitlearn.app.served_runs import at_servers, fill, use_servers
+from splitlearn.cut import Placement
 from splitlearn.data import BlockDataModule
-from splitlearn.export import RunRecord, load_saved_part, saved_adapters
+from splitlearn.export import RunRecord
 from splitlearn.loading import OpenedModel
-from splitlearn.model import trained_parameters
 from splitlearn.settings import TARGETS
-from splitlearn.training import SplitCausalLM, load_trained_tensors
+from splitlearn.training import SplitCausalLM
 
 # The settings of a run that a model has without one: those of training are not used.
 _OF_NO_RUN: dict[str, Any] = {
@@ -53,7 +51,15 @@ class MeasuredModel:
     record: RunRecord | None = None
 
     @classmethod
-    def of_run(cls, folder: str, ckpt: str | None, device: str | None, device_map: Any) -> MeasuredModel:
+    def of_run(
+        cls,
+        folder: str,
+        ckpt: str | None,
+        device: str | None,
+        device_map: Any,
+        server: Any = None,
+        certificates: str | None = None,
+    ) -> MeasuredModel:
         """Open the model of a run.
 
         Args:
@@ -61,19 +67,23 @@ class MeasuredModel:
             ckpt: ``last``, ``best`` or the path of a checkpoint; None takes what a completed run ended with.
             device: where parts go that ``device_map`` does not name; None for both is as the run.
             device_map: as for training.
+            server: where the run's servers are now, whose parts stay there; see `use_servers`.
+            certificates: the folder of this party's certificate; None takes the run's.
 
         Raises:
             FileNotFoundError: the folder is no run's, or what is wanted of it is not there.
             ValueError: a file of the run, the base checkpoint or a device cannot be used.
         """
-        record, opened = open_run(folder, ckpt)
+        record = read_run(folder, ckpt)
         settings = literal(record.config)
         settings.verbose = False
+        elsewhere = use_servers(settings, server, certificates)
         for name, value in (("device", device), ("device_map", device_map)):
             if value is not None:
                 settings[name] = value
                 _forget_devices(settings)
-        placement = resolve_placement(settings)
+        placement = resolve_placement(settings, elsewhere=elsewhere)
+        opened = open_base(record, placement.parts_here())
         quantization = plain(settings.model.get("quantization"))
         return cls(settings, opened.revise(quantization=quantization), placement, record)
 
@@ -102,9 +112,29 @@ class MeasuredModel:
         module = make_module(self.settings, self.opened, self.placement)
         module.load_parts()
         if self.record is not None and not base:
-            _fill(module, self.record)
+            fill(module, self.record)
             restore_defences(module.defences, self.record)
         return module
+
+    @contextmanager
+    def loaded(self, base: bool = False) -> Iterator[SplitCausalLM]:
+        """Yield the module with its parts loaded, connected with the servers that hold the others while the block runs.
+
+        Args:
+            base: whether what the run has trained is left out.
+
+        Raises:
+            CheckpointError: a file is damaged, or of another run.
+            ValueError: a server refuses, or its part is in another state than is wanted.
+            ConnectionError: a server cannot be reached.
+        """
+        if self.record is None or not any(self.placement.addresses()):
+            yield self.load(base)
+            return
+        with at_servers(self.settings, self.opened, self.placement, self.record, base) as module:
+            if not base:
+                restore_defences(module.defences, self.record)
+            yield module
 
     def make_data(self, given: Mapping[str, Any]) -> BlockDataModule:
         """Return the data module of the settings, not set up.
@@ -131,22 +161,3 @@ def _forget_devices(run: DictConfig) -> None:
     """Have all parts of a run go where ``device`` and ``device_map`` say, whatever its parties' own devices were."""
     for party in (run.get("placement") or {}).get("parties", {}).values():
         party["devices"] = None
-
-
-def _fill(module: SplitCausalLM, record: RunRecord) -> None:
-    """Put into the loaded parts what the run has trained."""
-    if record.checkpoint is not None:
-        tensors = record.checkpoint["state_dict"]
-        differing = trained_parameters(module.parts).keys() ^ tensors.keys()
-        if differing:
-            raise CheckpointError(f"the checkpoint and the run's model differ in {min(differing)}; is it of this run?")
-        load_trained_tensors(module.parts, tensors)
-        return
-    for part in module.parts:
-        what = record.trained[part.spec.name]
-        if what is PartTraining.ADAPTERS:
-            load_adapters([part], saved_adapters(record))
-        elif what.trains_weights:
-            saved = load_saved_part(record, part.spec.name)
-            with torch.no_grad():
-                part.model.load_state_dict(saved.model.state_dict())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from splitlearn.app.checkpoints import find_checkpoint, read_checkpoint
 from splitlearn.boundary import U_SHAPED, BoundaryCodecs, PrivacySettings, Route, find_routes
 from splitlearn.checkpoint import CheckpointError
-from splitlearn.cut import Placement
+from splitlearn.cut import PART_NAMES, Placement
 from splitlearn.data import base_tokenizer_digest
 from splitlearn.defences import Defences, DefenceSettings
 from splitlearn.embedded import resolve_model
@@ -40,14 +40,43 @@ def open_run(folder: str, ckpt: str | None = None) -> tuple[RunRecord, OpenedMod
         CheckpointError: the base checkpoint is another by now, a file is damaged, or the folder holds files of two states.
         ValueError: the checkpoint is of another run.
     """
+    record = read_run(folder, ckpt)
+    return record, open_base(record)
+
+
+def read_run(folder: str, ckpt: str | None = None) -> RunRecord:
+    """Read a run's folder.
+
+    Args:
+        folder: as for `open_run`, like the other.
+        ckpt: which state of the run is wanted.
+
+    Raises:
+        FileNotFoundError: the folder is no run's, or what is wanted of it is not there.
+        CheckpointError: a file is damaged, or the folder holds files of two states.
+        ValueError: the checkpoint is of another run.
+    """
     path = find_checkpoint(ckpt, Path(folder).expanduser(), "ckpt")
     record = RunRecord.read(folder, None if path is None else read_checkpoint(path))
     check_saved_state(record)
-    opened = request_of_base(record).open()
-    # All parts of the base are loaded now, to compare them.
+    return record
+
+
+def open_base(record: RunRecord, parts: Sequence[str] = PART_NAMES) -> OpenedModel:
+    """Open the base checkpoint of a run, and see that it is still what the run began from.
+
+    Args:
+        record: the run.
+        parts: the parts that are wanted; of others no weights are read.
+
+    Raises:
+        CheckpointError: the base checkpoint is another by now.
+    """
+    opened = request_of_base(record).open(list(parts))
+    # The parts of the base are loaded now, to compare them.
     opened.settle_ties()
-    check_base(record, opened)
-    return record, opened
+    check_base(record, opened, parts)
+    return opened
 
 
 def crossing_of(record: RunRecord) -> tuple[tuple[Route, Route], BoundaryCodecs]:
@@ -127,15 +156,22 @@ def request_of_base(record: RunRecord) -> ModelRequest:
     )
 
 
-def check_base(record: RunRecord, opened: OpenedModel) -> None:
+def check_base(record: RunRecord, opened: OpenedModel, parts: Sequence[str] = PART_NAMES) -> None:
     """Refuse a base checkpoint that is another than the one that a run began from.
 
     Where all parts were trained as a whole, only the configuration and the tokenizer are used, and compared.
 
+    Args:
+        record: the run.
+        opened: the base checkpoint.
+        parts: the parts whose weights are compared.
+
     Raises:
         CheckpointError: it is another; the message shows the difference.
     """
-    saved, model = record.base, record.config["model"]
+    saved, model = dict(record.base), record.config["model"]
+    if saved.get("base_weights") is not None:
+        saved["base_weights"] = {name: digest for name, digest in saved["base_weights"].items() if name in parts}
     in_few_bits: frozenset[str] = frozenset()
     if model.get("quantization") is not None:
         in_few_bits = quantized_names(opened.blueprint.meta_model, quantization_config(model["quantization"]))

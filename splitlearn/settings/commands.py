@@ -101,6 +101,8 @@ class GenerateSettings:
 
     run: str
     ckpt: str | None
+    server: Any
+    certificates: str | None
     prompt: Annotated[Any, Rule(literal=True)]
     prompt_file: str | None
     chat: bool | None
@@ -146,6 +148,8 @@ class EvaluateSettings:
 
     run: str
     ckpt: str | None
+    server: Any
+    certificates: str | None
     base: bool
     json: bool
     device: str | None

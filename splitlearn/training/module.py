@@ -209,6 +209,10 @@ class SplitCausalLM(LightningModule):
         """The parts that this process holds; all three, unless `connect` was called."""
         return self._loaded.prepared.parts
 
+    def trained_names(self) -> set[str]:
+        """Return the unsplit model's names of all tensors that are trained, here and elsewhere."""
+        return self._loaded.step.trained_names()
+
     def connect(self, parts: Mapping[str, PartElsewhere]) -> None:
         """Use parts that other parties hold in the place of parts of this process.
 

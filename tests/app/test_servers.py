@@ -13,7 +13,7 @@ import grpc
 import pytest
 import torch
 
-from splitlearn.app import TrainResult, compose, train
+from splitlearn.app import TrainResult, compose, evaluate, generate, train
 from splitlearn.app.placing import resolve_placement
 from splitlearn.app.serving import make_part_server
 from splitlearn.cut import PlacementError
@@ -57,10 +57,30 @@ def content(result: TrainResult) -> dict[str, Any]:
     return loaded
 
 
+def at(addresses: list[str]) -> str:
+    """Return the override by which a finished run finds its servers."""
+    return f"server={{{', '.join(address.split('.', 2)[2].replace('.address=', ': ') for address in addresses)}}}"
+
+
+def say(result: TrainResult, *overrides: str) -> list[str]:
+    asked = [f"run={result.folder}", "prompt=What is", "max_new_tokens=8"]
+    return generate(compose(*asked, *overrides, config_name="generate"))
+
+
 def test_a_run_with_two_servers_is_that_of_one_process(tmp_path: Path) -> None:
     one = train(compose(*SHORT, "placement=linear"), folder=tmp_path / "one")
     with servers_of("linear") as addresses:
         two = train(compose(*SHORT, "placement=linear", *addresses), folder=tmp_path / "two")
+        asked = at(addresses)
+        assert evaluate(compose(f"run={two.folder}", asked, config_name="evaluate"))["loss"] == two.metrics["val_loss_after"]
+        assert say(two, asked) == say(one)
+    # Servers that were started anew are given the state of a checkpoint.
+    with servers_of("linear") as addresses:
+        with pytest.raises(ValueError, match=r"the trunk at localhost:\d+ has taken 0 steps, and 3 are wanted"):
+            say(two, at(addresses))
+        base = evaluate(compose(f"run={two.folder}", "base=true", at(addresses), config_name="evaluate"))
+        assert base["loss"] == two.metrics["val_loss_before"]
+        assert say(two, at(addresses), "ckpt=last") == say(one)
     for name in ("val_loss_before", "val_loss_after"):
         assert one.metrics[name] == two.metrics[name]
     expected, found = content(one), content(two)
