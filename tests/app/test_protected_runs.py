@@ -18,6 +18,8 @@ SHORT = [
     "verbose=false",
     "save_parts=false",
     "peft=lora",
+    "data.max_train_rows=4",
+    "data.max_val_rows=2",
     "data.max_val_blocks=4",
     "data.max_train_blocks=8",
     "data.batch_size=4",
@@ -54,7 +56,8 @@ def test_reuse_sends_the_first_epoch_alone(tmp_path: Path) -> None:
 
 
 def test_defences_are_a_list_that_evaluation_and_generation_know(tmp_path: Path) -> None:
-    train(compose(*SHORT, "defence=[nopeek,mid,dchi]", "defence.dchi.epsilon=1e6", "trainer.max_epochs=1"), tmp_path)
+    defended = ["defence=[nopeek,mid,dchi]", "defence.dchi.epsilon=1e6", "trainer.max_epochs=1", "callbacks=[last_checkpoint]"]
+    train(compose(*SHORT, *defended), tmp_path)
     summary = summary_of(tmp_path)
     assert len(summary["defence"]["mid"]["width"]) == 128
     measured = {}
