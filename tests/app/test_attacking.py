@@ -17,6 +17,7 @@ from tests.app.test_checkpoints import files_of
 from tests.export.test_export import SHORT
 
 FEW = ["attack=quick", "attack.attacks=[ridge]", "attack.auxiliary_pieces=60", "attack.test_pieces=4", "attack.tokens=32"]
+FEW += ["data.max_train_rows=12", "data.max_val_rows=4"]
 
 
 def attack_with(*settings: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def test_a_checkpoint_that_nobody_has_fine_tuned(tmp_path: Path) -> None:
     assert found["run"] is None and found["base_weights"] == "private"
     assert not any(result["base_weights_public"] for result in found["attacks"])
     (tmp_path / "notes.txt").write_text("\n\n".join(f"Note {number} is about {number * 7} sheep." for number in range(300)))
-    own = attack_with(f"data.source={tmp_path / 'notes.txt'}", "data.val_fraction=0.2")
+    own = attack_with(f"data.source={tmp_path / 'notes.txt'}", "data.val_fraction=0.2", "data.max_train_rows=null")
     assert own["data"] == str(tmp_path / "notes.txt") and own["headline"]["token_recovery"] > 0.5
     coded = attack_with("boundary=topk", "boundary.forward.share=0.02", "split.point_1=1", "base_weights=private")
     assert coded["boundary"]["forward"]["codec"] == "topk"
