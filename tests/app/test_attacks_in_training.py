@@ -13,6 +13,7 @@ from splitlearn.app import TrainResult, compose, train
 
 SHORT = ["trainer.max_steps=3", "data.max_train_blocks=24", "data.max_val_blocks=8", "trainer.enable_progress_bar=false"]
 SHORT += ["verbose=false", "callbacks.throughput.counts_flops=false", "save_parts=false"]
+SHORT += ["data.max_train_rows=12", "data.max_val_rows=3"]
 SMALL = ["attack=quick", "attack.attacks=[nearest_embedding,ridge]", "attack.test_pieces=4", "attack.auxiliary_pieces=32"]
 SMALL += ["attack.tokens=16"]
 
