@@ -355,7 +355,7 @@ class SplitCausalLM(LightningModule):
             self.log("gradient_norm", norm.to(self.device))
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Step here and elsewhere, then copy tied tensors to where they are borrowed, so that both ends stay equal."""
+        """Step here and elsewhere, copy tied tensors to where they are borrowed, and let go of the gradients."""
         super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
         self._loaded.step.finish(optimizer, self.trainer.global_step)
 

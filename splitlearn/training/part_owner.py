@@ -66,7 +66,7 @@ class PartOwner(Protocol):
         """Scale the gradients by ``scale``, once a step, and return the norm of each, as scalars."""
 
     def apply(self, order: StepOrder) -> None:
-        """Take a step."""
+        """Take a step, and let go of its gradients."""
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Return the gradients of a step that is under way, under the unsplit model's names."""
@@ -204,7 +204,7 @@ class LocalOwner:
         }
 
     def apply(self, order: StepOrder) -> None:
-        """Take a step.
+        """Take a step, and let go of its gradients.
 
         Raises:
             ValueError: the order is for another step than the next, or a group's learning rate is missing.
@@ -222,6 +222,7 @@ class LocalOwner:
         if self._optimizer is not None:
             self._optimizer.step()
         self._num_steps += 1
+        self.zero_gradients()
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Return the gradients of a step that is under way, by name; they share memory with the parts."""

@@ -103,7 +103,10 @@ class StepOwner:
         return norm
 
     def finish(self, optimizer: torch.optim.Optimizer, number: int) -> None:
-        """Have parts elsewhere take the step that was taken here, and copy tied tensors to where they are borrowed.
+        """Have parts elsewhere take the step that was taken here, copy tied tensors, and let go of the gradients.
+
+        Tied tensors are copied to where they are borrowed. Lightning would keep the gradients until the next batch has been run
+        forward, beside that batch's activations; lying between these, they made the heap grow by a quarter.
 
         Args:
             optimizer: it has stepped the parameters that are here, and holds the learning rates.
@@ -111,6 +114,7 @@ class StepOwner:
         """
         self._remote.step(optimizer, number)
         copy_to_borrowers(self._ties)
+        optimizer.zero_grad()
 
     def zero_gradients(self) -> None:
         """Have the parts elsewhere forget their gradients; those here are the optimizer's."""

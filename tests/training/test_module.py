@@ -234,6 +234,18 @@ def test_accumulated_router_losses_count_by_their_tokens(tiny_checkpoint: Callab
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_gradients_are_gone_once_the_step_is_taken(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    held: list[bool] = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            held.append(any(parameter.grad is not None for parameter in pl_module.parameters()))
+
+    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4)
+    trainer(tmp_path, accumulate_grad_batches=2, callbacks=[Look()]).fit(module, loader(batches([2, 2, 2, 2])))
+    assert held == [True, False, True, False]
+
+
 def test_a_frozen_trunk_keeps_no_gradient_and_no_state(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_checkpoint("llama")
     module = SplitCausalLM(str(folder), 2, 4, optimizer={**OPTIMIZER, "parts": {"trunk": {"train": False}}})

@@ -94,10 +94,15 @@ class PartBytes(Callback):
             self._batch_shape = self._shape
         self._raise({part: {"activation_bytes": size} for part, size in kept.items()})
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        """Measure gradients: they are gone once the step is taken."""
+        if self._awaits_step and isinstance(pl_module, SplitCausalLM):
+            self._raise(training_bytes(pl_module.parts_here, optimizer))
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure gradients and optimizer state once the step is taken; gradients stay until the next backward pass."""
+        """Measure optimizer state once the step is taken."""
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
