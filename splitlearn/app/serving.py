@@ -18,6 +18,7 @@ from splitlearn.app.models import open_model, request_of
 from splitlearn.app.process import leaving_no_trace
 from splitlearn.app.rates import optimizer_settings
 from splitlearn.checkpoint import CheckpointError
+from splitlearn.cut import PART_NAMES
 from splitlearn.files import write_text
 from splitlearn.settings import check
 from splitlearn.training import TrainingSettings
@@ -95,7 +96,8 @@ def make_part_server(cfg: DictConfig) -> PartServer:
     )
     request = replace(request, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)
     sharing = _sharing(cfg)
-    names = [parts] if isinstance(parts, str) else parts
+    # In the order in which data pass them; others are refused by `ServedPart`.
+    names = [part for part in PART_NAMES if part in ([parts] if isinstance(parts, str) else parts)]
     kept = None if cfg.state is None else read_kept_state(Path(cfg.state), names)
     if cfg.folder is not None:
         check_disk_of_server(opened, settings.trained, names, Path(cfg.folder))

@@ -15,7 +15,9 @@ def main(cfg: DictConfig) -> None:
     from splitlearn.certificates import AUTHORITY_FOLDER, make_certificates
 
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    made = make_certificates(**{name: plain[name] for name in ("out", "parties", "hosts", "days", "authority")})
+    given = {name: plain[name] for name in ("out", "parties", "hosts", "days", "authority")}
+    # A list of hosts in the configuration's file could not be replaced by a mapping on the command line.
+    made = make_certificates(**{name: value for name, value in given.items() if value is not None})
     print(f"wrote {made.folder}, valid until {made.expires:%Y-%m-%d %H:%M} UTC")
     for name, hosts in made.hosts.items():
         serves = f", which serves at {', '.join(hosts)}" if hosts else ""

@@ -40,3 +40,8 @@ def test_settings_in_ones_own_files_are_checked_too(tmp_path: Path) -> None:
     assert overrides == ["experiment=mine", "++trainer.max_epochs=1"], "Hydra refuses a + for what is there"
     with pytest.raises(SettingError, match="--config-dir is absent, which is no folder"):
         compose_for("train", [], config_dir="absent")
+
+
+@pytest.mark.parametrize("hosts", ["[a.example.org]", "{trunk: [localhost], top: [localhost]}"])
+def test_hosts_are_a_list_or_a_list_for_each_party(hosts: str) -> None:
+    assert len(compose("out=keys", f"hosts={hosts}", config_name="certificates").hosts) == hosts.count("[")
