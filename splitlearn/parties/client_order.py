@@ -127,7 +127,7 @@ class ClientOrder(ABC):
             one.future.set_result(self._farewell())
 
     def _farewell(self) -> Answer:
-        sentence = f"{self._end}; have the server started anew, and begin the runs of all clients anew"
+        sentence = f"{self._end}; have the server started anew, and all clients go on from checkpoints of one step"
         return pb.Head(error=pb.Error(kind=pb.ERROR_KIND_STEP, sentence=sentence, is_final=True)), {}
 
 

@@ -154,7 +154,7 @@ class PartServer:
             raise PartyError(said, pb.ERROR_KIND_IDENTITY, is_final=True)
         if client in self._sessions:
             raise PartyError(
-                f"{client} has had its run with this {self.part_name}; for further runs have the server started anew",
+                f"{client} has had its run with this {self.part_name}; for another, or to go on, have the server started anew",
                 pb.ERROR_KIND_STEP,
                 is_final=True,
             )

@@ -51,7 +51,7 @@ def read_state(owner: LocalOwner, what: str, value: pb.Value, tensors: Mapping[s
     own = owner.state()
     if what != STATE or not isinstance(content, dict) or content.keys() != own.keys():
         raise PartyError(f"{sender} sent {what[:80]!r}, which is no state of a part")
-    generators = {**own[GENERATORS_KEY], "states": _checked_generators(content[GENERATORS_KEY], sender)}
+    generators = {**own[GENERATORS_KEY], "states": checked_generators(content[GENERATORS_KEY], sender)}
     try:
         owner.load_state({**content, GENERATORS_KEY: generators})
     except (TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -59,7 +59,7 @@ def read_state(owner: LocalOwner, what: str, value: pb.Value, tensors: Mapping[s
     return int(content["num_steps"])
 
 
-def _checked_generators(content: Any, sender: str) -> dict[str, dict[str, torch.Tensor]]:
+def checked_generators(content: Any, sender: str) -> dict[str, dict[str, torch.Tensor]]:
     """Return the states of generators by name and kind of device; torch itself checks what is in them."""
     checked: dict[str, dict[str, torch.Tensor]] = {}
     for name, states in ((content or {}).get("states") or {}).items():

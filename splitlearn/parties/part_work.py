@@ -78,7 +78,7 @@ class Session:
         generations: the caches of generations under way, by the client's number.
         generators: what is drawn from for this client, if several train the part; None for the part's own.
         boundaries: the client's own, if several train the part; None for the part's own.
-        num_steps: how many steps the client has ordered in this session.
+        num_steps: how many steps the client has ordered, if several train the part; None until one that goes on orders one.
     """
 
     client: str
@@ -87,7 +87,7 @@ class Session:
     generations: dict[int, LocalSession] = field(default_factory=dict)
     generators: NamedGenerators | None = None
     boundaries: Mapping[str, Boundary] | None = None
-    num_steps: int = 0
+    num_steps: int | None = 0
 
 
 class PartWork:

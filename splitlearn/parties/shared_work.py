@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from splitlearn.parties.errors import PartyError
 from splitlearn.parties.forward_checks import ServerLimits
+from splitlearn.parties.part_state import STATE, checked_generators, read_state
 from splitlearn.parties.part_work import Answer, PartWork, Session
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import PreparedPart, ServedPart
+from splitlearn.parties.values import read_value, write_value
 from splitlearn.parties.wire import Message
-from splitlearn.training import SharedSteps
+from splitlearn.randomness import NamedGenerators
+from splitlearn.training import CODECS_KEY, GENERATORS_KEY, SharedSteps
 
 
 class SharedWork(PartWork):
@@ -26,6 +33,8 @@ class SharedWork(PartWork):
     def __init__(self, served: ServedPart, prepared: PreparedPart, limits: ServerLimits, steps: SharedSteps) -> None:
         super().__init__(served, prepared, limits)
         self._steps = steps
+        # The step from which clients go on; None as long as none does.
+        self._begun_at: int | None = None
 
     def _backward(self, session: Session, message: Message) -> Answer:
         with self._steps.accumulating(session.client):
@@ -37,6 +46,9 @@ class SharedWork(PartWork):
 
     def _step(self, session: Session, message: Message) -> Answer:
         number = message.head.step.number
+        if session.num_steps is None:
+            # It goes on from a checkpoint.
+            session.num_steps = number
         if number != session.num_steps:
             raise PartyError(
                 f"{session.client} orders step {number}, but has taken {session.num_steps} with the {self._served.name}",
@@ -47,16 +59,52 @@ class SharedWork(PartWork):
         return self._done()
 
     def _ask_state(self, session: Session, message: Message) -> Answer:
+        what, owner = message.head.ask_state.what, self._prepared.owner
+        tensors: dict[str, torch.Tensor] = {}
         with self._steps.accumulating(session.client):
-            return super()._ask_state(session, message)
+            if what != STATE:
+                return super()._ask_state(session, message)
+            state = {**owner.state(), GENERATORS_KEY: generators_of(session).state(), CODECS_KEY: codecs_of(session)}
+            return pb.Head(state=pb.State(what=what, value=write_value(state, tensors))), tensors
 
     def _load_state(self, session: Session, message: Message) -> Answer:
-        raise PartyError(
-            f"several clients train the {self._served.name}, so no checkpoint of {session.client}'s can be loaded into it; "
-            "begin a new run",
-            pb.ERROR_KIND_CHECKPOINT,
-            is_final=True,
-        )
+        told = message.head.load_state
+        with self._steps.accumulating(session.client):
+            if told.what != STATE:
+                return super()._load_state(session, message)
+        content = read_value(told.value, message.tensors, session.client)
+        num_steps = content.get("num_steps") if isinstance(content, dict) else None
+        if not isinstance(num_steps, int):
+            raise PartyError(f"{session.client} sent what is no state of the {self._served.name}")
+        if self._begun_at is None and self._steps.num_steps == 0:
+            # The first to go on brings the part with it; the others' states are of the same steps.
+            read_state(self._prepared.owner, STATE, told.value, message.tensors, session.client)
+            self._steps.go_on_from(num_steps)
+            self._begun_at = num_steps
+        elif not (self._begun_at or 0) <= num_steps <= self._steps.num_steps:
+            raise PartyError(
+                f"{session.client} goes on from step {num_steps} of the {self._served.name}, which has taken "
+                f"{self._steps.num_steps} by now: have all clients go on from checkpoints of the same step",
+                pb.ERROR_KIND_STEP,
+                is_final=True,
+            )
+        generators = generators_of(session)
+        states = checked_generators(content.get(GENERATORS_KEY), session.client)
+        generators.load_state({**generators.state(), "states": states})
+        for boundary in (session.boundaries or {}).values():
+            boundary.load_codec_states(content.get(CODECS_KEY) or {})
+        session.num_steps = None
+        return self._done()
 
     def _done(self) -> Answer:
         return pb.Head(done=pb.Done(num_steps=self._steps.num_steps)), {}
+
+
+def generators_of(session: Session) -> NamedGenerators:
+    """Return what is drawn from for a client."""
+    return session.generators or NamedGenerators(0)
+
+
+def codecs_of(session: Session) -> dict[str, dict[str, Any]]:
+    """Return what the codecs of a client's boundaries remember."""
+    return {name: state for one in (session.boundaries or {}).values() for name, state in one.codec_states().items()}

@@ -188,7 +188,7 @@ class Optimization:
         groups.sort(key=lambda group: PART_NAMES.index(group["name"].split("/")[0]))
         return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
 
-    def make_schedule(self, optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    def make_schedule(self, optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Return the warm-up and decay over ``num_steps`` optimizer steps."""
         warmup = round(self.warmup_fraction * num_steps)
         return get_scheduler(self.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)

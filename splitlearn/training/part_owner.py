@@ -250,7 +250,7 @@ class LocalOwner:
             parameter.grad = gradients.get(name)
         self._is_scaled = is_scaled
 
-    def make_schedule(self, optimization: Optimization, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler | None:
+    def make_schedule(self, optimization: Optimization, num_steps: int) -> torch.optim.lr_scheduler.LambdaLR | None:
         """Return a schedule of the holder's own over ``num_steps`` steps; None if nothing of the parts is trained."""
         return None if self._optimizer is None else optimization.make_schedule(self._optimizer, num_steps)
 

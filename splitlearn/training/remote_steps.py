@@ -11,6 +11,9 @@ from splitlearn.boundary import sent_by
 from splitlearn.training.checkpoint_content import CODECS_KEY, GENERATORS_KEY
 from splitlearn.training.part_owner import PartOwner, StepOrder
 
+# How many steps each part elsewhere has taken, by its name.
+_STEPS_KEY = "steps_elsewhere"
+
 
 class RemoteSteps:
     """Has parts that are held elsewhere take the same steps as those that are here.
@@ -89,6 +92,8 @@ class RemoteSteps:
             checkpoint[GENERATORS_KEY]["states"] |= {
                 name: value for name, value in drawn["states"].items() if name in drawn_there
             }
+            # With several clients a part takes more steps than each of them.
+            checkpoint.setdefault(_STEPS_KEY, {}).update(dict.fromkeys(parts, state["num_steps"]))
             if state[CODECS_KEY]:
                 checkpoint.setdefault(CODECS_KEY, {}).update(state[CODECS_KEY])
             checkpoint["state_dict"] |= state["state_dict"]
@@ -111,7 +116,8 @@ class RemoteSteps:
             own = [dict(group) for group in optimizer["param_groups"] if group["name"] in groups]
             state = {name: value for name, value in optimizer["state"].items() if name in names}
             tensors = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in names}
-            num_steps = checkpoint["global_step"]
+            counts = [checkpoint.get(_STEPS_KEY, {}).get(part) for part in parts]
+            num_steps = next((count for count in counts if count is not None), checkpoint["global_step"])
             owner.load_state(
                 {
                     "num_steps": num_steps,

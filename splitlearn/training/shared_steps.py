@@ -32,6 +32,15 @@ class SharedSteps:
         self._schedule = owner.make_schedule(optimization, num_steps)
         self._shares: dict[str, dict[str, torch.Tensor]] = {}
 
+    def go_on_from(self, num_steps: int) -> None:
+        """Count on, and go on with the schedule, from a number of steps that the part has taken in an earlier run."""
+        self.num_steps = num_steps
+        if self._schedule is not None:
+            self._schedule.last_epoch = num_steps
+            rates = self._schedule.lr_lambdas
+            for group, base, factor in zip(self._schedule.optimizer.param_groups, self._schedule.base_lrs, rates, strict=True):
+                group["lr"] = base * factor(num_steps)
+
     @contextmanager
     def accumulating(self, client: str) -> Iterator[None]:
         """Have the part's gradients be those of one client while the block runs."""

@@ -268,5 +268,5 @@ def _multiply(*parts: nn.Module, by: torch.Tensor) -> None:
 def _factors(module: SplitCausalLM, num_steps: int) -> Callable[[int], float]:
     """Return what the learning rate is multiplied by in each of so many steps."""
     schedule = module.optimization.make_schedule(torch.optim.SGD([torch.zeros(())]), num_steps)
-    factor: Callable[[int], float] = cast(LambdaLR, schedule).lr_lambdas[0]
+    factor: Callable[[int], float] = schedule.lr_lambdas[0]
     return lambda step: factor(step)

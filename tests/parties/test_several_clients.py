@@ -100,33 +100,59 @@ class Server:
         return {name: tensor.clone() for name, tensor in state.items()}
 
 
-def fit(module: SplitCausalLM, connection: GrpcConnection, client: int, delay: float) -> list[float]:
+class Saves(Callback):
+    """Saves a checkpoint after the second step."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            trainer.save_checkpoint(self._path)
+
+
+def fit(
+    module: SplitCausalLM, connection: GrpcConnection, client: int, delay: float, folder: Path | None, goes_on: bool
+) -> list[float]:
     log = LossLog(draws=False)
+    path = None if folder is None else folder / f"{client}.ckpt"
     trainer = Trainer(
         accelerator="cpu",
         max_steps=STEPS,
         gradient_clip_val=CLIP,
-        callbacks=[log, Delays(delay)],
+        callbacks=[log, Delays(delay), *([] if path is None or goes_on else [Saves(path)])],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
     )
     rows = batches(client)
-    trainer.fit(module, DataLoader(rows, batch_size=None), DataLoader(rows[:1], batch_size=None))  # type: ignore[arg-type]
+    held_out = rows[:1]
+    if goes_on:
+        # This loader begins with its first row, wherever the run was.
+        rows = rows[2:] + rows[:2]
+    loaders: list[Any] = [DataLoader(chosen, batch_size=None) for chosen in (rows, held_out)]  # type: ignore[arg-type]
+    trainer.fit(module, loaders[0], loaders[1], ckpt_path=path if goes_on else None, weights_only=True)
     connection.close()
     return [*log.losses, float(trainer.callback_metrics["val_loss"])]
 
 
 def with_server(
-    checkpoint: Path, order: str, identity: Identify, delays: tuple[float, ...]
+    checkpoint: Path,
+    order: str,
+    identity: Identify,
+    delays: tuple[float, ...],
+    folder: Path | None = None,
+    goes_on: bool = False,
 ) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     modules = [make_module(checkpoint) for _ in CLIENTS]
     with Server(checkpoint, order, identity("server")) as server, ThreadPoolExecutor(len(CLIENTS)) as pool:
         connections = [
             server.connect(module, checkpoint, identity(name)) for module, name in zip(modules, CLIENTS, strict=True)
         ]
-        losses = list(pool.map(fit, modules, connections, range(len(CLIENTS)), delays))
+        chosen = ((folder, goes_on) for _ in CLIENTS)
+        runs = zip(modules, connections, range(len(CLIENTS)), delays, chosen, strict=True)
+        losses = list(pool.map(lambda run: fit(*run[:-1], *run[-1]), runs))
         return losses, server.trunk()
 
 
@@ -268,16 +294,33 @@ def test_runs_are_those_of_one_process_whoever_is_slow(
     assert len(trunk) > 10
 
 
+# Both go on with the epoch's first batch.
+@pytest.mark.filterwarnings("ignore:.* your dataloader is not resumable")
+@pytest.mark.parametrize("order", ["sequential", "concurrent"])
+def test_all_clients_go_on_from_checkpoints_of_one_step(
+    order: str, tiny_checkpoint: Callable[..., Path], identity: Identify, tmp_path: Path
+) -> None:
+    checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
+    expected, weights = with_server(checkpoint, order, identity, (0.0, 0.0), tmp_path)
+    losses, trunk = with_server(checkpoint, order, identity, (0.0, 0.0), tmp_path, goes_on=True)
+    assert losses == [of_client[2:] for of_client in expected]
+    assert all(tensor.equal(weights[name]) for name, tensor in trunk.items())
+
+
 def test_clients_that_do_not_belong_or_resume_are_refused(tiny_checkpoint: Callable[..., Path], identity: Identify) -> None:
     checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
     with Server(checkpoint, "concurrent", identity("server")) as server:
         module = make_module(checkpoint)
         connection = server.connect(module, checkpoint, identity("alice"))
-        state = module._loaded.step._remote._owners[0].state()
-        with pytest.raises(PartyError, match="several clients train the trunk, so no checkpoint of alice's can be loaded"):
-            module._loaded.step._remote._owners[0].load_state(state)
+        (owner,) = module._loaded.step._remote._owners
+        state = owner.state()
+        owner.load_state({**state, "num_steps": 3})
+        with pytest.raises(PartyError, match="alice goes on from step 2 of the trunk, which has taken 3 by now: have all"):
+            owner.load_state({**state, "num_steps": 2})
         connection.close()
-        with pytest.raises(PartyError, match="alice has had its run with this trunk; for further runs have the server started"):
+        with pytest.raises(
+            PartyError, match="alice has had its run with this trunk; for another, or to go on, have the server"
+        ):
             server.connect(make_module(checkpoint), checkpoint, identity("alice"))
         server.part._sharing = Sharing(("alice", "carol"), "concurrent", STEPS)
         with pytest.raises(PartyError, match="bob is none of the clients that train the trunk, which are alice, carol"):
