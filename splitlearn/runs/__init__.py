@@ -1,9 +1,9 @@
 """A run on disk: its folder, the configuration that it ran with, and the record of how it went."""
 
-from splitlearn.runs.config import CONFIG_FILE, read_run_config, read_run_overrides
+from splitlearn.runs.config import CONFIG_FILE, HYDRA_FOLDER, read_run_config, read_run_overrides
 from splitlearn.runs.folder import open_run_folder
 from splitlearn.runs.forms import BASE_FORM, METRICS_FORM, misfit
-from splitlearn.runs.hydra_files import HYDRA_FOLDER, other_setting, write_hydra_files
+from splitlearn.runs.hydra_files import other_setting, write_hydra_files
 from splitlearn.runs.lineage import checkpoint_run, checkpoint_starts, mark_checkpoint, refuse_other_run
 from splitlearn.runs.lock import HOLDER_FILE, LOCK_FILE, HeldFolderError, Holder, find_holder, hold_run_folder
 from splitlearn.runs.privacy_words import privacy_in_words

@@ -11,10 +11,12 @@ import yaml
 from splitlearn.redaction import reason_of
 
 CONFIG_FILE = "config.yaml"
-# Hydra's record of what was typed.
-_OVERRIDES_FILE = ".hydra/overrides.yaml"
+# Where Hydra notes what was typed.
+HYDRA_FOLDER = ".hydra"
+OVERRIDES_FILE = "overrides.yaml"
 _MAX_BYTES = 2**20
 _MAX_DIGITS = 1_000
+_MAX_DEPTH = 100
 _DIGITS = re.compile(r"[-+]?[0-9a-fA-FxX_:.]+")
 
 
@@ -48,7 +50,7 @@ def read_run_overrides(folder: Path) -> list[str] | None:
         The overrides; None if the folder does not hold them, or not as Hydra writes them.
     """
     try:
-        values = _parse(folder / _OVERRIDES_FILE)
+        values = _parse(folder / HYDRA_FOLDER / OVERRIDES_FILE)
     except Exception:
         # As in `read_run_config`.
         return None
@@ -56,13 +58,19 @@ def read_run_overrides(folder: Path) -> list[str] | None:
 
 
 def _parse(path: Path) -> Any:
-    """Return what a small YAML file without references to its own parts holds: with them a few lines stand for billions."""
+    """Return what a small YAML file holds, which is refused where a few bytes of it would stand for long work or much memory."""
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it is longer than the {_MAX_BYTES:,} bytes that it may have")
     text = content.decode("utf-8")
+    depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
+        # PyYAML looks at all open lists for each character, so that the time grows with the square of their number.
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"lists and tables lie in it more than {_MAX_DEPTH} deep")
+        # A few lines of references to references stand for billions of values.
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("it refers to a part of itself (*name), which no run writes")
         # PyYAML takes such a number digit by digit, in time that grows with the square of their number.

@@ -6,16 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from splitlearn.files import write_text
+from splitlearn.runs.config import HYDRA_FOLDER, OVERRIDES_FILE, read_run_overrides
 
-HYDRA_FOLDER = ".hydra"
-OVERRIDES_FILE = "overrides.yaml"
 # Settings that change none of a run's figures. A choice of the group sweep says which runs there are.
 _OF_NO_ACCOUNT = frozenset({"ckpt_path", "logger", "overwrite", "save_parts", "sweep", "tags", "verbose"})
-_MAX_BYTES = 2**20
 
 
 def write_hydra_files(folder: Path, cfg: DictConfig, hydra: Any) -> None:
@@ -39,7 +36,7 @@ def other_setting(folder: Path, overrides: Iterable[str]) -> str | None:
         folder: the run's folder. A run without a readable ``.hydra/overrides.yaml`` is taken for the same one.
         overrides: as on the command line, of one job.
     """
-    earlier = _read_overrides(folder / HYDRA_FOLDER / OVERRIDES_FILE)
+    earlier = read_run_overrides(folder)
     if earlier is None:
         return None
     before, now = _by_key(earlier), _by_key(overrides)
@@ -48,15 +45,6 @@ def other_setting(folder: Path, overrides: Iterable[str]) -> str | None:
             first, second = (values.get(key, f"{key} not given") for values in (before, now))
             return f"{first} then and {second} now"
     return None
-
-
-def _read_overrides(path: Path) -> list[str] | None:
-    try:
-        with path.open("rb") as file:
-            values = yaml.safe_load(file.read(_MAX_BYTES))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return None
-    return [str(value) for value in values] if isinstance(values, list) else None
 
 
 def _by_key(overrides: Iterable[str]) -> dict[str, str]:

@@ -35,6 +35,7 @@ def test_a_folder_without_one(tmp_path: Path) -> None:
         (b"", "it holds no settings"),
         (b"- 1", "it holds no settings"),
         (b"a: [1", "expected ',' or ']'"),
+        (b"[" * 1_000_000, "more than 100 deep"),
         (b"a: !!python/object/apply:os.system ['touch pwned']", "could not determine a constructor"),
         (b"\xff\xfe\x00", "decode"),
     ],
