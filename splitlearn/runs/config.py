@@ -58,7 +58,7 @@ def read_run_overrides(folder: Path) -> list[str] | None:
 
 
 def _parse(path: Path) -> Any:
-    """Return what a small YAML file holds, which is refused where a few bytes of it would stand for long work or much memory."""
+    """Return what a small YAML file holds; it is refused where a few bytes would stand for long work or much memory."""
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
