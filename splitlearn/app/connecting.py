@@ -40,19 +40,6 @@ class ConnectedServer:
     parts: Mapping[str, RemotePart]
 
 
-def refuse_with_server(cfg: DictConfig, placement: Placement) -> None:
-    """Refuse settings that a run with a server cannot follow.
-
-    Raises:
-        ValueError: there is one.
-    """
-    if any(placement.addresses()) and cfg.load_best_model_at_end:
-        raise ValueError(
-            "load_best_model_at_end=true puts the best parts back in the end, but the server's part has gone on; leave it "
-            "false, and export the best checkpoint with ckpt=best"
-        )
-
-
 @contextmanager
 def connected(
     cfg: DictConfig, placement: Placement, module: SplitCausalLM, opened: OpenedModel, run_id: str
@@ -90,6 +77,11 @@ def connected(
             connection = GrpcConnection(address, identity, patience, name=f"the server of the {' and '.join(held)}")
             stack.callback(connection.close)
             parts = join_parts(connection, opened, module.settings, module.generators, held, run_id)
+            if cfg.load_best_model_at_end and any(part.welcome.is_shared for part in parts.values()):
+                raise ValueError(
+                    f"load_best_model_at_end=true puts the best parts back in the end, but several clients train the part of "
+                    f"{connection.party}; leave it false"
+                )
             servers.append(ConnectedServer(party, address, connection, parts))
         module.connect({name: cast(PartElsewhere, part) for server in servers for name, part in server.parts.items()})
         try:

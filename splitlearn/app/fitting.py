@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from splitlearn.app.checkpoints import find_best, read_checkpoint
 from splitlearn.app.held_out import measure_after
 from splitlearn.memory import GIB
-from splitlearn.training import SplitCausalLM, load_trained_tensors
+from splitlearn.training import SplitCausalLM
 from splitlearn.training.callbacks import RunFigures, TokenThroughput, find_callback
 
 _HELD_OUT = ("val_loss", "val_perplexity")
@@ -42,7 +42,7 @@ def fit(
     after = measure_after(trainer, module, datamodule)
     best = find_best(trainer) if loads_best else None
     if best is not None and best["step"] != trainer.global_step:
-        load_trained_tensors(module.parts, read_checkpoint(best["file"])["state_dict"])
+        module.load_trained(read_checkpoint(best["file"]))
         after = {"val_loss": best["val_loss"], "val_perplexity": math.exp(best["val_loss"])}
     before = figures.before or {}
     held_out = {f"{name}_before": before.get(name) for name in _HELD_OUT}

@@ -82,6 +82,7 @@ def make_part_server(cfg: DictConfig) -> PartServer:
         max_pending=cfg.limits.pending,
         max_sessions=cfg.limits.generations,
         session_seconds=cfg.limits.session_seconds,
+        max_state_bytes=int(cfg.limits.state_mib * _MIB),
         wire=WireLimits(max_message_bytes=int(cfg.limits.message_mib * _MIB)),
     )
     opened = open_model(cfg)

@@ -15,7 +15,7 @@ from splitlearn.app.attacks_in_training import finish_attacks, prepare_attacks
 from splitlearn.app.checking import check_settings
 from splitlearn.app.checkpoints import check_fit_of, find_checkpoint, read_checkpoint, refuse_finished
 from splitlearn.app.configuration import make, naming_settings
-from splitlearn.app.connecting import connected, refuse_with_server, server_figures
+from splitlearn.app.connecting import connected, server_figures
 from splitlearn.app.disk_checks import check_disk
 from splitlearn.app.fitting import fit, step_of_end
 from splitlearn.app.held_out import measure_before
@@ -114,7 +114,6 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
     seed_everything(cfg.seed, workers=True, verbose=False)
     settle_settings(cfg)
     placement = resolve_placement(cfg, elsewhere=True)
-    refuse_with_server(cfg, placement)
     opened = open_model(cfg)
     plan, commit = opened.plan, opened.source.commit
     recorder.note(commit=commit, split_point_1=plan.split_point_1, split_point_2=plan.split_point_2)

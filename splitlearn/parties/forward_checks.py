@@ -37,6 +37,7 @@ class ServerLimits:
         max_pending: forward calls that wait for their backward; each keeps its graph.
         max_sessions: generations under way; each keeps its cache.
         session_seconds: a client that was not heard of for so long is forgotten.
+        max_state_bytes: of a state that a client sends to go on with, in all of its pieces.
         checks_finite: refuse numbers that are not finite.
         wire: the largest messages.
 
@@ -49,11 +50,12 @@ class ServerLimits:
     max_pending: int = 64
     max_sessions: int = 16
     session_seconds: float = 600.0
+    max_state_bytes: int = 1 << 34
     checks_finite: bool = True
     wire: WireLimits = field(default_factory=WireLimits)
 
     def __post_init__(self) -> None:
-        for name in ("max_rows", "max_tokens", "max_pending", "max_sessions", "session_seconds"):
+        for name in ("max_rows", "max_tokens", "max_pending", "max_sessions", "session_seconds", "max_state_bytes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{named(name)} is {getattr(self, name)}; use a number above 0")
 
@@ -66,6 +68,8 @@ class ServerLimits:
             max_rows=self.max_rows,
             max_tokens=self.max_tokens,
             session_seconds=self.session_seconds,
+            max_state_bytes=self.max_state_bytes,
+            max_tensors=self.wire.max_tensors,
         )
 
 

@@ -137,6 +137,7 @@ class PartServer:
             groups=groups,
             limits=self.limits.to_message(),
             receipt=json.dumps(self.served.receipt.to_dict()),
+            is_shared=self._sharing is not None,
         )
         return session, (pb.Head(welcome=welcome), {})
 
@@ -174,6 +175,10 @@ class PartServer:
             raise PartyError(f"this server knows no message {message.kind!r}", is_final=True)
         for number in message.head.dropped:
             session.pending.pop(number, None)
+        if message.kind not in ("ask_state", "load_state"):
+            # A state is of one moment.
+            session.outgoing.clear()
+            session.incoming = None
         began = time.perf_counter()
         try:
             head, tensors = handler(session, message)
@@ -209,8 +214,10 @@ class PartServer:
         return file
 
     def forget(self, session: Session) -> None:
-        """End a session: its graphs and caches are let go."""
+        """End a session: its graphs, caches and pieces of states are let go."""
         session.pending.clear()
+        session.outgoing.clear()
+        session.incoming = None
         for generation in session.generations.values():
             generation.end()
         session.generations.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -40,6 +40,7 @@ from splitlearn.parties.forward_checks import (
 )
 from splitlearn.parties.held_parts import HeldParts, LossRequest
 from splitlearn.parties.part_state import read_state, write_state
+from splitlearn.parties.pieces import Gathered, Piece, divide
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import PreparedPart, ServedPart, boundaries_of_trial, scalar_wire
 from splitlearn.parties.values import read_value
@@ -79,6 +80,8 @@ class Session:
         generators: what is drawn from for this client, if several train the part; None for the part's own.
         boundaries: the client's own, if several train the part; None for the part's own.
         num_steps: how many steps the client has ordered, if several train the part; None until one that goes on orders one.
+        outgoing: the pieces of a state that the client has yet to ask for.
+        incoming: the pieces of a state that the client has sent so far; None if none is under way.
     """
 
     client: str
@@ -88,6 +91,8 @@ class Session:
     generators: NamedGenerators | None = None
     boundaries: Mapping[str, Boundary] | None = None
     num_steps: int | None = 0
+    outgoing: deque[Piece] = field(default_factory=deque)
+    incoming: Gathered | None = None
 
 
 class PartWork:
@@ -102,6 +107,8 @@ class PartWork:
         handlers: what carries out a message, by the message's kind.
         num_steps: how many steps the part has taken.
     """
+
+    _is_shared = False
 
     def __init__(self, served: ServedPart, prepared: PreparedPart, limits: ServerLimits) -> None:
         self.num_steps = 0
@@ -282,17 +289,47 @@ class PartWork:
         return session.generations[number]
 
     def _ask_state(self, session: Session, message: Message) -> Answer:
-        what = message.head.ask_state.what
-        tensors: dict[str, torch.Tensor] = {}
-        value = write_state(self._prepared.owner, what, tensors)
-        return pb.Head(state=pb.State(what=what, value=value)), tensors
+        told = message.head.ask_state
+        if told.piece == 0:
+            tensors: dict[str, torch.Tensor] = {}
+            value = self._write_state(session, told.what, tensors)
+            pieces = divide(tensors, self._limits.wire.max_message_bytes, self._limits.wire.max_tensors)
+            if self._is_shared and len(pieces) > 1:
+                # Other clients may take a step between two pieces.
+                for piece in pieces:
+                    piece.tensors = {name: tensor.clone() for name, tensor in piece.tensors.items()}
+            session.outgoing = deque(pieces)
+            answer = pb.State(what=told.what, value=value, num_pieces=len(pieces))
+        elif session.outgoing:
+            answer = pb.State(what=told.what)
+        else:
+            raise PartyError(f"{session.client} asks for a piece of a state that there is not; ask for the first one first")
+        first = session.outgoing.popleft()
+        answer.divided.extend(first.divided)
+        return pb.Head(state=answer), first.tensors
+
+    def _write_state(self, session: Session, what: str, tensors: dict[str, torch.Tensor]) -> pb.Value:
+        """Return what a client asks for; its tensors, which share memory with the part, are added to ``tensors``."""
+        return write_state(self._prepared.owner, what, tensors)
 
     def _load_state(self, session: Session, message: Message) -> Answer:
         told = message.head.load_state
-        num_steps = read_state(self._prepared.owner, told.what, told.value, message.tensors, session.client)
+        if told.piece == 0:
+            session.incoming = Gathered(self._limits.max_state_bytes, session.client)
+        gathered = session.incoming
+        if gathered is None or told.piece != gathered.num_pieces:
+            raise PartyError(f"{session.client} sent piece {told.piece} of a state, which does not follow the one before")
+        gathered.add(message.tensors, told.divided)
+        if told.piece + 1 >= told.num_pieces:
+            session.incoming = None
+            self._read_state(session, told, gathered.all())
+        return self._done()
+
+    def _read_state(self, session: Session, told: pb.LoadState, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what a client has sent, once all of it has come."""
+        num_steps = read_state(self._prepared.owner, told.what, told.value, tensors, session.client)
         if num_steps is not None:
             self.num_steps, session.must_load = num_steps, False
-        return self._done()
 
     def _done(self) -> Answer:
         return pb.Head(done=pb.Done(num_steps=self.num_steps)), {}

@@ -10,9 +10,13 @@ import torch
 from splitlearn.boundary import BoundaryCodecs
 from splitlearn.parties.connection import Connection, ask
 from splitlearn.parties.part_state import GRADIENTS, STATE
+from splitlearn.parties.pieces import Gathered, divide
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.values import read_value, write_value
 from splitlearn.training import CODECS_KEY, GENERATORS_KEY, StepOrder
+
+# The holder decides what its part needs.
+_ANY_SIZE = 1 << 62
 
 
 class RemoteOwner:
@@ -33,6 +37,7 @@ class RemoteOwner:
     def __init__(self, connection: Connection, welcome: pb.Welcome, parts: Collection[str], codecs: BoundaryCodecs) -> None:
         self._connection = connection
         self._groups = list(welcome.groups)
+        self._limits = welcome.limits
         self._parts, self._codecs = parts, codecs
         self._has_zeroed = False
         self.state_bytes = 0
@@ -100,12 +105,28 @@ class RemoteOwner:
             self._connection.post(pb.Head(zero_gradients=pb.ZeroGradients()))
 
     def _state(self, what: str) -> Any:
-        answer = ask(self._connection, pb.Head(ask_state=pb.AskState(what=what)))
-        self.state_bytes += answer.num_bytes
-        return read_value(answer.head.state.value, answer.tensors, self._connection.party)
+        gathered, value, num_pieces = Gathered(_ANY_SIZE, self._connection.party), pb.Value(), 1
+        while gathered.num_pieces < num_pieces:
+            answer = ask(self._connection, pb.Head(ask_state=pb.AskState(what=what, piece=gathered.num_pieces)))
+            told = answer.head.state
+            value, num_pieces = (told.value, told.num_pieces) if gathered.num_pieces == 0 else (value, num_pieces)
+            gathered.add(answer.tensors, told.divided)
+            self.state_bytes += answer.num_bytes
+        return read_value(value, gathered.all(), self._connection.party)
 
     def _load(self, what: str, content: Any) -> None:
         tensors: dict[str, torch.Tensor] = {}
         value = write_value(content, tensors)
-        self.state_bytes += sum(tensor.nbytes for tensor in tensors.values())
-        ask(self._connection, pb.Head(load_state=pb.LoadState(what=what, value=value)), tensors)
+        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        if num_bytes > self._limits.max_state_bytes:
+            raise ValueError(
+                f"the state to go on from has {num_bytes:,} bytes, and {self._connection.party} takes at most "
+                f"{self._limits.max_state_bytes:,}; have its holder raise limits.state_mib"
+            )
+        self.state_bytes += num_bytes
+        pieces = divide(tensors, self._limits.max_message_bytes, self._limits.max_tensors)
+        for number, piece in enumerate(pieces):
+            told = pb.LoadState(what=what, piece=number, num_pieces=len(pieces), divided=piece.divided)
+            if number == len(pieces) - 1:
+                told.value.CopyFrom(value)
+            ask(self._connection, pb.Head(load_state=told), piece.tensors)

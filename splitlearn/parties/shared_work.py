@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class SharedWork(PartWork):
         limits: what clients may ask for.
         steps: the part's steps.
     """
+
+    _is_shared = True
 
     def __init__(self, served: ServedPart, prepared: PreparedPart, limits: ServerLimits, steps: SharedSteps) -> None:
         super().__init__(served, prepared, limits)
@@ -58,27 +61,26 @@ class SharedWork(PartWork):
         session.num_steps += 1
         return self._done()
 
-    def _ask_state(self, session: Session, message: Message) -> Answer:
-        what, owner = message.head.ask_state.what, self._prepared.owner
-        tensors: dict[str, torch.Tensor] = {}
+    def _write_state(self, session: Session, what: str, tensors: dict[str, torch.Tensor]) -> pb.Value:
         with self._steps.accumulating(session.client):
             if what != STATE:
-                return super()._ask_state(session, message)
-            state = {**owner.state(), GENERATORS_KEY: generators_of(session).state(), CODECS_KEY: codecs_of(session)}
-            return pb.Head(state=pb.State(what=what, value=write_value(state, tensors))), tensors
+                return super()._write_state(session, what, tensors)
+            state = self._prepared.owner.state()
+            state |= {GENERATORS_KEY: generators_of(session).state(), CODECS_KEY: codecs_of(session)}
+            return write_value(state, tensors)
 
-    def _load_state(self, session: Session, message: Message) -> Answer:
-        told = message.head.load_state
+    def _read_state(self, session: Session, told: pb.LoadState, tensors: Mapping[str, torch.Tensor]) -> None:
         with self._steps.accumulating(session.client):
             if told.what != STATE:
-                return super()._load_state(session, message)
-        content = read_value(told.value, message.tensors, session.client)
+                super()._read_state(session, told, tensors)
+                return
+        content = read_value(told.value, tensors, session.client)
         num_steps = content.get("num_steps") if isinstance(content, dict) else None
         if not isinstance(num_steps, int):
             raise PartyError(f"{session.client} sent what is no state of the {self._served.name}")
         if self._begun_at is None and self._steps.num_steps == 0:
             # The first to go on brings the part with it; the others' states are of the same steps.
-            read_state(self._prepared.owner, STATE, told.value, message.tensors, session.client)
+            read_state(self._prepared.owner, STATE, told.value, tensors, session.client)
             self._steps.go_on_from(num_steps)
             self._begun_at = num_steps
         elif not (self._begun_at or 0) <= num_steps <= self._steps.num_steps:
@@ -94,7 +96,6 @@ class SharedWork(PartWork):
         for boundary in (session.boundaries or {}).values():
             boundary.load_codec_states(content.get(CODECS_KEY) or {})
         session.num_steps = None
-        return self._done()
 
     def _done(self) -> Answer:
         return pb.Head(done=pb.Done(num_steps=self._steps.num_steps)), {}

@@ -202,6 +202,7 @@ class ServeLimits:
     pending: Annotated[int, Rule(least=1)]
     generations: Annotated[int, Rule(least=1)]
     message_mib: Annotated[float, Rule(above=0)]
+    state_mib: Annotated[float, Rule(above=0)]
     session_seconds: Annotated[float, Rule(above=0)]
 
 

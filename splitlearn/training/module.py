@@ -397,6 +397,17 @@ class SplitCausalLM(LightningModule):
         keys.missing_keys[:] = [name for name in keys.missing_keys if name in trained]
         return keys
 
+    def load_trained(self, checkpoint: dict[str, Any]) -> None:
+        """Have all parts, wherever they are, hold what a checkpoint of this run has trained, as after training the best one.
+
+        Args:
+            checkpoint: its content; the share of parts elsewhere is taken out of it.
+
+        Raises:
+            CheckpointError: a trained tensor is missing or has another shape.
+        """
+        self._loaded.step.load_trained(checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not fit, and give its tensors the names under which Lightning loads them.
 

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from splitlearn.model import SplitModel, Tie, trained_parameters
-from splitlearn.training.checkpoint_content import gradients, load_gradients, speak_names, trained_tensors
+from splitlearn.training.checkpoint_content import (
+    gradients,
+    load_gradients,
+    load_trained_tensors,
+    speak_names,
+    trained_tensors,
+)
 from splitlearn.training.clipping import clip_coefficient, parameters_of, total_norm
 from splitlearn.training.optimization import Optimization
 from splitlearn.training.part_owner import PartOwner
@@ -135,6 +141,18 @@ class StepOwner:
         if self.is_under_way:
             under_way = gradients(self._parts) | self._remote.gradients()
             checkpoint[_UNFINISHED] = {"counts": self._window.counts(), "gradients": under_way}
+
+    def load_trained(self, checkpoint: dict[str, Any]) -> None:
+        """Have all parts, here and elsewhere, hold what a checkpoint has trained; those elsewhere are at its step then.
+
+        Args:
+            checkpoint: the share of parts elsewhere is taken out of it.
+
+        Raises:
+            CheckpointError: a trained tensor is missing or has another shape.
+        """
+        load_trained_tensors(self._parts, checkpoint["state_dict"])
+        self._remote.take_state(checkpoint)
 
     def take_state(self, checkpoint: dict[str, Any]) -> None:
         """Give parts elsewhere their share of a checkpoint, and note its unfinished step for `begin`.

@@ -116,3 +116,18 @@ def test_addresses_that_do_not_fit_the_placement_are_refused(overrides: list[str
 def test_parts_that_no_server_can_hold_are_refused_before_weights_are_read(part: str) -> None:
     with pytest.raises(ValueError, match=r"^part is .*(give|a server holds).* \[trunk, top\]"):
         make_part_server(compose(f"part={part}", config_name="serve"))
+
+
+def test_the_best_parts_are_put_back_on_both_sides(tmp_path: Path) -> None:
+    # With such a rate the second step is better than the third.
+    own = ["placement=u_shaped", "load_best_model_at_end=true", "eval_steps=1"]
+    rate = "optimizer.learning_rate=1"
+    with listening("trunk", rate) as (address, held):
+        result = train(compose(*SHORT, *own, rate, f"placement.server={address}"), folder=tmp_path / "run")
+        assert held.served.prepared is not None
+        state = held.served.prepared.owner.state()
+    best = next(file for file in (tmp_path / "run" / "checkpoints").glob("*.ckpt") if file.name != LAST)
+    expected, last = torch.load(best, weights_only=True), content(result)
+    assert held.num_steps == state["num_steps"] == expected["global_step"] < last["global_step"] == 3
+    assert all(tensor.equal(expected["state_dict"][name]) for name, tensor in state["state_dict"].items())
+    assert not all(tensor.equal(last["state_dict"][name]) for name, tensor in state["state_dict"].items())

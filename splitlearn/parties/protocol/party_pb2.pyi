@@ -617,6 +617,7 @@ class Welcome(message.Message):
     VERSIONS_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
     SERVER_NAME_FIELD_NUMBER: builtins.int
+    IS_SHARED_FIELD_NUMBER: builtins.int
     protocol_version: builtins.int
     session: builtins.str
     num_steps: builtins.int
@@ -627,6 +628,8 @@ class Welcome(message.Message):
     run_id: builtins.str
     server_name: builtins.str
     """What messages are named by, from the certificate's common name."""
+    is_shared: builtins.bool
+    """Several clients train the part, so that none of them can put it back to an earlier state."""
     @builtins.property
     def plan(self) -> Plan:
         """The server's own plan."""
@@ -653,10 +656,11 @@ class Welcome(message.Message):
         versions: abc.Mapping[builtins.str, builtins.str] | None = ...,
         run_id: builtins.str = ...,
         server_name: builtins.str = ...,
+        is_shared: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["limits", b"limits", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["groups", b"groups", "last_call", b"last_call", "limits", b"limits", "num_steps", b"num_steps", "plan", b"plan", "protocol_version", b"protocol_version", "receipt", b"receipt", "run_id", b"run_id", "server_name", b"server_name", "session", b"session", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["groups", b"groups", "is_shared", b"is_shared", "last_call", b"last_call", "limits", b"limits", "num_steps", b"num_steps", "plan", b"plan", "protocol_version", b"protocol_version", "receipt", b"receipt", "run_id", b"run_id", "server_name", b"server_name", "session", b"session", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,6 +674,8 @@ class Limits(message.Message):
     MAX_ROWS_FIELD_NUMBER: builtins.int
     MAX_TOKENS_FIELD_NUMBER: builtins.int
     SESSION_SECONDS_FIELD_NUMBER: builtins.int
+    MAX_STATE_BYTES_FIELD_NUMBER: builtins.int
+    MAX_TENSORS_FIELD_NUMBER: builtins.int
     max_message_bytes: builtins.int
     max_pending: builtins.int
     """How many forward calls may wait for their backward."""
@@ -678,6 +684,10 @@ class Limits(message.Message):
     max_tokens: builtins.int
     session_seconds: builtins.float
     """A session without a connection is forgotten after so long."""
+    max_state_bytes: builtins.int
+    """Of a state that a client sends, in all of its pieces."""
+    max_tensors: builtins.int
+    """Of a message."""
     def __init__(
         self,
         *,
@@ -687,10 +697,12 @@ class Limits(message.Message):
         max_rows: builtins.int = ...,
         max_tokens: builtins.int = ...,
         session_seconds: builtins.float = ...,
+        max_state_bytes: builtins.int = ...,
+        max_tensors: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["max_message_bytes", b"max_message_bytes", "max_pending", b"max_pending", "max_rows", b"max_rows", "max_sessions", b"max_sessions", "max_tokens", b"max_tokens", "session_seconds", b"session_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["max_message_bytes", b"max_message_bytes", "max_pending", b"max_pending", "max_rows", b"max_rows", "max_sessions", b"max_sessions", "max_state_bytes", b"max_state_bytes", "max_tensors", b"max_tensors", "max_tokens", b"max_tokens", "session_seconds", b"session_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1200,19 +1212,25 @@ class Checkpoints(message.Message):
 
 @typing.final
 class AskState(message.Message):
+    """A large state comes in pieces, so that no message is larger than its receiver takes. They are asked for, or sent, in order."""
+
     DESCRIPTOR: descriptor.Descriptor
 
     WHAT_FIELD_NUMBER: builtins.int
+    PIECE_FIELD_NUMBER: builtins.int
     what: builtins.str
     """state: trained tensors, optimizer and random numbers; gradients: those of a step that is under way; weights: trained tensors."""
+    piece: builtins.int
+    """From 0 on."""
     def __init__(
         self,
         *,
         what: builtins.str = ...,
+        piece: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["piece", b"piece", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1222,18 +1240,29 @@ class State(message.Message):
 
     WHAT_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
+    NUM_PIECES_FIELD_NUMBER: builtins.int
+    DIVIDED_FIELD_NUMBER: builtins.int
     what: builtins.str
+    num_pieces: builtins.int
     @builtins.property
-    def value(self) -> Value: ...
+    def value(self) -> Value:
+        """In the first piece."""
+
+    @builtins.property
+    def divided(self) -> containers.RepeatedCompositeFieldContainer[Tensor]:
+        """Tensors that begin here and go on in further pieces: in each it is a vector of their name, whose numbers follow one another."""
+
     def __init__(
         self,
         *,
         what: builtins.str = ...,
         value: Value | None = ...,
+        num_pieces: builtins.int = ...,
+        divided: abc.Iterable[Tensor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["value", b"value", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["divided", b"divided", "num_pieces", b"num_pieces", "value", b"value", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1243,18 +1272,33 @@ class LoadState(message.Message):
 
     WHAT_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
+    PIECE_FIELD_NUMBER: builtins.int
+    NUM_PIECES_FIELD_NUMBER: builtins.int
+    DIVIDED_FIELD_NUMBER: builtins.int
     what: builtins.str
+    piece: builtins.int
+    """From 0 on."""
+    num_pieces: builtins.int
     @builtins.property
-    def value(self) -> Value: ...
+    def value(self) -> Value:
+        """In the last piece."""
+
+    @builtins.property
+    def divided(self) -> containers.RepeatedCompositeFieldContainer[Tensor]:
+        """As in State."""
+
     def __init__(
         self,
         *,
         what: builtins.str = ...,
         value: Value | None = ...,
+        piece: builtins.int = ...,
+        num_pieces: builtins.int = ...,
+        divided: abc.Iterable[Tensor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["value", b"value", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["divided", b"divided", "num_pieces", b"num_pieces", "piece", b"piece", "value", b"value", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
