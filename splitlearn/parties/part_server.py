@@ -177,8 +177,7 @@ class PartServer:
             session.pending.pop(number, None)
         if message.kind not in ("ask_state", "load_state"):
             # A state is of one moment.
-            session.outgoing.clear()
-            session.incoming = None
+            session.states.forget()
         began = time.perf_counter()
         try:
             head, tensors = handler(session, message)
@@ -216,8 +215,7 @@ class PartServer:
     def forget(self, session: Session) -> None:
         """End a session: its graphs, caches and pieces of states are let go."""
         session.pending.clear()
-        session.outgoing.clear()
-        session.incoming = None
+        session.states.forget()
         for generation in session.generations.values():
             generation.end()
         session.generations.clear()

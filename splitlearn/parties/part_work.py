@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -40,9 +41,9 @@ from splitlearn.parties.forward_checks import (
 )
 from splitlearn.parties.held_parts import HeldParts, LossRequest
 from splitlearn.parties.part_state import read_state, write_state
-from splitlearn.parties.pieces import Gathered, Piece, divide
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import PreparedPart, ServedPart, boundaries_of_trial, scalar_wire
+from splitlearn.parties.state_exchange import StateExchange
 from splitlearn.parties.values import read_value
 from splitlearn.parties.wire import Message
 from splitlearn.randomness import NamedGenerators
@@ -80,8 +81,7 @@ class Session:
         generators: what is drawn from for this client, if several train the part; None for the part's own.
         boundaries: the client's own, if several train the part; None for the part's own.
         num_steps: how many steps the client has ordered, if several train the part; None until one that goes on orders one.
-        outgoing: the pieces of a state that the client has yet to ask for.
-        incoming: the pieces of a state that the client has sent so far; None if none is under way.
+        states: states on their way to the client and from it.
     """
 
     client: str
@@ -91,8 +91,10 @@ class Session:
     generators: NamedGenerators | None = None
     boundaries: Mapping[str, Boundary] | None = None
     num_steps: int | None = 0
-    outgoing: deque[Piece] = field(default_factory=deque)
-    incoming: Gathered | None = None
+    states: StateExchange = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.states = StateExchange(self.client)
 
 
 class PartWork:
@@ -290,23 +292,7 @@ class PartWork:
 
     def _ask_state(self, session: Session, message: Message) -> Answer:
         told = message.head.ask_state
-        if told.piece == 0:
-            tensors: dict[str, torch.Tensor] = {}
-            value = self._write_state(session, told.what, tensors)
-            pieces = divide(tensors, self._limits.wire.max_message_bytes, self._limits.wire.max_tensors)
-            if self._is_shared and len(pieces) > 1:
-                # Other clients may take a step between two pieces.
-                for piece in pieces:
-                    piece.tensors = {name: tensor.clone() for name, tensor in piece.tensors.items()}
-            session.outgoing = deque(pieces)
-            answer = pb.State(what=told.what, value=value, num_pieces=len(pieces))
-        elif session.outgoing:
-            answer = pb.State(what=told.what)
-        else:
-            raise PartyError(f"{session.client} asks for a piece of a state that there is not; ask for the first one first")
-        first = session.outgoing.popleft()
-        answer.divided.extend(first.divided)
-        return pb.Head(state=answer), first.tensors
+        return session.states.send(told, partial(self._write_state, session, told.what), self._limits, self._is_shared)
 
     def _write_state(self, session: Session, what: str, tensors: dict[str, torch.Tensor]) -> pb.Value:
         """Return what a client asks for; its tensors, which share memory with the part, are added to ``tensors``."""
@@ -314,15 +300,9 @@ class PartWork:
 
     def _load_state(self, session: Session, message: Message) -> Answer:
         told = message.head.load_state
-        if told.piece == 0:
-            session.incoming = Gathered(self._limits.max_state_bytes, session.client)
-        gathered = session.incoming
-        if gathered is None or told.piece != gathered.num_pieces:
-            raise PartyError(f"{session.client} sent piece {told.piece} of a state, which does not follow the one before")
-        gathered.add(message.tensors, told.divided)
-        if told.piece + 1 >= told.num_pieces:
-            session.incoming = None
-            self._read_state(session, told, gathered.all())
+        tensors = session.states.take(told, message.tensors, self._limits)
+        if tensors is not None:
+            self._read_state(session, told, tensors)
         return self._done()
 
     def _read_state(self, session: Session, told: pb.LoadState, tensors: Mapping[str, torch.Tensor]) -> None:

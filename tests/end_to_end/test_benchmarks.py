@@ -4,8 +4,11 @@ import fcntl
 import importlib
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +229,34 @@ def test_train_parties_sees_a_loss_that_differs(train_parties: Any, tmp_path: Pa
     assert train_parties.largest_difference(tmp_path / "one", tmp_path / "one") == 0.0
     assert train_parties.largest_difference(tmp_path / "one", tmp_path / "other") == 0.25
     assert train_parties.largest_difference(tmp_path / "one", tmp_path / "shorter") == float("inf")
+
+
+@pytest.fixture
+def slow_link(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("slow_link")
+
+
+def test_a_slow_link_keeps_to_its_delay_and_its_bandwidth(slow_link: Any) -> None:
+    sent = bytes(range(256)) * 400
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def echo() -> None:
+            connection, _ = listener.accept()
+            while data := connection.recv(1 << 16):
+                connection.sendall(data)
+
+        threading.Thread(target=echo, daemon=True).start()
+        with (
+            slow_link.SlowLink(listener.getsockname()[1], bandwidth_mbps=8.0, rtt_ms=50.0) as link,
+            socket.create_connection(("127.0.0.1", link.port)) as client,
+        ):
+            began = time.monotonic()
+            client.sendall(b"?")
+            assert client.recv(1) == b"?" and time.monotonic() - began >= 0.05
+            # 102,400 bytes at a megabyte a second.
+            began, got = time.monotonic(), bytearray()
+            client.sendall(sent)
+            while len(got) < len(sent):
+                got += client.recv(1 << 16)
+            assert bytes(got) == sent and time.monotonic() - began >= 0.1

@@ -117,10 +117,10 @@ def test_pieces_out_of_order_are_refused_and_the_part_is_as_it_was(tiny_checkpoi
         ask(connection, party_pb2.Head(ask_state=party_pb2.AskState(what="state", piece=1)))
     ask(connection, party_pb2.Head(load_state=party_pb2.LoadState(what="state", num_pieces=2)), {"a": torch.ones(9)})
     session = connection.conversation.session
-    assert session is not None and session.incoming is not None
+    assert session is not None and session.states.is_under_way
     # Whatever comes between two pieces ends the state.
     ask(connection, party_pb2.Head(zero_gradients=party_pb2.ZeroGradients()))
-    assert session.incoming is None
+    assert not session.states.is_under_way
     assert_equal(part.owner.state()["state_dict"], before["state_dict"])
 
 
