@@ -1,7 +1,7 @@
 """What a step costs if a server holds the trunk: client and server in processes of their own, against one process.
 
     python benchmarks/parties.py                      SmolLM2-135M with LoRA, 4 x 128 tokens a step, 12 steps of each case
-    python benchmarks/parties.py --steps 3 --cases one clear-1 tls-4 --settings model=embedded peft=none
+    python benchmarks/parties.py --steps 3 --cases one clear-1 tls-4 --settings model=embedded
     python benchmarks/parties.py --write              append the table to benchmarks/RESULTS.md
 
 Client and server have one thread each, and one process has two. Cases: with mutual TLS or in the clear, with 1, 2 or 4
@@ -99,7 +99,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="tokens of a row")
     parser.add_argument("--mbps", type=float, default=100.0, help="megabits a second of the slow link, in each direction")
     parser.add_argument("--rtt", type=float, default=20.0, help="milliseconds of a round trip over the slow link")
-    parser.add_argument("--settings", nargs="*", default=[], help="further settings of train, such as model=embedded peft=none")
+    parser.add_argument(
+        "--settings", nargs="*", default=[], help="settings of model, split, peft and optimizer for another model"
+    )
     add_write_option(parser)
     args = parser.parse_args()
     found: dict[str, list[Outcome]] = {name: [] for name in args.cases}
@@ -114,7 +116,7 @@ def main() -> None:
 
 def run(case: Case, folder: Path, name: str, args: argparse.Namespace) -> Outcome:
     """Train in one way, and return what the run says of itself."""
-    own = [*_DEFAULTS, *args.settings, f"boundary={case.boundary}"]
+    own = [*(args.settings or _DEFAULTS), f"boundary={case.boundary}"]
     settings = [*own, *_PLAIN, *_QUIET, f"trainer.max_steps={args.steps}", f"data.batch_size={args.rows}"]
     settings += [f"data.block_size={args.tokens}", f"data.max_train_blocks={args.rows * args.steps}", "placement=u_shaped"]
     settings += [f"link.bandwidth_mbps={args.mbps}", f"link.rtt_ms={args.rtt}", f"hydra.run.dir={folder / name}"]
