@@ -56,7 +56,6 @@ def settle_clients(cfg: DictConfig) -> None:
     for name, value, remedy in (
         *((name, address, "leave it null: all parties are in this process") for name, address in addresses.items()),
         ("placement.server", cfg.placement.server, "leave it null: all parties are in this process"),
-        ("ckpt_path", cfg.ckpt_path, "leave it null: a simulation cannot be taken up"),
         ("load_best_model_at_end", cfg.load_best_model_at_end or None, "set it to false: each client has its own best"),
     ):
         if value is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from splitlearn.data.resumable import Batch, ResumableLoader
 
@@ -33,22 +32,38 @@ class ClientsLoader:
         self._loaders = list(loaders)
         self._per_turn = per_turn
         self._rounds = max(map(len, loaders)) // per_turn
-        self._epoch = 0
+        self._epoch = self._num_done = self._num_skipped = 0
 
     def __len__(self) -> int:
         return self._rounds * self._per_turn * len(self._loaders)
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: the epoch's number is set after the first iterator is made, and before it is used.
+        self._num_done, self._num_skipped = self._num_skipped, 0
         begin = self._epoch * self._rounds * self._per_turn
-        streams = [_batches(loader, begin) for loader in self._loaders]
-        for _ in range(self._rounds):
-            for stream in streams:
-                yield from islice(stream, self._per_turn)
+        streams = [_batches(loader, begin + self._handed_out(place)) for place, loader in enumerate(self._loaders)]
+        for number in range(self._num_done, len(self)):
+            batch = next(streams[number // self._per_turn % len(streams)])
+            self._num_done += 1
+            yield batch
+
+    def _handed_out(self, place: int) -> int:
+        """Return how many batches of a client are among those of this pass that an interrupted run has had."""
+        rounds, rest = divmod(self._num_done, self._per_turn * len(self._loaders))
+        return rounds * self._per_turn + min(max(rest - place * self._per_turn, 0), self._per_turn)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""
         self._epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the pass have been handed out."""
+        return {"num_batches": self._num_done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Have the next pass begin after the batches that were handed out already."""
+        self._num_skipped = state["num_batches"]
+        self.set_epoch(state.get("epoch", 0))
 
 
 def _batches(loader: ResumableLoader, begin: int) -> Iterator[Batch]:

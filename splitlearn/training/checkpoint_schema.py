@@ -28,6 +28,7 @@ _KINDS: dict[str, type] = {
 _FORMS: dict[str, Any] = {
     "base": BASE_FORM,
     "codecs": dict[str, dict[str, Any]],
+    "clients": dict[str, dict[str, Any]],
     "run": {"id": str, "earlier_starts": list[str]},
     "callbacks": {
         "Attacks": {"results": list[dict[str, Any]]},

@@ -76,7 +76,6 @@ class SharedSteps:
         """
         rates = {group["name"]: group["lr"] for group in self._owner.group_settings()}
         self._owner.apply(StepOrder(self.num_steps, rates, clip_coefficient=clip_coefficient))
-        self._owner.zero_gradients()
         if self._schedule is not None:
             self._schedule.step()
         self.num_steps += 1

@@ -15,12 +15,19 @@ from lightning.fabric.utilities.data import AttributeDict
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import trained_parameters
 from splitlearn.naming import naming_group
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training.assembling import TrainableModel, load_trainable
-from splitlearn.training.checkpoint_content import speak_names, trained_tensors
+from splitlearn.training.checkpoint_content import (
+    CODECS_KEY,
+    GENERATORS_KEY,
+    load_trained_tensors,
+    speak_names,
+    trained_tensors,
+)
 from splitlearn.training.client_settings import ClientSettings
 from splitlearn.training.clipping import clip_coefficient, total_norm
 from splitlearn.training.module import Batch, SplitCausalLM
@@ -30,6 +37,8 @@ from splitlearn.training.token_window import count_supervised
 
 _ENDS = ("bottom", "top")
 _TRUNK = PART_NAMES.index("trunk")
+# In checkpoints: the states of the clients beside the first, and whether a step was under way.
+_CLIENTS_KEY, _UNDER_WAY_KEY = "clients", "clients_under_way"
 
 
 class SimulatedClients(SplitCausalLM):
@@ -226,20 +235,43 @@ class SimulatedClients(SplitCausalLM):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in the trunk and the first client's tensors as in a run of one client, and under ``clients`` the others'."""
+        is_under_way = bool(self._shares) or any(client.step.is_under_way for client in self.clients.values())
         self._turn_to(self.simulation.clients[0])
         super().on_save_checkpoint(checkpoint)
-        checkpoint["clients"] = {
-            name: trained_tensors([client.composed.bottom, client.composed.top])
-            for name, client in list(self.clients.items())[1:]
-        }
+        checkpoint[_CLIENTS_KEY] = {name: _state_of(self.clients[name]) for name in self.simulation.clients[1:]}
+        checkpoint[_UNDER_WAY_KEY] = is_under_way
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from a checkpoint.
+        """Refuse a checkpoint that does not fit, and give each client its share of it.
 
         Raises:
-            ValueError: always.
+            CheckpointError: it is of other clients, was written in the middle of a step, or is of another model.
         """
-        raise ValueError("runs of simulated clients cannot be taken up from a checkpoint; begin a new one")
+        others = self.simulation.clients[1:]
+        present = checkpoint.get(_CLIENTS_KEY) or {}
+        if list(present) != list(others):
+            raise CheckpointError(
+                f"beside the first client the checkpoint is of {', '.join(present) or 'none'}, and this run's are "
+                f"{', '.join(others)}; set placement.clients as it was"
+            )
+        if checkpoint.get(_UNDER_WAY_KEY):
+            raise CheckpointError("the checkpoint was written in the middle of a step of several clients; go on from another")
+        super().on_load_checkpoint(checkpoint)
+        for name, state in present.items():
+            composed = self.clients[name].composed
+            load_trained_tensors([composed.bottom, composed.top], state["state_dict"])
+            if composed.generators is not None:
+                composed.generators.load_state(state[GENERATORS_KEY])
+            composed.load_codec_states(state[CODECS_KEY])
+
+
+def _state_of(client: TrainableModel) -> dict[str, Any]:
+    composed = client.composed
+    return {
+        "state_dict": trained_tensors([composed.bottom, composed.top]),
+        GENERATORS_KEY: None if composed.generators is None else composed.generators.state(),
+        CODECS_KEY: composed.codec_states(),
+    }
 
 
 @torch.no_grad()

@@ -49,6 +49,8 @@ def test_each_client_learns_from_its_own_rows(tmp_path: Path) -> None:
     assert summary["traffic"]["cut_1"]["activation_uplink_bytes"] == 4 * 2 * 16 * 128 * 4
     kept = torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)
     assert kept["clients"].keys() == {"client_2"}
+    longer = run(tmp_path, "ckpt_path=last", "trainer.max_steps=6")
+    assert longer.trainer.global_step == 6
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,6 @@ def test_each_client_learns_from_its_own_rows(tmp_path: Path) -> None:
         (["data.share=1"], "data.share 1, but this run simulates all 2 clients; leave both null"),
         (["placement.server=localhost:1"], "placement.server is localhost:1, and placement.clients are several; leave it null"),
         (["placement.parties.server.address=h:1"], "server.address is h:1, and placement.clients are several; leave it null"),
-        (["ckpt_path=last"], "ckpt_path is last, and placement.clients are several; leave it null"),
         (["load_best_model_at_end=true"], "load_best_model_at_end is True, and placement.clients are several"),
         (["placement.clients=[a]"], r"placement.clients is \['a'\]; give two names or more, each once"),
         (["placement.clients=[a,b c]"], "placement.clients has 'b c'; a name is a letter followed by"),

@@ -40,6 +40,24 @@ def test_a_smaller_client_goes_on_with_its_next_epoch(per_turn: int) -> None:
     assert [number >= 100 for number in found[: 4 * per_turn]] == 2 * ([False] * per_turn + [True] * per_turn)
 
 
+@pytest.mark.parametrize("done", [1, 3, 6, 7])
+def test_a_pass_is_taken_up_where_it_was_left(done: int) -> None:
+    def both() -> ClientsLoader:
+        made = ClientsLoader([loader(0, 6), loader(100, 4)], 2)
+        made.set_epoch(1)
+        return made
+
+    whole, rest = both(), both()
+    expected = ids(list(whole))
+    batches = iter(rest)
+    for _ in range(done):
+        next(batches)
+    resumed = both()
+    resumed.load_state_dict({**rest.state_dict(), "epoch": 1})
+    assert ids(list(resumed)) == expected[done:]
+    assert ids(list(resumed)) == expected, "the next pass is whole"
+
+
 def test_batches_that_make_no_whole_steps_are_told() -> None:
     with pytest.raises(ValueError, match=r"client 2 has 4 batches in an epoch, of which trainer\.accumulate_grad_batches=3"):
         ClientsLoader([loader(0, 6), loader(100, 4)], 3)

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from splitlearn.certificates import Identity
+from splitlearn.checkpoint import CheckpointError
 from splitlearn.loading import ModelRequest
 from splitlearn.model import ComposedCausalLM
 from splitlearn.parties import (
@@ -31,6 +32,7 @@ from splitlearn.parties import (
 )
 from splitlearn.training import SimulatedClients, SplitCausalLM, TrainingSettings, count_supervised
 from splitlearn.training.part_owner import PartElsewhere
+from splitlearn.training.simulated_clients import average_ends
 from tests.parties.conftest import LIMITS, QUICK
 from tests.training.test_remote_steps import LossLog
 
@@ -101,13 +103,13 @@ class Server:
 
 
 class Saves(Callback):
-    """Saves a checkpoint after the second step."""
+    """Saves a checkpoint after the second step of each client."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, num_batches: int = 2) -> None:
+        self._path, self._last = path, num_batches - 1
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 1:
+        if batch_idx == self._last:
             trainer.save_checkpoint(self._path)
 
 
@@ -234,7 +236,9 @@ def in_one_process(checkpoint: Path, order: str) -> tuple[list[list[float]], dic
     return one.losses, one.weights()
 
 
-def simulated(checkpoint: Path, order: str, **simulation: Any) -> tuple[list[list[float]], SimulatedClients]:
+def simulated(
+    checkpoint: Path, order: str, path: Path | None = None, goes_on: bool = False, **simulation: Any
+) -> tuple[list[list[float]], SimulatedClients]:
     torch.manual_seed(0)
     module = SimulatedClients(str(checkpoint), *CUT, simulation={"clients": CLIENTS, "order": order, **simulation}, **SETTINGS)
     log, in_turn = LossLog(draws=False), order == "sequential"
@@ -243,14 +247,17 @@ def simulated(checkpoint: Path, order: str, **simulation: Any) -> tuple[list[lis
         max_steps=STEPS * (len(CLIENTS) if in_turn else 1),
         accumulate_grad_batches=1 if in_turn else len(CLIENTS),
         gradient_clip_val=CLIP,
-        callbacks=[log],
+        callbacks=[log, *([] if path is None or goes_on else [Saves(path, 2 * len(CLIENTS))])],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
     )
     rows = [batch for of_step in zip(*map(batches, range(len(CLIENTS))), strict=True) for batch in of_step]
-    trainer.fit(module, DataLoader(rows, batch_size=None))  # type: ignore[arg-type]
+    if goes_on:
+        rows = rows[2 * len(CLIENTS) :] + rows[: 2 * len(CLIENTS)]
+    loader: Any = DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, loader, ckpt_path=path if goes_on else None, weights_only=True)
     return [log.losses[client :: len(CLIENTS)] for client in range(len(CLIENTS))], module
 
 
@@ -267,6 +274,25 @@ def test_a_simulation_is_the_run_of_the_clients(order: str, tiny_checkpoint: Cal
     assert content["clients"].keys() == {"bob"}
 
 
+@pytest.mark.filterwarnings("ignore:.* your dataloader is not resumable")
+@pytest.mark.parametrize("order", ["sequential", "concurrent"])
+def test_a_simulation_goes_on_from_a_checkpoint(order: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    checkpoint, path = tiny_checkpoint("gpt2", attn_pdrop=0.1), tmp_path / "two.ckpt"
+    expected, whole = simulated(checkpoint, order, path)
+    losses, module = simulated(checkpoint, order, path, goes_on=True)
+    assert losses == [of_client[2:] for of_client in expected]
+    for client in CLIENTS:
+        pairs = zip(whole.clients[client].composed.parameters(), module.clients[client].composed.parameters(), strict=True)
+        assert all(own.equal(other) for own, other in pairs)
+    content = torch.load(path, weights_only=True)
+    for change, sentence in (
+        ({"clients": {}}, r"the checkpoint is of none, and this run's are bob; set placement\.clients as it was"),
+        ({"clients_under_way": True}, "written in the middle of a step of several clients"),
+    ):
+        with pytest.raises(CheckpointError, match=sentence):
+            module.on_load_checkpoint({**content, **change})
+
+
 @pytest.mark.parametrize("order", ["sequential", "concurrent"])
 def test_clients_are_averaged_after_so_many_steps_of_each(order: str, tiny_checkpoint: Callable[..., Path]) -> None:
     checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
@@ -278,6 +304,10 @@ def test_clients_are_averaged_after_so_many_steps_of_each(order: str, tiny_check
         alice, bob = (client.composed for client in module.clients.values())
         pairs = zip(alice.top.parameters(), bob.top.parameters(), strict=True)
         assert all(own.equal(other) for own, other in pairs) == is_averaged
+    own, other = (next(model.top.parameters()).detach().double().clone() for model in (alice, bob))
+    average_ends(list(module.clients.values()), [1, 3])
+    # A client with more rows counts more.
+    assert torch.equal(next(alice.top.parameters()), (own * 0.25 + other * 0.75).float())
 
 
 @pytest.mark.parametrize("order", ["sequential", "concurrent"])
