@@ -51,19 +51,27 @@ def test_gradients_reach_the_bottom_and_nothing_above(defence: dict[str, Any], t
         assert all(parameter.grad is None or not parameter.grad.any() for parameter in part.parameters())
 
 
+@pytest.fixture(scope="module")
+def undefended(
+    tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SplitCausalLM, Losses, Path]:
+    folder = tmp_path_factory.mktemp("plain")
+    return *run(tiny_checkpoint("llama"), folder, max_steps=4), folder
+
+
 @pytest.mark.parametrize("defence", [None, {}, {"nopeek": None}, {"nopeek": {"weight": 0}, "mid": {"weight": 0.0}}], ids=str)
 def test_without_a_defence_training_is_as_it_was_to_the_bit(
-    defence: Any, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+    defence: Any, undefended: tuple[SplitCausalLM, Losses, Path], tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    model = tiny_checkpoint("llama")
-    expected = run(model, tmp_path / "plain", max_steps=4)
-    found = run(model, tmp_path / "none", max_steps=4, defence=defence)
+    expected = undefended
+    found = run(tiny_checkpoint("llama"), tmp_path, max_steps=4, defence=defence)
     assert found[1].losses == expected[1].losses
     pairs = zip(found[0].parameters(), expected[0].parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
     states = [each.generators.state()["states"] for each in (found[0], expected[0])]
     assert states[0].keys() == states[1].keys()
-    kept = [torch.load(tmp_path / name / "last.ckpt", weights_only=True)["callbacks"].keys() for name in ("none", "plain")]
+    files = [folder / "last.ckpt" for folder in (tmp_path, expected[2])]
+    kept = [torch.load(file, weights_only=True)["callbacks"].keys() for file in files]
     assert kept[0] == kept[1]
 
 
