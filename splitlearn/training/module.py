@@ -138,9 +138,7 @@ class SplitCausalLM(LightningModule):
         self.optimization, self.adapters = self.settings.optimization, self.settings.adapters
         self.trained = self.settings.trained
         # Lightning's seed_everything sets this seed, too.
-        with_epsilon = self.settings.noise_with_epsilon(find_routes(self.placement))
-        is_secret = bool(with_epsilon) and not self.settings.privacy.reproducible_noise
-        self.generators = NamedGenerators(torch.initial_seed(), None, with_epsilon, new_key() if is_secret else None)
+        self.generators = self._make_generators(torch.initial_seed())
         self.tracker = MemoryTracker()
         self.model: ComposedCausalLM | None = None
         # A checkpoint holds trained tensors only; `on_load_checkpoint` checks that it holds all of them.
@@ -183,6 +181,17 @@ class SplitCausalLM(LightningModule):
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         self.optimization = replace(self.optimization, learning_rate=value)
+
+    def _make_generators(self, seed: int) -> NamedGenerators:
+        """Return generators of a seed. Noise of which an epsilon is claimed follows from a secret key of their own."""
+        with_epsilon = self.settings.noise_with_epsilon(find_routes(self.placement))
+        is_secret = bool(with_epsilon) and not self.settings.privacy.reproducible_noise
+        return NamedGenerators(seed, None, with_epsilon, new_key() if is_secret else None)
+
+    @property
+    def models(self) -> list[ComposedCausalLM]:
+        """The loaded model of each data owner: here there is one."""
+        return [self.composed]
 
     @property
     def composed(self) -> ComposedCausalLM:

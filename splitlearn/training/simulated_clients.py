@@ -17,9 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES
-from splitlearn.model import trained_parameters
+from splitlearn.model import ComposedCausalLM, trained_parameters
 from splitlearn.naming import naming_group
-from splitlearn.randomness import NamedGenerators
 from splitlearn.training.assembling import TrainableModel, load_trainable
 from splitlearn.training.checkpoint_content import (
     CODECS_KEY,
@@ -94,8 +93,8 @@ class SimulatedClients(SplitCausalLM):
                 opened.only(_ENDS),
                 self.settings,
                 self.placement,
-                # Each process of a client begins with the seed of its run.
-                NamedGenerators(self.generators.seed),
+                # Each process of a client begins with the seed of its run, and has secrets of its own.
+                self._make_generators(self.generators.seed),
                 {},
                 num_microbatches=cast(AttributeDict, self.hparams).microbatches,
                 low_memory=True,
@@ -106,6 +105,11 @@ class SimulatedClients(SplitCausalLM):
             self.clients[name].composed.stage_observers = self.composed.stage_observers
         # So that Lightning moves them, and puts them in training mode.
         self.others = nn.ModuleList(client.composed for client in list(self.clients.values())[1:])
+
+    @property
+    def models(self) -> list[ComposedCausalLM]:
+        """The loaded model of each client."""
+        return [client.composed for client in self.clients.values()]
 
     def _turn_to(self, name: str) -> None:
         self._trainable = self.clients[name]

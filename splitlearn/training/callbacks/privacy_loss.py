@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -29,14 +30,18 @@ class PrivacyLoss(Callback):
 def privacy_of(module: LightningModule) -> dict[str, Any] | None:
     """Return the privacy of training and of held-out examples, as `describe_privacy` has it; None if no codec clips.
 
+    Of several clients it is the one whose examples are protected least.
+
     Args:
         module: the module; its parts are loaded.
     """
     if not isinstance(module, SplitCausalLM):
         return None
-    described = {
-        name: describe_privacy(module.composed.boundaries, kind, module.settings.privacy.accountant)
-        for name, kind in _EXAMPLES.items()
-    }
-    known = {name: privacy for name, privacy in described.items() if privacy is not None}
+    accountant = module.settings.privacy.accountant
+    known = {}
+    for name, kind in _EXAMPLES.items():
+        described = [describe_privacy(model.boundaries, kind, accountant) for model in module.models]
+        of_clients = [privacy for privacy in described if privacy is not None]
+        if of_clients:
+            known[name] = max(of_clients, key=lambda privacy: math.inf if privacy["epsilon"] is None else privacy["epsilon"])
     return known or None
