@@ -26,10 +26,14 @@ def test_labels_in_the_clear_are_said() -> None:
 
 def test_the_page_of_a_run_shows_them(tmp_path: Path) -> None:
     threats = THREATS | {"text": "<b>client</b>"}
-    write_report([write_run(tmp_path / "run", summary(2, 6, threat_model=threats))])
+    privacy = {"train": {"epsilon": None, "epsilon_if_secret": 3.0, "delta": 1e-5, "noise_is_secret": False}}
+    defence = {"dchi": {"noise_is_secret": False}}
+    write_report([write_run(tmp_path / "run", summary(2, 6, threat_model=threats, privacy=privacy, defence=defence))])
     page = (tmp_path / "run" / "report.html").read_text()
     assert "honest-but-curious" in page
     assert "server could recover text from the smashed data at cut 1." in page
+    assert "Train examples have no epsilon: the noise follows from the run&#39;s public seed" in page
+    assert "The epsilon of defence.dchi does not hold" in page
     assert "&lt;b&gt;client&lt;/b&gt;" in page and "<b>client</b>" not in page
 
 
