@@ -12,7 +12,8 @@ from splitlearn.app.attack_texts import WHOLE_DOCUMENTS, attack_texts
 from splitlearn.app.attacking import decoder_of, public_model, refuse_uncrossed
 from splitlearn.app.configuration import make, plain
 from splitlearn.attacks import AttackPlan, AttackReport, run_attacks
-from splitlearn.cut import Placement
+from splitlearn.boundary import BoundaryCodecs
+from splitlearn.cut import PART_NAMES, Placement
 from splitlearn.data import BlockDataModule, read_tokenizer
 from splitlearn.loading import OpenedModel
 from splitlearn.model import ComposedCausalLM
@@ -53,6 +54,7 @@ def prepare_attacks(
     with naming_group("attack"):
         plan = AttackPlan.from_plain(settings)
     refuse_uncrossed(plan, placement)
+    _refuse_at_servers(cfg, placement)
     source = {"tokenizer_name_or_path": opened.source.name, "tokenizer_revision": opened.source.commit}
     if not isinstance(datamodule, BlockDataModule):
         raise ValueError("attack is set, but data of another class than splitlearn's own cannot be attacked; set attack=none")
@@ -71,6 +73,23 @@ def prepare_attacks(
     attacks.suite = suite
     # The best state is in the module only once training is over.
     attacks.waits_for_best = cfg.load_best_model_at_end
+
+
+def _refuse_at_servers(cfg: DictConfig, placement: Placement) -> None:
+    """Refuse attacks whose rehearsals a server cannot take part in: it decodes no trials, and keeps the top to itself.
+
+    Raises:
+        ValueError: there is such a server.
+    """
+    if not any(placement.addresses()):
+        return
+    with naming_group("boundary"):
+        is_coded = BoundaryCodecs.from_plain(plain(cfg.get("boundary"))) != BoundaryCodecs()
+    if is_coded or not placement.party(placement.holder(PART_NAMES[-1])).is_here:
+        raise ValueError(
+            "attack is set, but with the top at a server, or codecs on the way to one, attacks cannot rehearse what crosses; "
+            "set attack=none, and attack the run's checkpoint afterwards: python -m splitlearn attack run=FOLDER ckpt=last"
+        )
 
 
 def finish_attacks(trainer: Trainer, module: SplitCausalLM) -> dict[str, Any] | None:

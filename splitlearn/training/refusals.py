@@ -69,21 +69,26 @@ def refuse_untrainable(opened: OpenedModel, trained: Mapping[str, PartTraining],
             "optimizer.parts.bottom.train and optimizer.parts.top.train alike, or "
             f"{named('untie')}=true to make two tensors of it"
         )
-    refuse_divided_ties(blueprint, opened.plan, placement, trained)
+    # Where another process reads the other end, nobody has both to compare.
+    refuse_divided_ties(blueprint, opened.plan, placement, trained, trusts_unsettled=any(placement.addresses()))
 
 
 def refuse_divided_ties(
-    blueprint: Blueprint, plan: SplitPlan, placement: Placement, trained: Mapping[str, PartTraining]
+    blueprint: Blueprint,
+    plan: SplitPlan,
+    placement: Placement,
+    trained: Mapping[str, PartTraining],
+    trusts_unsettled: bool = False,
 ) -> None:
     """Refuse to train a tensor that two parties would have to keep equal.
-
-    Ties that are not settled yet are passed over: the checkpoint may turn out to store two tensors.
 
     Args:
         blueprint: the model.
         plan: its cut.
         placement: who holds which part.
         trained: what of each part is trained.
+        trusts_unsettled: take ties that are not settled yet for ties; otherwise they are passed over, since the checkpoint may
+            turn out to store two tensors.
 
     Raises:
         ValueError: the ends of a tie are with two parties, and one of them is trained.
@@ -92,7 +97,7 @@ def refuse_divided_ties(
         ends = {name: next(part.name for part in plan.parts if blueprint.belongs_to(name, part)) for name in (owner, tied)}
         holders = [placement.holder(part) for part in ends.values()]
         is_trained = any(_is_trained(name, trained[part]) for name, part in ends.items())
-        if holders[0] != holders[1] and is_trained and tied not in blueprint.unsettled_ties:
+        if holders[0] != holders[1] and is_trained and (trusts_unsettled or tied not in blueprint.unsettled_ties):
             held = " and ".join(f"the {part} with {holder!r}" for part, holder in zip(ends.values(), holders, strict=True))
             raise ValueError(
                 f"{tied} is tied to {owner}, but with {held} two parties would train one tensor: "

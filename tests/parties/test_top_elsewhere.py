@@ -13,13 +13,15 @@ from torch.utils.data import DataLoader
 
 from splitlearn.boundary import Boundary, CallKind, Parcel, Route
 from splitlearn.cut import Placement
+from splitlearn.loading import ModelRequest
 from splitlearn.model import TopRequest
-from splitlearn.parties import PartyError
+from splitlearn.parties import PartyError, ServedPart
 from splitlearn.randomness import NamedGenerators
-from splitlearn.training import SplitCausalLM, TopLosses, TrainingSettings
+from splitlearn.training import SplitCausalLM, TopLosses, TrainingSettings, load_for_training
 from splitlearn.training.part_owner import PartElsewhere
 from splitlearn.training.trials.isolation import keeps_rows_apart
 from tests.architectures.catalogue import tiny_model
+from tests.loading.test_request import write_one_shard_a_part
 from tests.tiny_models import token_ids
 from tests.training.stand_in import stand_ins
 from tests.training.test_remote_steps import LORA, LossLog, loader
@@ -42,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "microbatches": {"settings": {"microbatches": 2}, "model": {"attention_dropout": 0.1}},
     "bfloat16": {"trainer": {"precision": "bf16-mixed"}},
     "router loss": {"model_type": "mixtral"},
+    "adapters beside a tie": {"settings": {"peft": LORA}, "model": {"tie_word_embeddings": True}},
 }
 
 
@@ -93,7 +96,7 @@ def make_checkpoint(case: dict[str, Any], tiny_checkpoint: Callable[..., Path], 
     if case.get("model_type") == "mixtral":
         tiny_model("mixtral", output_router_logits=True, tie_word_embeddings=False).save_pretrained(folder / "model")
         return folder / "model"
-    return tiny_checkpoint(case.get("model_type", "llama"), tie_word_embeddings=False, **case.get("model", {}))
+    return tiny_checkpoint(case.get("model_type", "llama"), **{"tie_word_embeddings": False, **case.get("model", {})})
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -192,6 +195,18 @@ def test_what_a_client_sends_to_a_top_is_checked(tiny_checkpoint: Callable[..., 
     with pytest.raises(PartyError, match="numbers that are not finite"):
         losses.text.backward(torch.tensor(float("inf")))
     assert torch.isfinite(ask(torch.tensor([[1, -100, -100]])).text), "the conversation goes on"
+
+
+def test_a_tie_that_no_party_can_compare_is_refused(tmp_path: Path) -> None:
+    """The checkpoint stores both ends; the configuration says that they are one tensor."""
+    folder = str(write_one_shard_a_part(tmp_path / "model", "equal"))
+    parties = {"client": {"parts": ["bottom"]}, "server": {"parts": ["trunk", "top"], "address": "elsewhere:1"}}
+    placement = Placement.resolve(parties, "client", "server", num_gpus=0)
+    with pytest.raises(ValueError, match=r"lm_head.weight is tied to .*set untie=true"):
+        load_for_training(ModelRequest(folder, *CUT).open(["bottom"]), TrainingSettings().trained, placement)
+    with pytest.raises(ValueError, match=r"lm_head.weight is tied to .*set untie=true"):
+        ServedPart(ModelRequest(folder, *CUT), ["trunk", "top"])
+    assert ServedPart(ModelRequest(folder, *CUT, untie=True), "top").names == ("top",)
 
 
 def test_a_top_elsewhere_wants_a_placement_that_says_so(tiny_checkpoint: Callable[..., Path]) -> None:
