@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from splitlearn.boundary import LayerOutputs, Parcel
 from splitlearn.model import LocalSession, SplitModel, evaluating, has_linear_head
+from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import PreparedPart
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training import TopLoss
@@ -20,6 +21,23 @@ from splitlearn.training import TopLoss
 _HEAD_TOKENS = 4
 # As transformers names what a top returns.
 _OUTPUTS = ("logits", "loss")
+
+
+@contextmanager
+def computing_as(told: pb.Forward, device: torch.device) -> Iterator[None]:
+    """Compute as the client does while the block runs: with gradients or without, in its precision.
+
+    Args:
+        told: the client's call.
+        device: where the parts live.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(told.keeps_graph))
+        if told.autocast:
+            stack.enter_context(
+                torch.autocast(device.type, dtype={"bfloat16": torch.bfloat16, "float16": torch.float16}[told.autocast])
+            )
+        yield
 
 
 @dataclass(frozen=True, eq=False)

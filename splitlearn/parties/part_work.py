@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -39,7 +38,7 @@ from splitlearn.parties.forward_checks import (
     checked_context,
     checked_labels,
 )
-from splitlearn.parties.held_parts import HeldParts, LossRequest
+from splitlearn.parties.held_parts import HeldParts, LossRequest, computing_as
 from splitlearn.parties.part_state import read_state, write_state
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import PreparedPart, ServedPart, boundaries_of_trial, scalar_wire
@@ -141,8 +140,7 @@ class PartWork:
         return boundaries[f"cut_{below}"], boundaries.get(f"cut_{above}")
 
     def _forward(self, session: Session, message: Message) -> Answer:
-        told, parts = message.head.forward, self._held.named(message.head.forward.part)
-        config = self._prepared.parts[0].blueprint.config
+        told, config = message.head.forward, self._prepared.parts[0].blueprint.config
         if session.must_load:
             raise PartyError(
                 f"the {self._served.name} has taken {self.num_steps} steps in another run: go on with that run from its last "
@@ -152,6 +150,11 @@ class PartWork:
             )
         kind = check_forward(told, len(session.pending), self._limits, session.client)
         check_shape(torch.Size(told.inputs[0].shape), config, self._limits, session.client)
+        parts = self._held.named(told.part)
+        if not parts or (told.part and kind is not CallKind.TRIAL):
+            raise PartyError(
+                f"{session.client} calls the {told.part[:80]!r} alone; only trials do so, with a part that is here"
+            )
         generation = None
         if told.session:
             generation = self._generation(session, told.session)
@@ -165,12 +168,11 @@ class PartWork:
             told.inputs, told.layer_outputs, message.tensors, session.client, context, self._limits.checks_finite
         )
         below, above = boundaries_of_trial(told.part) if told.part else self._around(session, kind)
-        keeps_graph = told.keeps_graph
-        wire = scalar_wire(freight.dtypes[0], keeps_graph and any(freight.needs_gradient))
+        wire = scalar_wire(freight.dtypes[0], told.keeps_graph and any(freight.needs_gradient))
         for part in parts:
             if part.training != told.is_training:
                 part.train(told.is_training)
-        with self._circumstances(told):
+        with computing_as(told, self._served.device):
             ticket = load(below, freight, kind, wire)
             parcel, outputs = below.receive(ticket, self._served.device)
             arguments = checked_arguments(told, session.client)
@@ -181,26 +183,19 @@ class PartWork:
             outgoing = None
             if above is not None:
                 outgoing = above.send(reached.parcel, kind, reached.layer_outputs, rows_B=freight.rows_B)
-        tensors: dict[str, torch.Tensor] = {}
-        graph = Graph(ticket, outgoing, above, reached.results)
-        if outgoing is None or above is None:
-            outputs_told = pb.Outputs(outputs=write_results(reached.results, tensors))
-        else:
-            answer = unload(outgoing, above)
-            outputs_told = pb.Outputs(outputs=write_encoded(answer, tensors), layer_outputs=write_places(answer))
-        if keeps_graph and any(head.needs_gradient for head in outputs_told.outputs):
-            session.pending[message.head.call] = graph
-        return pb.Head(outputs=outputs_told), tensors
+        return self._outputs(session, message, Graph(ticket, outgoing, above, reached.results))
 
-    @contextlib.contextmanager
-    def _circumstances(self, told: pb.Forward) -> Iterator[None]:
-        """Compute as the client does: with gradients or without, in its precision."""
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(told.keeps_graph))
-            if told.autocast:
-                dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[told.autocast]
-                stack.enter_context(torch.autocast(self._served.device.type, dtype=dtype))
-            yield
+    def _outputs(self, session: Session, message: Message, graph: Graph) -> Answer:
+        """Return the answer to a forward call, and keep its graph if a backward pass will come."""
+        tensors: dict[str, torch.Tensor] = {}
+        if graph.outgoing is None or graph.above is None:
+            told = pb.Outputs(outputs=write_results(graph.results, tensors))
+        else:
+            freight = unload(graph.outgoing, graph.above)
+            told = pb.Outputs(outputs=write_encoded(freight, tensors), layer_outputs=write_places(freight))
+        if message.head.forward.keeps_graph and any(head.needs_gradient for head in told.outputs):
+            session.pending[message.head.call] = graph
+        return pb.Head(outputs=told), tensors
 
     def _backward(self, session: Session, message: Message) -> Answer:
         told = message.head.backward

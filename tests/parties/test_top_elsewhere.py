@@ -177,11 +177,11 @@ def test_what_a_client_sends_to_a_top_is_checked(tiny_checkpoint: Callable[..., 
     checkpoint = tiny_checkpoint("llama", tie_word_embeddings=False)
     top = stand_ins(checkpoint, CUT, TrainingSettings(), NamedGenerators(0), [["top"]])["top"]
 
-    def ask(labels_BT: torch.Tensor, **arguments: Any) -> TopLosses:
+    def ask(labels_BT: torch.Tensor, alone: bool = False, **arguments: Any) -> TopLosses:
         boundary = Boundary(Route(2, sends_context=True))
         ticket = boundary.send(Parcel(torch.zeros(1, 3, 64)), CallKind.TRAIN)
         asked = TopRequest(labels_BT, 3, arguments)
-        losses: Any = top.finish(top.send(ticket, (boundary, None), {}, {}, asked))
+        losses: Any = top.finish(top.send(ticket, (boundary, None), {}, {}, asked, alone=alone))
         return cast(TopLosses, losses)
 
     for labels_BT in (torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 3)):
@@ -191,6 +191,8 @@ def test_what_a_client_sends_to_a_top_is_checked(tiny_checkpoint: Callable[..., 
         ask(torch.tensor([[1, -100, 5000]]))
     with pytest.raises(PartyError, match="client sent the argument 'skips_head'"):
         ask(torch.ones(1, 3, dtype=torch.int64), skips_head=True)
+    with pytest.raises(PartyError, match="client calls the 'top' alone; only trials do so"):
+        ask(torch.ones(1, 3, dtype=torch.int64), alone=True)
     losses = ask(torch.ones(1, 3, dtype=torch.int64))
     with pytest.raises(PartyError, match="numbers that are not finite"):
         losses.text.backward(torch.tensor(float("inf")))
