@@ -88,6 +88,8 @@ def content_of(module: SplitCausalLM) -> dict[str, Any]:
     optimizer = cast(Any, module.optimizers()).optimizer
     content: dict[str, Any] = {"optimizer_states": [optimizer.state_dict()]}
     module.on_save_checkpoint(content)
+    # Only with parts elsewhere is there a number of their steps.
+    assert set(content.pop("steps_elsewhere", {}).values()) <= {module.trainer.global_step}
     return content
 
 
@@ -202,7 +204,8 @@ def test_what_a_client_sends_to_a_top_is_checked(tiny_checkpoint: Callable[..., 
 def test_a_tie_that_no_party_can_compare_is_refused(tmp_path: Path) -> None:
     """The checkpoint stores both ends; the configuration says that they are one tensor."""
     folder = str(write_one_shard_a_part(tmp_path / "model", "equal"))
-    parties = {"client": {"parts": ["bottom"]}, "server": {"parts": ["trunk", "top"], "address": "elsewhere:1"}}
+    parties: dict[str, dict[str, Any]] = {"client": {"parts": ["bottom"]}}
+    parties["server"] = {"parts": ["trunk", "top"], "address": "elsewhere:1"}
     placement = Placement.resolve(parties, "client", "server", num_gpus=0)
     with pytest.raises(ValueError, match=r"lm_head.weight is tied to .*set untie=true"):
         load_for_training(ModelRequest(folder, *CUT).open(["bottom"]), TrainingSettings().trained, placement)
