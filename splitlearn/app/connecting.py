@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from splitlearn.parties import GrpcConnection, RemotePart
 
 
-_SUMMED = ("sent_bytes", "received_bytes", "state_bytes", "waited_s", "computed_s", "reconnects")
+_SUMMED = ("sent_bytes", "received_bytes", "state_bytes", "waited_s", "computed_s", "peak_rss_bytes", "reconnects")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +121,7 @@ def _figures(server: ConnectedServer, train_s: float) -> dict[str, Any]:
         "waited_s": connection.waited_seconds,
         "waiting_share": connection.waited_seconds / train_s if train_s else None,
         "computed_s": connection.server_seconds,
+        "peak_rss_bytes": connection.server_peak_bytes,
         "reconnects": connection.reconnects,
         "loading": part.loading,
     }

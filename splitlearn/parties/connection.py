@@ -21,6 +21,7 @@ class Connection(Protocol):
         received_bytes: bytes that came so far.
         waited_seconds: how long `wait` has waited.
         server_seconds: how long the other party has computed, as it says itself.
+        server_peak_bytes: the most memory that its process has had resident by its last step, as it says itself.
     """
 
     party: str
@@ -28,6 +29,7 @@ class Connection(Protocol):
     received_bytes: int
     waited_seconds: float
     server_seconds: float
+    server_peak_bytes: int
 
     def post(self, head: pb.Head, tensors: Mapping[str, torch.Tensor] | None = None) -> int:
         """Send a message without waiting for its answer.

@@ -76,6 +76,7 @@ class GrpcConnection:
         received_bytes: likewise.
         waited_seconds: how long `wait` has waited.
         server_seconds: how long the server has computed, as it says itself.
+        server_peak_bytes: the most memory that its process has had resident by its last step, as it says itself.
         reconnects: how often the connection broke and was opened again.
     """
 
@@ -90,7 +91,7 @@ class GrpcConnection:
         self._settings = settings or LinkSettings()
         self._server = Server(target, identity, self._settings, limits or _LARGEST_ANSWER, name)
         self.party = self._server.title
-        self.sent_bytes = self.received_bytes = self.reconnects = 0
+        self.sent_bytes = self.received_bytes = self.reconnects = self.server_peak_bytes = 0
         self.waited_seconds = self.server_seconds = 0.0
         self._hello = pb.Hello()
         self._most_bytes = 0
@@ -268,6 +269,7 @@ class GrpcConnection:
                 # Answers come in order; one that comes again is passed over.
                 self._acknowledged = max(self._acknowledged, number)
                 self.server_seconds += message.head.seconds
+                self.server_peak_bytes = max(self.server_peak_bytes, message.head.done.peak_rss_bytes)
                 call.frames = []
                 if call.is_dropped:
                     del self._calls[number]

@@ -30,7 +30,7 @@ class InProcessConnection:
 
     def __init__(self, server: PartServer, client: str = "client") -> None:
         self.party = f"the server of the {server.part_name}"
-        self.sent_bytes = self.received_bytes = 0
+        self.sent_bytes = self.received_bytes = self.server_peak_bytes = 0
         self.waited_seconds = self.server_seconds = 0.0
         self.conversation = Conversation(server, client)
         self._readers = MessageReader(WireLimits(), client), MessageReader(WireLimits(), self.party)
@@ -59,6 +59,7 @@ class InProcessConnection:
         self.waited_seconds += time.perf_counter() - began
         self.received_bytes += answer.num_bytes
         self.server_seconds += answer.head.seconds
+        self.server_peak_bytes = max(self.server_peak_bytes, answer.head.done.peak_rss_bytes)
         self._answers[head.call] = answer
         error = error_of(answer)
         if error is not None and self._refused is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splitlearn.files import write_json
+from splitlearn.memory import MemoryTracker
 from splitlearn.naming import named
 from splitlearn.parties.client_order import ClientOrder, Sharing, make_order
 from splitlearn.parties.errors import PartyError
@@ -55,6 +56,7 @@ class PartServer:
         self._sessions: dict[str, Session] = {}
         # What the client of the run has told, so that the part can be prepared without it.
         self._seeds: dict[str, int] = {}
+        self._tracker = MemoryTracker()
         if sharing is not None:
             self._share(sharing)
 
@@ -184,6 +186,10 @@ class PartServer:
         except WireError as error:
             raise PartyError(str(error)) from error
         head.seconds = time.perf_counter() - began
+        # Graphs and gradients that the message has left are there now.
+        self._tracker.sample()
+        if head.HasField("done"):
+            head.done.peak_rss_bytes = self._tracker.peak_rss_bytes
         return head, tensors
 
     def save(self, folder: Path) -> Path:
@@ -206,6 +212,7 @@ class PartServer:
         WholeFileCheckpointIO().save_checkpoint({**state, **beside}, file)
         loading = self.served.receipt.to_dict()
         summary = {"part": self.part_name, "num_steps": self.num_steps, "run_id": self.run_id, "loading": loading}
+        summary["peak_rss_bytes"] = self._tracker.peak_rss_bytes
         if self._sharing is not None:
             steps = {name: session.num_steps for name, session in self._sessions.items()}
             summary |= {"order": self._sharing.order, "clients": steps}

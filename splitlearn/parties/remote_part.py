@@ -81,6 +81,16 @@ class RemotePart(nn.Module):
         return self.blueprint.dtype
 
     @property
+    def waited_seconds(self) -> float:
+        """How long this process has waited for the holder so far."""
+        return self.connection.waited_seconds
+
+    @property
+    def computed_seconds(self) -> float:
+        """How long the holder has computed so far, as it says itself."""
+        return self.connection.server_seconds
+
+    @property
     def loading(self) -> dict[str, Any]:
         """What loading the part has cost its holder, as its receipt has it."""
         return parse_json_object(self.welcome.receipt.encode(), f"the receipt of {self.connection.party}")

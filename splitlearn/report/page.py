@@ -274,6 +274,7 @@ def run_page(title: str, row: pd.Series, summary: RunSummary, command: str) -> s
             [plain_text(name), *(format_bytes(sizes[kind]) if kind in sizes else "" for kind in run_figures.MEMORY_KINDS)]
             for name, sizes in run_figures.part_memory_rows(memory).items()
         ],
+        servers=server_rows(summary.server or {}),
         kinds=list(run_figures.MEMORY_KINDS.values()),
         traffic=[[*words, format_bytes(size)] for *words, size in run_figures.traffic_rows(traffic)],
         attacks=attacks_in_words(summary.attacks or {}),
@@ -286,6 +287,20 @@ def run_page(title: str, row: pd.Series, summary: RunSummary, command: str) -> s
         command=command,
         notes=notes,
     )
+
+
+def server_rows(server: Mapping[str, Any]) -> list[list[str]]:
+    """Return for each server: address, peak memory, seconds that it computed and was waited for, bytes sent and received."""
+    rows = []
+    for values in list((run_figures.as_mapping(server.get("parties")) or {"": server}).values())[: len(run_figures.PHASES)]:
+        one = run_figures.as_mapping(values)
+        sizes, times = ("peak_rss_bytes", "sent_bytes", "received_bytes"), ("computed_s", "waited_s")
+        figures = {key: run_figures.as_figure(one.get(key)) for key in (*sizes, *times)}
+        peak, sent, received = ("" if figures[key] is None else format_bytes(figures[key] or 0.0) for key in sizes)
+        computed, waited = ("" if figures[key] is None else f"{figures[key]:.2f}" for key in times)
+        if one.get("address"):
+            rows.append([plain_text(one["address"]), peak, computed, waited, sent, received])
+    return rows
 
 
 def receipt_rows(loading: Sequence[Any]) -> list[list[str]]:

@@ -16,6 +16,8 @@ from splitlearn.report.records import as_figure, as_mapping
 
 MEMORY_REPORT = "memory_report.json"
 PHASES = ("data", "bottom", "cut_1", "trunk", "cut_2", "top", "backward", "optimizer")
+# Of runs with servers; the first lies within the phases, the second beside them.
+OF_SERVERS = ("waiting_for_servers", "at_servers")
 TIMES = {"median_s": "median", "p95_s": "P95", "p99_s": "P99"}
 MEMORY_KINDS = {
     "parameter_bytes": "parameters",
@@ -32,7 +34,7 @@ _PATTERNS = ("", "/", ".", "x")
 def phase_times(phases: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return for each phase of a step that was measured, and for ``step``, its times in seconds."""
     times = {}
-    for name in (*PHASES, "step"):
+    for name in (*PHASES, "step", *OF_SERVERS):
         measured = {key: as_figure(as_mapping(phases.get(name)).get(key)) for key in TIMES}
         known = {key: value for key, value in measured.items() if value is not None}
         if "median_s" in known:

@@ -55,7 +55,8 @@ class RunSummary:
             ``optimizer_bytes`` and ``activation_bytes`` (kept for the backward pass); ``parties`` has for each party the sum
             over its parts; ``planned_parties`` has the same sums as reckoned before training.
         phases: seconds of a training step by phase (``data``, ``bottom``, ``cut_1``, ``trunk``, ``cut_2``, ``top``,
-            ``backward``, ``optimizer``, and ``step`` for the whole), each with ``median_s``, ``p95_s`` and ``p99_s``; and
+            ``backward``, ``optimizer``, and ``step`` for the whole; with servers also ``waiting_for_servers``, within the
+            others, and ``at_servers``, what servers computed), each with ``median_s``, ``p95_s`` and ``p99_s``; and
             ``num_steps``, the steps they are of.
         link: what an optimizer step would take over the network that the settings describe: ``bandwidth_mbps``, ``rtt_ms``,
             ``bytes`` and ``trips`` of a step, ``link_s``, ``compute_s`` (the median step of this run), ``step_s`` for both
@@ -63,8 +64,9 @@ class RunSummary:
         server: of parts that a server held: its ``address``; ``sent_bytes`` and ``received_bytes`` of all messages;
             ``state_bytes``, those of them that are states for checkpoints; ``waited_s``, the seconds in which this process
             waited for it, and ``waiting_share`` of the seconds of training; ``computed_s``, the seconds that it computed;
-            ``reconnects``; and its ``loading``. Of several servers it has the sums, and ``parties`` has the same of each by the
-            party's name. None if all parts were here.
+            ``peak_rss_bytes``, the most memory that its process had resident by its last step; ``reconnects``; and its
+            ``loading``. Of several servers it has the sums, and ``parties`` has the same of each by the party's name. None if
+            all parts were here.
         attacks: what attacks recovered of the text from what crosses the cuts: ``headline`` has the best attack's ``attack``,
             ``cut``, ``direction``, ``token_recovery`` and ``rouge_l``; ``attacks`` lists all of them; None if none were run.
         overrides: the swept overrides of this job, such as ``["split.point_1=2", "seed=1"]``; None for a single run.

@@ -94,6 +94,8 @@ class PartElsewhere(Protocol):
         owner: who takes its steps; the same object for all parts that one party holds.
         base_digest: a digest of its weights in the base checkpoint; None if all of them are trained.
         is_elsewhere: True. It draws its random numbers itself, from a generator that has the part's name.
+        waited_seconds: how long this process has waited for the holder so far.
+        computed_seconds: how long the holder has computed so far, as it says itself.
     """
 
     spec: PartSpec
@@ -103,6 +105,8 @@ class PartElsewhere(Protocol):
     owner: PartOwner
     base_digest: str | None
     is_elsewhere: bool
+    waited_seconds: float
+    computed_seconds: float
 
     def send(
         self,

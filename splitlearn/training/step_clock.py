@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 
 # In the order of a step. "step" is the whole of it: the other phases, and what Lightning does between them.
 PHASES = ("data", "bottom", "cut_1", "trunk", "cut_2", "top", "backward", "optimizer", "step")
+# What is noted beside the phases, in which it lies, where other parties hold parts.
+OF_OTHERS = ("waiting_for_servers", "at_servers")
 # Time of a step that belongs to no phase.
 BETWEEN = "between"
 # Those known where phases cannot be told apart: work that a GPU was given goes on while the CPU is in the next phase.
@@ -30,12 +32,15 @@ class StepClock:
         wait: has the devices finish what they were given; None if they never run behind.
         tells_phases_apart: whether to wait at the end of each phase. Without it the clock waits where it is stopped, and only
             ``data`` and ``step`` are known.
+        beside: names of what is noted beside the phases.
     """
 
-    def __init__(self, wait: Callable[[], None] | None = None, tells_phases_apart: bool = True) -> None:
+    def __init__(
+        self, wait: Callable[[], None] | None = None, tells_phases_apart: bool = True, beside: Sequence[str] = ()
+    ) -> None:
         self._wait = wait
         self._tells_phases_apart = tells_phases_apart
-        self._names = PHASES if tells_phases_apart else _OF_THE_CPU
+        self._names = (*(PHASES if tells_phases_apart else _OF_THE_CPU), *beside)
         self._steps: deque[tuple[float, ...]] = deque(maxlen=_MOST_STEPS)
         self.begin()
 
@@ -50,6 +55,16 @@ class StepClock:
         self._phase: str | None = None
         self._since_s = 0.0
         self._seconds: dict[str, float] = {}
+        self._noted: dict[str, float] = {}
+
+    def note(self, name: str, seconds: float) -> None:
+        """Add seconds of the step under way that are measured elsewhere, and lie within its phases or beside them.
+
+        Args:
+            name: one of those that the clock was made with.
+            seconds: how many.
+        """
+        self._noted[name] = self._noted.get(name, 0.0) + seconds
 
     def enter(self, phase: str | None) -> None:
         """End the phase under way and begin another.
@@ -71,10 +86,12 @@ class StepClock:
             Its seconds by phase, ``step`` included; empty for the first step, which is not kept.
         """
         seconds, self._seconds = self._seconds, {}
+        noted, self._noted = self._noted, {}
         if self._is_first:
             self._is_first = False
             return {}
         seconds["step"] = sum(seconds.values())
+        seconds |= noted
         step = tuple(seconds.get(name, 0.0) for name in self._names)
         self._steps.append(step)
         return dict(zip(self._names, step, strict=True))

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from splitlearn.report import Budgets, group_runs, write_report
+from splitlearn.report.page import server_rows
 from tests.report.browser import find_chromium, running_browser
 from tests.report.written_runs import PHASES, summary, write_run, write_sweep
 
@@ -285,3 +286,12 @@ def test_without_a_browser_the_tests_fail_in_a_sentence(monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(pytest.fail.Exception, match=r"install it .* or set CHROMIUM=PATH"):
         find_chromium()
+
+
+def test_servers_have_a_row_each() -> None:
+    one = {"address": "a:1", "peak_rss_bytes": 3 * 2**30, "computed_s": 1.5, "waited_s": 2.25, "sent_bytes": 2048}
+    assert server_rows(one) == [["a:1", "3.00 GiB", "1.50", "2.25", "2.0 KiB", ""]]
+    rows = server_rows({"address": "a:1, b:2", "parties": {"first": one, "second": {**one, "address": "b:2<"}}})
+    assert [row[0] for row in rows] == ["a:1", "b:2<"]
+    # A record is somebody else's, perhaps.
+    assert server_rows({}) == [] and server_rows({"address": "c:3", "computed_s": "x"})[0][2] == ""

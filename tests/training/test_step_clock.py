@@ -59,6 +59,20 @@ def test_accumulated_batches_are_one_step(hand: HandClock) -> None:
     assert take_step(clock, hand)["trunk"] == pytest.approx(14)
 
 
+def test_what_others_do_meanwhile_is_no_part_of_the_step(hand: HandClock) -> None:
+    clock = StepClock(beside=("at_servers",))
+    for _ in range(2):
+        clock.note("at_servers", 5.0)
+        clock.note("at_servers", 2.0)
+        seconds = take_step(clock, hand)
+    assert list(seconds) == [*PHASES, "at_servers"]
+    assert seconds["at_servers"] == 7.0 and seconds["step"] == pytest.approx(36.5)
+    assert take_step(clock, hand)["at_servers"] == 0.0
+    other = StepClock()
+    other.load_state_dict(clock.state_dict())
+    assert other.num_steps == 0, "a run in one process has no such figure"
+
+
 def test_percentiles(hand: HandClock) -> None:
     clock = StepClock()
     for scale in (1000, *range(101)):

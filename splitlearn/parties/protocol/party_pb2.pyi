@@ -1346,17 +1346,21 @@ class Done(message.Message):
 
     NUM_STEPS_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    PEAK_RSS_BYTES_FIELD_NUMBER: builtins.int
     num_steps: builtins.int
     text: builtins.str
+    peak_rss_bytes: builtins.int
+    """After a step: the most memory that the server's process has had resident."""
     def __init__(
         self,
         *,
         num_steps: builtins.int = ...,
         text: builtins.str = ...,
+        peak_rss_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["num_steps", b"num_steps", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["num_steps", b"num_steps", "peak_rss_bytes", b"peak_rss_bytes", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

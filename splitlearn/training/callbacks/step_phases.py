@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
 from splitlearn.training.module import SplitCausalLM
-from splitlearn.training.step_clock import BETWEEN, StepClock
+from splitlearn.training.part_owner import PartElsewhere
+from splitlearn.training.step_clock import BETWEEN, OF_OTHERS, StepClock
 
 
 class StepPhases(Callback):
@@ -20,6 +21,9 @@ class StepPhases(Callback):
     ``trunk``, ``cut_2``, ``top`` (with the loss), ``backward`` (of all parts and over both cuts), ``optimizer`` (zeroing,
     scaling and clipping gradients, and AdamW's step) and ``step``, the whole. Validation, checkpoints and other callbacks
     belong to no step. Accumulated batches add up. The first step of each start is left out.
+
+    Where other parties hold parts there are two figures more. ``waiting_for_servers`` lies within these phases. ``at_servers``
+    is what servers have computed, also while this process went on: an answer that comes after the step counts for the next.
 
     Metrics: ``phases/data_s`` and so on, in seconds, of the steps that are logged; at the end ``phases/data_median_s``,
     ``_p95_s`` and ``_p99_s``.
@@ -36,6 +40,9 @@ class StepPhases(Callback):
         self._profiler: Profiler | None = None
         self._gpus: list[torch.device] = []
         self._last_step = 0
+        # One part of each other party.
+        self._elsewhere: list[PartElsewhere] = []
+        self._waited_s = self._computed_s = 0.0
 
     def summary(self) -> dict[str, Any] | None:
         """Return ``num_steps``, and for each phase ``median_s``, ``p95_s`` and ``p99_s``; None before the second step."""
@@ -58,7 +65,11 @@ class StepPhases(Callback):
         if not isinstance(pl_module, SplitCausalLM):
             raise TypeError(f"StepPhases measures the parts of a SplitCausalLM, not of a {type(pl_module).__name__}")
         self._gpus = sorted({part.device for part in pl_module.parts_here if part.device.type == "cuda"}, key=str)
-        self._clock = StepClock(self._wait, self._synchronize) if self._gpus else StepClock()
+        elsewhere = [cast(PartElsewhere, part) for part in pl_module.composed.parts if part.is_elsewhere]
+        self._elsewhere = list({id(part.owner): part for part in elsewhere}.values())
+        beside = OF_OTHERS if elsewhere else ()
+        self._clock = StepClock(self._wait, self._synchronize, beside) if self._gpus else StepClock(beside=beside)
+        self._computed_s = self._seconds_elsewhere()[1]
         if self._restored is not None:
             self._clock.load_state_dict(self._restored)
             self._restored = None
@@ -68,10 +79,35 @@ class StepPhases(Callback):
         self._profiler = trainer.profiler  # type: ignore[attr-defined]
         trainer.profiler = _PhaseProfiler(self._profiler, self._clock, *_actions(trainer, pl_module))  # type: ignore[attr-defined]
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Begin to count how long this batch waits for other parties."""
+        self._waited_s = self._seconds_elsewhere()[0]
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count what others have computed for steps so far."""
+        self._note_computing()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave out what others have computed since."""
+        self._computed_s = self._seconds_elsewhere()[1]
+
+    def _note_computing(self) -> None:
+        computed_s = self._seconds_elsewhere()[1]
+        if self._elsewhere:
+            self._clock.note(OF_OTHERS[1], computed_s - self._computed_s)
+        self._computed_s = computed_s
+
+    def _seconds_elsewhere(self) -> tuple[float, float]:
+        """Return how long other parties were waited for so far, and how long they have computed."""
+        return sum(part.waited_seconds for part in self._elsewhere), sum(part.computed_seconds for part in self._elsewhere)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the step if this batch ended one, and log it."""
+        if self._elsewhere:
+            self._clock.note(OF_OTHERS[0], self._seconds_elsewhere()[0] - self._waited_s)
+        self._note_computing()
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step

@@ -121,6 +121,8 @@ def test_a_part_elsewhere_is_left_out(tiny_checkpoint: Tiny, tmp_path: Path) -> 
     assert bytes_by_party(measured.parts, U_SHAPED).keys() == {"client"}
     summary = phases.summary()
     assert summary is not None and summary["trunk"]["median_s"] > 0, "how long this party waits for it"
+    computed, waited, step = (summary[name]["median_s"] for name in ("at_servers", "waiting_for_servers", "step"))
+    assert 0 < computed < waited < step
 
 
 def test_another_module_is_refused() -> None:
