@@ -32,6 +32,7 @@ class SlowLink:
         self._seconds_a_byte = 8e-6 / bandwidth_mbps
         self._delay_s = rtt_ms / 2000
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends = [self._listener]
         self.port: int = self._listener.getsockname()[1]
 
     def __enter__(self) -> Self:
@@ -39,16 +40,19 @@ class SlowLink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # Wakes the thread that waits for connections.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        for end in self._ends:
+            # Wakes the thread that waits for connections or data.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
+                self._ends.append(near)
                 far = socket.create_connection(("127.0.0.1", self._target))
+                self._ends.append(far)
                 for source, sink in ((near, far), (far, near)):
                     sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     under_way: queue.Queue[tuple[float, bytes]] = queue.Queue(_MOST_PIECES)

@@ -20,6 +20,7 @@ import torch
 import transformers
 
 from splitlearn.checkpoint import shard
+from splitlearn.interruption import note_interruption
 from tests.tiny_models import write_tiny_checkpoint
 
 transformers.utils.logging.disable_progress_bar()
@@ -38,6 +39,7 @@ def _handlers_of_signals() -> Iterator[None]:
     """Put handlers of signals back: a command that a test calls as a function leaves its own, as it may before it exits."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
+    note_interruption(None)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

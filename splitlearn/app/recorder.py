@@ -20,6 +20,7 @@ from splitlearn.app.sweeping import TRACEBACK_FILE, keep_traceback
 from splitlearn.cut import CutError, describe_threats
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
 from splitlearn.files import WriteError, remove_leftovers, write_text
+from splitlearn.interruption import interrupting_signal
 from splitlearn.redaction import without_queries
 from splitlearn.runs import CONFIG_FILE, RUNNING, RunSummary, new_run_id, print_summary, write_summary
 from splitlearn.training import SplitCausalLM, part_memory
@@ -83,7 +84,7 @@ class Recorder:
             status = "refused"
         elif isinstance(error, DivergedError):
             status = "diverged"
-        elif _was_stopped(error):
+        elif interrupting_signal() is not None or _was_stopped(error):
             status, reason = "interrupted", self._how_it_was_stopped()
         if self._trainer is not None:
             # With too little memory the best checkpoint cannot be read either.

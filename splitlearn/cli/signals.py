@@ -14,10 +14,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from types import FrameType
 
 from splitlearn.files import release_all_folders
+from splitlearn.interruption import interrupting_signal, note_interruption
 from splitlearn.terminal import leave_terminal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -25,15 +25,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ENDED_BY_SIGNAL = 128
 
 
-@dataclass
-class _State:
-    """The process that signals are meant for, and the first one that came."""
-
-    process: int = field(default_factory=os.getpid)
-    received: int | None = None
-
-
-_state = _State()
+# The process that signals are meant for.
+_process = os.getpid()
 
 
 def end_at_once() -> None:
@@ -43,8 +36,9 @@ def end_at_once() -> None:
 
 def raise_errors() -> None:
     """Have the first signal from now on raise SystemExit, so that commands can clean up, and a second one end the process."""
-    global _state
-    _state = _State()
+    global _process
+    _process = os.getpid()
+    note_interruption(None)
     _handle_with(_stop)
 
 
@@ -61,8 +55,8 @@ def telling_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if _state.received is not None:
-            raise SystemExit(_ENDED_BY_SIGNAL + _state.received)
+        if (received := interrupting_signal()) is not None:
+            raise SystemExit(_ENDED_BY_SIGNAL + received)
 
 
 def _handle_with(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -83,12 +77,12 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if os.getpid() != _state.process:
+    if os.getpid() != _process:
         _answer_in_child(number)
-    elif _state.received is not None:
+    elif interrupting_signal() is not None:
         _end(number, frame)
     else:
-        _state.received = number
+        note_interruption(number)
         if os.environ.get("HYDRA_FULL_ERROR") != "1":
             # Objects that are half made, such as a data loader's iterator, fail when they are deleted.
             sys.unraisablehook = lambda unraisable: None

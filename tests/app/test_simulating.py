@@ -34,7 +34,8 @@ def parts_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def test_each_client_learns_from_its_own_rows(tmp_path: Path) -> None:
-    result = run(tmp_path)
+    rate = "optimizer.learning_rate=1e-2"
+    result = run(tmp_path, rate)
     module = result.module
     assert isinstance(module, SimulatedClients) and list(module.clients) == ["client_1", "client_2"]
     assert result.trainer.global_step == 4 and len(result.datamodule.shares) == 2  # type: ignore[attr-defined]
@@ -49,7 +50,7 @@ def test_each_client_learns_from_its_own_rows(tmp_path: Path) -> None:
     assert summary["traffic"]["cut_1"]["activation_uplink_bytes"] == 4 * 2 * 16 * 128 * 4
     kept = torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)
     assert kept["clients"].keys() == {"client_2"}
-    longer = run(tmp_path, "ckpt_path=last", "trainer.max_steps=6")
+    longer = run(tmp_path, rate, "ckpt_path=last", "trainer.max_steps=6")
     assert longer.trainer.global_step == 6
 
 

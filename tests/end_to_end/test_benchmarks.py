@@ -243,8 +243,9 @@ def test_a_slow_link_keeps_to_its_delay_and_its_bandwidth(slow_link: Any) -> Non
 
         def echo() -> None:
             connection, _ = listener.accept()
-            while data := connection.recv(1 << 16):
-                connection.sendall(data)
+            with connection:
+                while data := connection.recv(1 << 16):
+                    connection.sendall(data)
 
         threading.Thread(target=echo, daemon=True).start()
         with (
