@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.cut import PART_NAMES
@@ -228,14 +227,14 @@ class SimulatedClients(SplitCausalLM):
         speak_names(optimizer, self.parts, further)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
 
-    def _schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
         num_steps, in_turn = self._num_steps(), len(self.clients) if self.simulation.is_sequential else 1
         of_trunk, of_client = (_factors(self, steps) for steps in (num_steps, self.simulation.steps_of_each(num_steps)))
         lambdas: list[Callable[[int], float]] = [
             of_trunk if group["name"].split("/")[0] == PART_NAMES[_TRUNK] else lambda step: of_client(step // in_turn)
             for group in optimizer.param_groups
         ]
-        return LambdaLR(optimizer, lambdas)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambdas)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in the trunk and the first client's tensors as in a run of one client, and under ``clients`` the others'."""
