@@ -53,22 +53,22 @@ def _bytes_in(folders: Iterable[Path]) -> int:
     return sum(path.stat().st_size for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file())
 
 
-def check_disk_of_server(opened: OpenedModel, trained: Mapping[str, PartTraining], parts: Sequence[str], folder: Path) -> None:
-    """Refuse a folder that cannot be written, or whose disk has no room for the state of a server's parts.
+def check_disk_of_server(opened: OpenedModel, trained: Mapping[str, PartTraining], parts: Sequence[str], file: Path) -> None:
+    """Refuse a file whose folder cannot be written, or whose disk has no room for the state of a server's parts.
 
     Args:
         opened: the model, cut.
         trained: what of each part is trained, by the part's name.
         parts: the names of the server's parts.
-        folder: where the state is to be kept.
+        file: where the state is to be kept.
 
     Raises:
         WriteError: the folder cannot be written, or there is no room.
     """
-    check_writable(folder)
+    check_writable(file.parent)
     # It is written beside what is there before that goes.
     of_parts = {name: what for name, what in trained.items() if name in parts}
-    check_room(folder / f"{'_'.join(parts)}.ckpt", _TENSORS_A_WEIGHT * _bytes_trained(opened, of_parts))
+    check_room(file, _TENSORS_A_WEIGHT * _bytes_trained(opened, of_parts))
 
 
 def _bytes_trained(opened: OpenedModel, trained: Mapping[str, PartTraining]) -> int:

@@ -84,7 +84,7 @@ class Recorder:
             status = "refused"
         elif isinstance(error, DivergedError):
             status = "diverged"
-        elif interrupting_signal() is not None or _was_stopped(error):
+        elif _was_stopped(error):
             status, reason = "interrupted", self._how_it_was_stopped()
         if self._trainer is not None:
             # With too little memory the best checkpoint cannot be read either.
@@ -161,7 +161,12 @@ class Recorder:
 
 
 def _was_stopped(error: BaseException) -> bool:
-    """Return whether a signal ended the run: torch and Python raise errors of their own about files that it interrupted."""
+    """Return whether a signal ended the run: torch and Python raise errors of their own about what it interrupted.
+
+    Some of these lead back to the one that the signal raised; where none does, the command has noted the signal.
+    """
+    if interrupting_signal() is not None:
+        return True
     link: BaseException | None = error
     while link is not None and isinstance(link, Exception):
         link = link.__context__

@@ -71,7 +71,7 @@ def make_part_server(cfg: DictConfig) -> PartServer:
         ValueError: a setting, the checkpoint or a kept state cannot be used.
         OSError: a kept state is not there, or a part's state cannot be kept.
     """
-    from splitlearn.parties import PartServer, ServedPart, ServerLimits, WireLimits, read_kept_state
+    from splitlearn.parties import PartServer, ServedPart, ServerLimits, WireLimits, kept_state_file, read_kept_state
 
     parts = plain(cfg.part)
     if not isinstance(parts, str) and not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
@@ -101,7 +101,7 @@ def make_part_server(cfg: DictConfig) -> PartServer:
     names = [part for part in PART_NAMES if part in ([parts] if isinstance(parts, str) else parts)]
     kept = None if cfg.state is None else read_kept_state(Path(cfg.state), names)
     if cfg.folder is not None:
-        check_disk_of_server(opened, settings.trained, names, Path(cfg.folder))
+        check_disk_of_server(opened, settings.trained, names, kept_state_file(Path(cfg.folder), names))
     served = ServedPart(request, parts, settings, cfg.device, cfg.verbose)
     part_server = PartServer(served, limits, sharing)
     if kept is not None:

@@ -1,6 +1,6 @@
 """Crossing a cut: parcels, the boundaries that they pass, and the bytes that are sent."""
 
-from splitlearn.boundary.boundary import Boundary, Ticket, pass_directly
+from splitlearn.boundary.boundary import Boundary, Ticket, codec_states, pass_directly
 from splitlearn.boundary.calls import CallKind
 from splitlearn.boundary.codecs import (
     Chain,
@@ -61,6 +61,7 @@ __all__ = [
     "add_own_outputs",
     "codec_class",
     "codec_names",
+    "codec_states",
     "describe_privacy",
     "find_routes",
     "load",

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, D hidden size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -355,3 +355,8 @@ def _detached(parcel: Parcel) -> Parcel:
 def _replaced(outputs: LayerOutputs, arrived: Mapping[int, torch.Tensor]) -> LayerOutputs:
     """Return recorded outputs with the received tensors in place of the sent ones."""
     return {name: tuple(arrived.get(id(value), value) for value in values) for name, values in outputs.items()}
+
+
+def codec_states(boundaries: Iterable[Boundary]) -> dict[str, dict[str, Any]]:
+    """Return what the codecs of some boundaries remember from call to call, by ``cut_1/activation`` and so on."""
+    return {name: state for boundary in boundaries for name, state in boundary.codec_states().items()}

@@ -17,7 +17,18 @@ from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from splitlearn.boundary import PAYLOADS, U_SHAPED, Boundary, BoundaryCodecs, CallKind, Handover, Parcel, Route, TrafficMeter
+from splitlearn.boundary import (
+    PAYLOADS,
+    U_SHAPED,
+    Boundary,
+    BoundaryCodecs,
+    CallKind,
+    Handover,
+    Parcel,
+    Route,
+    TrafficMeter,
+    codec_states,
+)
 from splitlearn.cut import PART_NAMES
 from splitlearn.model.blueprint import compare_blueprints, compare_ties
 from splitlearn.model.caches import PartCache, count_cached_tokens, make_cache
@@ -103,8 +114,7 @@ class ComposedCausalLM(nn.Module):
 
     def codec_states(self) -> dict[str, dict[str, Any]]:
         """Return what the codecs of both cuts remember from call to call, by ``cut_1/activation`` and so on."""
-        below, above = self.boundaries
-        return below.codec_states() | above.codec_states()
+        return codec_states(self.boundaries)
 
     def load_codec_states(self, states: Mapping[str, Any]) -> None:
         """Go on from what `codec_states` returned.

@@ -9,7 +9,7 @@ from splitlearn.parties.forward_checks import ServerLimits
 from splitlearn.parties.grpc_connection import GrpcConnection
 from splitlearn.parties.in_process import InProcessConnection
 from splitlearn.parties.joining import join, join_parts
-from splitlearn.parties.kept_state import read_kept_state
+from splitlearn.parties.kept_state import kept_state_file, read_kept_state
 from splitlearn.parties.part_server import PartServer
 from splitlearn.parties.protocol import CONVERSE, PROTOCOL_VERSION, party_pb2
 from splitlearn.parties.remote_part import RemotePart
@@ -52,6 +52,7 @@ __all__ = [
     "columns_of",
     "join",
     "join_parts",
+    "kept_state_file",
     "named_columns",
     "open_channel",
     "party_pb2",

@@ -7,8 +7,7 @@ from importlib.metadata import version
 
 import torch
 
-from splitlearn.boundary import CUT_NAMES
-from splitlearn.cut import PART_NAMES
+from splitlearn.boundary import sent_by
 from splitlearn.loading import OpenedModel
 from splitlearn.parties.connection import Connection, ask
 from splitlearn.parties.errors import PartyError
@@ -72,15 +71,12 @@ def join_parts(
     """
     dtypes = {part: _dtype(opened, settings, part) for part in parts}
     plan = make_plan(opened, settings, dtypes)
-    first, last = PART_NAMES.index(parts[0]), PART_NAMES.index(parts[-1])
-    above = [f"{name}/activation" for name in CUT_NAMES[last : last + 1]]
-    drawn = (*parts, f"{CUT_NAMES[first - 1]}/gradient", *above)
     hello = pb.Hello(
         protocol_version=PROTOCOL_VERSION,
         plan=plan,
         run_id=run_id,
         versions={name: version(name) for name in _VERSIONS},
-        seeds={name: generators.seed_of(name) for name in drawn},
+        seeds={name: generators.seed_of(name) for name in (*parts, *sent_by(parts))},
     )
     welcome = ask(connection, pb.Head(hello=hello)).head.welcome
     problem = difference(plan, welcome.plan, connection.party, "here")

@@ -16,6 +16,16 @@ _FIELDS = {"num_steps": int, "state_dict": dict, "optimizer": dict, GENERATORS_K
 _REMEDY = "give the file that a server has kept in its folder, or start without state"
 
 
+def kept_state_file(folder: Path, parts: Sequence[str]) -> Path:
+    """Return the file of a folder in which a server keeps the state of its parts.
+
+    Args:
+        folder: the server's.
+        parts: their names, in the order in which data pass them.
+    """
+    return folder / f"{'_'.join(parts)}.ckpt"
+
+
 def read_kept_state(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     """Return the state of a part as `PartServer.save` has written it.
 

@@ -14,7 +14,7 @@ from splitlearn.naming import named
 from splitlearn.parties.client_order import ClientOrder, Sharing, make_order
 from splitlearn.parties.errors import PartyError
 from splitlearn.parties.forward_checks import ServerLimits
-from splitlearn.parties.kept_state import load_kept_state
+from splitlearn.parties.kept_state import kept_state_file, load_kept_state
 from splitlearn.parties.part_work import Answer, PartWork, Session
 from splitlearn.parties.plan import difference
 from splitlearn.parties.protocol import PROTOCOL_VERSION
@@ -207,7 +207,7 @@ class PartServer:
             OSError: the folder cannot be written or the disk is full.
         """
         state = {} if self.served.prepared is None else self.served.prepared.owner.state()
-        file = folder / f"{'_'.join(self.served.names)}.ckpt"
+        file = kept_state_file(folder, self.served.names)
         beside = {"run_id": self.run_id, "part": self.part_name, "base": self.served.plan.model_digest, "seeds": self._seeds}
         WholeFileCheckpointIO().save_checkpoint({**state, **beside}, file)
         loading = self.served.receipt.to_dict()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
+from splitlearn.boundary import codec_states
 from splitlearn.parties.errors import PartyError
 from splitlearn.parties.forward_checks import ServerLimits
 from splitlearn.parties.part_state import STATE, checked_generators, read_state
@@ -66,7 +66,10 @@ class SharedWork(PartWork):
             if what != STATE:
                 return super()._write_state(session, what, tensors)
             state = self._prepared.owner.state()
-            state |= {GENERATORS_KEY: generators_of(session).state(), CODECS_KEY: codecs_of(session)}
+            state |= {
+                GENERATORS_KEY: generators_of(session).state(),
+                CODECS_KEY: codec_states((session.boundaries or {}).values()),
+            }
             return write_value(state, tensors)
 
     def _read_state(self, session: Session, told: pb.LoadState, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -104,8 +107,3 @@ class SharedWork(PartWork):
 def generators_of(session: Session) -> NamedGenerators:
     """Return what is drawn from for a client."""
     return session.generators or NamedGenerators(0)
-
-
-def codecs_of(session: Session) -> dict[str, dict[str, Any]]:
-    """Return what the codecs of a client's boundaries remember."""
-    return {name: state for one in (session.boundaries or {}).values() for name, state in one.codec_states().items()}

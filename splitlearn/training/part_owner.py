@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedConfig
 
-from splitlearn.boundary import Boundary, Ticket
+from splitlearn.boundary import Boundary, Ticket, codec_states
 from splitlearn.cut import PartSpec
 from splitlearn.model import Blueprint, GenerationSession, PartOutput, SplitModel, TopRequest, trained_parameters
 from splitlearn.randomness import NamedGenerators
@@ -268,7 +268,7 @@ class LocalOwner:
             "state_dict": trained_tensors(self._parts),
             "optimizer": {"state": {}, "param_groups": []} if self._optimizer is None else self._optimizer.state_dict(),
             GENERATORS_KEY: None if self._generators is None else self._generators.state(),
-            CODECS_KEY: {name: state for boundary in self._boundaries for name, state in boundary.codec_states().items()},
+            CODECS_KEY: codec_states(self._boundaries),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:

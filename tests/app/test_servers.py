@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -18,8 +17,8 @@ from splitlearn.app.placing import resolve_placement
 from splitlearn.app.serving import make_part_server
 from splitlearn.cut import PlacementError
 from splitlearn.parties import Conversation, LinkSettings, PartServer, PartyService, add_port
-from splitlearn.runs import read_summary
 from splitlearn.training.callbacks import LAST
+from tests.run_comparison import assert_alike, content
 
 # A head that is tied to the embedding would be trained by two parties.
 MODEL = ["model.untie=true"]
@@ -52,11 +51,6 @@ def servers_of(placement: str, *overrides: str) -> Iterator[list[str]]:
         yield [f"placement.parties.{party}.address={address}" for party, address in there.items()]
 
 
-def content(result: TrainResult) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(result.folder / "checkpoints" / LAST, weights_only=True)
-    return loaded
-
-
 def at(addresses: list[str]) -> str:
     """Return the override by which a finished run finds its servers."""
     return f"server={{{', '.join(address.split('.', 2)[2].replace('.address=', ': ') for address in addresses)}}}"
@@ -81,17 +75,10 @@ def test_a_run_with_two_servers_is_that_of_one_process(tmp_path: Path) -> None:
         base = evaluate(compose(f"run={two.folder}", "base=true", at(addresses), config_name="evaluate"))
         assert base["loss"] == two.metrics["val_loss_before"]
         assert say(two, at(addresses), "ckpt=last") == say(one)
-    for name in ("val_loss_before", "val_loss_after"):
-        assert one.metrics[name] == two.metrics[name]
-    expected, found = content(one), content(two)
-    assert expected["state_dict"].keys() == found["state_dict"].keys()
-    assert all(tensor.equal(found["state_dict"][name]) for name, tensor in expected["state_dict"].items())
-    records = [read_summary(result.folder) for result in (one, two)]
-    assert records[0] is not None and records[1] is not None
-    assert records[0].traffic == records[1].traffic
+    record = assert_alike(one, two)
     # Each process has loaded its own parts.
-    assert [part["part"] for part in records[1].loading or []] == ["bottom"]
-    figures = records[1].server or {}
+    assert [part["part"] for part in record.loading or []] == ["bottom"]
+    figures = record.server or {}
     assert [part["part"] for part in figures["loading"]["parts"]] == ["trunk", "top"]
     assert figures["sent_bytes"] == sum(party["sent_bytes"] for party in figures["parties"].values())
 

@@ -19,8 +19,7 @@ import torch
 from splitlearn.app import TrainResult, compose, train
 from splitlearn.certificates import make_certificates
 from splitlearn.parties import PartyError
-from splitlearn.runs import read_summary
-from splitlearn.training.callbacks import LAST
+from tests.run_comparison import assert_alike, content
 
 SHORT = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=16", "data.max_val_blocks=4", "trainer.max_steps=6"]
 SHORT += ["trainer.enable_progress_bar=false", "verbose=false", "logger=none", "trainer.gradient_clip_val=0.5"]
@@ -78,26 +77,14 @@ def run(place: Path, name: str, *overrides: str, server: Server | None = None, c
     return train(compose(*SHORT, *own, *overrides), folder=place / name)
 
 
-def content(result: TrainResult) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(result.folder / "checkpoints" / LAST, weights_only=True)
-    return loaded
-
-
 def test_a_run_with_a_server_is_that_of_one_process(place: Path, server: Server) -> None:
     one, two = run(place, "one"), run(place, "two", server=server)
-    for name in ("val_loss_before", "val_loss_after"):
-        assert one.metrics[name] == two.metrics[name]
-    expected, found = content(one), content(two)
-    assert expected["state_dict"].keys() == found["state_dict"].keys()
-    assert all(tensor.equal(found["state_dict"][name]) for name, tensor in expected["state_dict"].items())
-    records = [read_summary(result.folder) for result in (one, two)]
-    assert records[0] is not None and records[1] is not None
-    assert records[0].traffic == records[1].traffic
+    record = assert_alike(one, two)
     # Each process has loaded its own parts.
-    assert [part["part"] for part in records[1].loading or []] == ["bottom", "top"]
-    figures = records[1].server or {}
+    assert [part["part"] for part in record.loading or []] == ["bottom", "top"]
+    figures = record.server or {}
     assert [part["part"] for part in figures["loading"]["parts"]] == ["trunk"]
-    by_cut = records[1].traffic or {}
+    by_cut = record.traffic or {}
     counted = sum(
         count
         for cuts in (by_cut, by_cut["evaluation"])
