@@ -2,6 +2,7 @@
 
     python benchmarks/generate.py                     SmolLM2-135M in fp32, 128 new tokens after a prompt of 64
     python benchmarks/generate.py --model embedded:qwen2_tiny --cut 2 6 --tokens 8 --prompt 8
+    python benchmarks/generate.py --device cuda --dtype bfloat16
     python benchmarks/generate.py --write             append the table to benchmarks/RESULTS.md
 
 Both continue the same prompt greedily, in turn, and must write the same tokens. The ratio is the median over the runs of what
@@ -29,14 +30,15 @@ from splitlearn.embedded import resolve_model
 def seconds_for(model: Any, prompt_BT: torch.Tensor, num_tokens: int) -> tuple[float, list[int]]:
     """Generate greedily and return how long it took and the new tokens."""
     began_s = time.perf_counter()
-    found_BT = model.generate(
+    written_BT = model.generate(
         prompt_BT,
         attention_mask=torch.ones_like(prompt_BT),
         max_new_tokens=num_tokens,
         min_new_tokens=num_tokens,
         do_sample=False,
     )
-    return time.perf_counter() - began_s, found_BT[0, prompt_BT.shape[1] :].tolist()
+    tokens = written_BT[0, prompt_BT.shape[1] :].tolist()
+    return time.perf_counter() - began_s, tokens
 
 
 def main() -> None:
@@ -47,16 +49,18 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, default=128, help="new tokens")
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     add_write_option(parser)
     arguments = parser.parse_args()
     name = resolve_model(arguments.model)
-    unsplit = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    parts = ModelFactory.create_split_models(
-        unsplit.config.model_type, name, *arguments.cut, dtype=torch.float32, verbose=False
-    )
+    dtype = getattr(torch, arguments.dtype)
+    unsplit = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(arguments.device)
+    settings = {"dtype": dtype, "device": arguments.device, "verbose": False}
+    parts = ModelFactory.create_split_models(unsplit.config.model_type, name, *arguments.cut, **settings)
     composed = ComposedCausalLM(*parts).eval()
     generator = torch.Generator().manual_seed(0)
-    prompt_BT = torch.randint(10, unsplit.config.vocab_size, (1, arguments.prompt), generator=generator)
+    prompt_BT = torch.randint(10, unsplit.config.vocab_size, (1, arguments.prompt), generator=generator).to(arguments.device)
     models = {"transformers, unsplit": unsplit, "splitlearn, three parts": composed}
     times_s: dict[str, list[float]] = {label: [] for label in models}
     for run in range(arguments.runs + 1):
@@ -76,7 +80,8 @@ def main() -> None:
     lines = [
         f"## Generating with {arguments.model}, cut at {arguments.cut[0]} / {arguments.cut[1]}",
         "",
-        f"{describe_machine('torch', 'transformers')}; fp32, greedy, {arguments.tokens} tokens after a "
+        f"{describe_machine('torch', 'transformers', gpu=arguments.device == 'cuda')}; "
+        f"{arguments.dtype}, greedy, {arguments.tokens} tokens after a "
         f"prompt of {arguments.prompt}; median of {arguments.runs} runs in turn.",
         "",
         "| model | tokens/s | ratio |",

@@ -3,12 +3,13 @@
 python benchmarks/load.py                         the shape of Qwen2-1.5B, 3.1 GB in bf16
 python benchmarks/load.py --shape qwen2_7b        15 GB: give --folder a place on a disk that has room
 python benchmarks/load.py --cold                  with the checkpoint's pages dropped from the page cache before each load
+python benchmarks/load.py --device cuda           onto a GPU
 python benchmarks/load.py --runs 5 --write        append the table to benchmarks/RESULTS.md
 
 The checkpoint has random weights and lies in a temporary folder (--folder keeps it). Each loader runs in a process of its own,
 in turn. "Anonymous" is memory that no file backs, "resident" all memory; both above what the process held once its imports were
 done, at the peak of loading. "Read" is what the loader asked of the files, as its receipt says; "from disk" is what the system
-then read, pages ahead included.
+then read, pages ahead included. On a GPU, loading ends when the weights are there; its memory is what torch allocates there.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def make_checkpoint(shape: str, folder: Path) -> int:
     return total
 
 
-def load(loader: str, folder: Path, num_layers: int) -> tuple[Any, int, int]:
-    """Load once.
+def load(loader: str, folder: Path, num_layers: int, device: str) -> tuple[Any, int, int]:
+    """Load once onto a device.
 
     Returns:
         The model or part, the bytes of its weights, and the bytes asked of the files where a receipt says so, else 0.
@@ -135,6 +136,7 @@ def load(loader: str, folder: Path, num_layers: int) -> tuple[Any, int, int]:
     quantization = form if form in ("int8", "nf4") else None
     if loader.startswith("from_pretrained"):
         settings = {"dtype": dtype, "quantization_config": quantization_config(quantization)}
+        settings |= {} if device == "cpu" else {"device_map": device}
         model = AutoModelForCausalLM.from_pretrained(folder, **settings)
         return model, sum(stored_bytes(each) for each in model.parameters()), 0
     if loader == "accelerate":
@@ -143,14 +145,14 @@ def load(loader: str, folder: Path, num_layers: int) -> tuple[Any, int, int]:
         with init_empty_weights():
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
         model.tie_weights()
-        model = load_checkpoint_and_dispatch(model, folder, device_map={"": "cpu"}, dtype=dtype)
+        model = load_checkpoint_and_dispatch(model, folder, device_map={"": device}, dtype=dtype)
         return model, sum(each.nbytes for each in model.parameters()), 0
     cut = num_layers // 4, num_layers - num_layers // 4
     if loader == "splitlearn_whole":
-        composed = ComposedCausalLM(*ModelFactory.create_split_models(None, folder, *cut, low_memory=False))
+        composed = ComposedCausalLM(*ModelFactory.create_split_models(None, folder, *cut, low_memory=False, device=device))
         return composed, sum(each.nbytes for each in composed.parameters()), 0
     names = ("trunk",) if loader.startswith("trunk") else ("bottom", "trunk", "top")
-    settings = {"dtype": dtype, "quantization": quantization, "trained": names if loader == "trained" else ()}
+    settings = {"dtype": dtype, "quantization": quantization, "trained": names if loader == "trained" else (), "device": device}
     loaded = ModelFactory.load_parts(folder, *cut, names, **settings)
     model = loaded["trunk"] if loader.startswith("trunk") else ComposedCausalLM(*loaded.parts.values())
     distinct = {parameter for part in loaded.parts.values() for parameter in part.parameters()}
@@ -163,7 +165,7 @@ def form_of(loader: str) -> str:
     return next((form for form in FORMS if loader.endswith(form)), "")
 
 
-def measure(loader: str, folder: Path, shape: str) -> dict[str, float]:
+def measure(loader: str, folder: Path, shape: str, device: str) -> dict[str, float]:
     """Load once in this process and return seconds and bytes."""
     import torch
 
@@ -179,18 +181,22 @@ def measure(loader: str, folder: Path, shape: str) -> dict[str, float]:
         import bitsandbytes  # noqa: F401
         import torchao.quantization  # noqa: F401
 
-    hidden_BTD = torch.zeros(1, 16, SHAPES[shape]["hidden_size"], dtype=torch.bfloat16)
-    inputs = hidden_BTD if loader.startswith("trunk") else torch.randint(0, 1000, (1, 16))
+    # The first tensor on a GPU starts its context, which counts for no loader.
+    hidden_BTD = torch.zeros(1, 16, SHAPES[shape]["hidden_size"], dtype=torch.bfloat16, device=device)
+    inputs = hidden_BTD if loader.startswith("trunk") else torch.randint(0, 1000, (1, 16), device=device)
     disk_bytes = bytes_from_disk()
     with MemoryTracker(sample_interval_s=0.002) as tracker:
         start = tracker.snapshot("imports done")
         began_s = time.perf_counter()
-        model, weight_bytes, read_bytes = load(loader, folder, SHAPES[shape]["num_hidden_layers"])
+        model, weight_bytes, read_bytes = load(loader, folder, SHAPES[shape]["num_hidden_layers"], device)
+        _wait_for(device)
         load_s = time.perf_counter() - began_s
         tracker.sample()
         peak_anonymous_bytes = tracker.peak_anonymous_bytes
+        peak_gpu_bytes = torch.cuda.max_memory_allocated() if device == "cuda" else 0
         with torch.no_grad():
             model(inputs)
+        _wait_for(device)
         forward_s = time.perf_counter() - began_s
     return {
         "load_s": load_s,
@@ -200,7 +206,16 @@ def measure(loader: str, folder: Path, shape: str) -> dict[str, float]:
         "disk_bytes": bytes_from_disk() - disk_bytes,
         "peak_anonymous_bytes": peak_anonymous_bytes - (start.anonymous_bytes or 0),
         "peak_rss_bytes": tracker.peak_rss_bytes - start.rss_bytes,
+        "peak_gpu_bytes": peak_gpu_bytes,
     }
+
+
+def _wait_for(device: str) -> None:
+    """Return when a device has done what it was given."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def bytes_from_disk() -> int:
@@ -216,14 +231,16 @@ def drop_pages(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def run_all(folder: Path, shape: str, loaders: list[str], runs: int, cold: bool) -> dict[str, dict[str, float]]:
+def run_all(arguments: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
     """Run every loader in turn, ``runs`` times after a warm-up, and return the medians."""
+    loaders, runs, cold = arguments.loaders, arguments.runs, arguments.cold
+    places = ["--folder", str(folder), "--shape", arguments.shape, "--device", arguments.device]
     results: dict[str, list[dict[str, float]]] = {loader: [] for loader in loaders}
     for number in range(0 if cold else -1, runs):
         for loader in loaders:
             if cold:
                 drop_pages(folder)
-            command = [sys.executable, __file__, "--measure", loader, "--folder", str(folder), "--shape", shape]
+            command = [sys.executable, __file__, "--measure", loader, *places]
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             if number >= 0:
                 results[loader].append(json.loads(printed.splitlines()[-1]))
@@ -233,12 +250,17 @@ def run_all(folder: Path, shape: str, loaders: list[str], runs: int, cold: bool)
     }
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
+def table(results: dict[str, dict[str, float]], device: str) -> str:
     """Return the results as a Markdown table; times also as ratios against the peer that loads the same."""
+    sizes = ["peak_anonymous_bytes", "peak_rss_bytes", "read_bytes", "disk_bytes"]
+    titles = ["peak anonymous", "peak resident", "read", "from disk"]
+    if device == "cuda":
+        sizes.append("peak_gpu_bytes")
+        titles.append("peak on the GPU")
     rows = [
         "| loader | weights GB | load s | ratio | to first forward s | ratio "
-        "| peak anonymous / weights | peak resident / weights | read / weights | from disk / weights |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(f'{title} / weights' for title in titles)} |",
+        f"|{'---|' * (6 + len(titles))}",
     ]
     for loader, each in results.items():
         form = form_of(loader)
@@ -247,7 +269,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
         for name in ("load_s", "first_forward_s"):
             is_comparable = peer is not None and not loader.startswith("trunk")
             figures += [f"{each[name]:.2f}", f"{each[name] / peer[name]:.2f}x" if is_comparable else ""]
-        for name in ("peak_anonymous_bytes", "peak_rss_bytes", "read_bytes", "disk_bytes"):
+        for name in sizes:
             is_told = name != "read_bytes" or each[name]
             figures.append(f"{each[name] / each['weight_bytes']:.3f}x" if is_told else "")
         rows.append(f"| {LABELS[loader]} | {' | '.join(figures)} |")
@@ -260,13 +282,14 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="qwen2_1_5b")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--loaders", nargs="+", choices=LABELS, default=list(LABELS), help="which to run; all by default")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--cold", action="store_true", help="drop the checkpoint's pages from the page cache before each load")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written and kept")
     add_write_option(parser)
     parser.add_argument("--measure", choices=LABELS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, arguments.folder, arguments.shape)))
+        print(json.dumps(measure(arguments.measure, arguments.folder, arguments.shape, arguments.device)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -275,11 +298,11 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             make_checkpoint(arguments.shape, folder)
         checkpoint_bytes = json.loads(index.read_text())["metadata"]["total_size"]
-        results = run_all(folder, arguments.shape, arguments.loaders, arguments.runs, arguments.cold)
+        results = run_all(arguments, folder)
     state = "cold" if arguments.cold else "warm"
     heading = f"## Loading the shape of {arguments.shape}, {checkpoint_bytes / 10**9:.2f} GB in bf16, {state} page cache"
-    machine = describe_machine("torch", "transformers", "safetensors")
-    report = f"{heading}\n\n{machine}; median of {arguments.runs} runs.\n\n{table(results)}\n"
+    machine = describe_machine("torch", "transformers", "safetensors", gpu=arguments.device == "cuda")
+    report = f"{heading}\n\n{machine}; median of {arguments.runs} runs.\n\n{table(results, arguments.device)}\n"
     publish(report, arguments.write)
 
 

@@ -15,11 +15,16 @@ def add_write_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", action="store_true", help="append the table to benchmarks/RESULTS.md")
 
 
-def describe_machine(*libraries: str) -> str:
-    """Return the hardware, and the versions of Python and of some libraries, in one line."""
+def describe_machine(*libraries: str, gpu: bool = False) -> str:
+    """Return the hardware, and the versions of Python and of some libraries, in one line; of the GPU only if ``gpu``."""
     memory_gib = round(psutil.virtual_memory().total / 2**30)
     versions = ", ".join(f"{name} {version(name)}" for name in libraries)
-    return f"{psutil.cpu_count()} cores, {memory_gib} GiB, Python {platform.python_version()}, {versions}"
+    graphics = ""
+    if gpu:
+        import torch
+
+        graphics = f"{torch.cuda.get_device_name()}, "
+    return f"{graphics}{psutil.cpu_count()} cores, {memory_gib} GiB, Python {platform.python_version()}, {versions}"
 
 
 def publish(report: str, write: bool) -> None:
