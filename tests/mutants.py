@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MUTANTS_FILE = Path(__file__).with_suffix(".toml")
 # All that the tests of a mutant read.
-_COPIED = ("splitlearn", "conf", "tests", "pyproject.toml", "train.py")
+_COPIED = ("splitlearn", "hydra_plugins", "conf", "tests", "benchmarks", "pyproject.toml", "train.py")
 # Importing these takes longer than most tests. It is done once, in a process from which those of the tests are forked.
 _PRELOADED = ("torch", "transformers", "lightning.pytorch", "datasets", "peft", "hydra", "pytest", "torch.utils.checkpoint")
 _CONTEXT = multiprocessing.get_context("forkserver")

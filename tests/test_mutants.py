@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_every_mutant_can_be_applied(tmp_path: Path) -> None:
     mutants._check_matches(mutants.ROOT, made)
     missing = {test for mutant in made for test in mutant.tests if not (mutants.ROOT / test.split("::")[0]).is_file()}
     assert not missing
+
+
+def test_the_copy_has_every_package_that_the_mutants_tests_import() -> None:
+    packages = {path.parent.name for path in mutants.ROOT.glob("*/__init__.py")}
+    packages |= {"hydra_plugins"}
+    files = {test.split("::")[0] for mutant in read_mutants() for test in mutant.tests}
+    trees = [ast.parse((mutants.ROOT / file).read_text(encoding="utf-8")) for file in files]
+    froms = {node.module or "" for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names = {alias.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {name.split(".")[0] for name in froms | names} & packages
+    assert {"splitlearn", "tests", "benchmarks"} <= imported <= set(mutants._COPIED)
 
 
 def test_survivors_are_named(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
