@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig
 
 from splitlearn.app.configuration import plain
+from splitlearn.app.simulating import rounds_folder_of
 from splitlearn.cut import Placement
 from splitlearn.loading import OpenedModel
 from splitlearn.naming import naming_group
@@ -60,6 +61,7 @@ def connected(
         ImportError: the packages of the extra ``parties`` are missing.
     """
     settings = cfg.get("placement")
+    in_rounds = rounds_folder_of(cfg) is not None
     if not any(placement.addresses()):
         yield []
         return
@@ -76,7 +78,13 @@ def connected(
             held = placement.party(party).parts
             connection = GrpcConnection(address, identity, patience, name=f"the server of the {' and '.join(held)}")
             stack.callback(connection.close)
-            parts = join_parts(connection, opened, module.settings, module.generators, held, run_id)
+            order = settings.order if in_rounds else None
+            parts = join_parts(connection, opened, module.settings, module.generators, held, run_id, order)
+            if in_rounds and not all(part.welcome.is_shared for part in parts.values()):
+                raise ValueError(
+                    f"placement.rounds.folder is set, but {connection.party} trains its part with one client; start it with "
+                    f"order={order}, clients and steps"
+                )
             if cfg.load_best_model_at_end and any(part.welcome.is_shared for part in parts.values()):
                 raise ValueError(
                     f"load_best_model_at_end=true puts the best parts back in the end, but several clients train the part of "

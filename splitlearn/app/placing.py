@@ -12,7 +12,7 @@ from splitlearn.app.simulating import SIMULATION_SETTINGS
 from splitlearn.cut import CUTS, Placement, PlacementError, parse_party
 
 # Settings of a placement that say how another party is reached, not who holds what.
-_OF_CONNECTION = ("server", "certificates", "patience", "microbatches", *SIMULATION_SETTINGS)
+_OF_CONNECTION = ("server", "certificates", "patience", "microbatches", "rounds", *SIMULATION_SETTINGS)
 
 
 def resolve_placement(cfg: DictConfig, *, elsewhere: bool = False) -> Placement:

@@ -29,7 +29,7 @@ from splitlearn.app.run_checks import check_data, check_examples, check_memory, 
 from splitlearn.app.run_folder import earlier_starts, keeping_metrics, refuse_second_run
 from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
-from splitlearn.app.simulating import hand_out_in_turn, save_clients
+from splitlearn.app.simulating import hand_out_in_turn, make_rounds, save_clients
 from splitlearn.app.step_figures import log_figures, measured_memory, measured_phases, predicted_step
 from splitlearn.app.sweeping import describe_job, refuse_done_job, settle_job
 from splitlearn.cut import describe_threats
@@ -130,9 +130,8 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
     datamodule: LightningDataModule = make(cfg.data, tokenizer_name_or_path=opened.source.name, tokenizer_revision=commit)
     hand_out_in_turn(cfg, datamodule)
     figures = RunFigures()
-    trainer = make_trainer(
-        cfg, run_folder, [figures, Traffic(), PrivacyLoss(), RunIdentity(recorder.run_id, starts)], placement
-    )
+    own_callbacks = [figures, Traffic(), PrivacyLoss(), RunIdentity(recorder.run_id, starts), *make_rounds(cfg)]
+    trainer = make_trainer(cfg, run_folder, own_callbacks, placement)
     check_disk(opened, module, trainer, run_folder, cfg.save_parts)
     # Bad data are found here, before weights are read.
     datamodule.setup("fit")

@@ -11,7 +11,7 @@ from splitlearn.boundary import sent_by
 from splitlearn.loading import OpenedModel
 from splitlearn.parties.connection import Connection, ask
 from splitlearn.parties.errors import PartyError
-from splitlearn.parties.plan import difference, make_plan
+from splitlearn.parties.plan import difference, make_plan, with_order
 from splitlearn.parties.protocol import PROTOCOL_VERSION
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.remote_owner import RemoteOwner
@@ -54,6 +54,7 @@ def join_parts(
     generators: NamedGenerators,
     parts: Sequence[str],
     run_id: str = "",
+    order: str | None = None,
 ) -> dict[str, RemotePart]:
     """Greet the holder of some parts, and return what stands for each of them here, by name.
 
@@ -64,13 +65,14 @@ def join_parts(
         generators: those of the run. The holder is told the seeds of what it draws from, from which no other follows.
         parts: the names of all parts that it holds, in the order in which data pass them.
         run_id: of the run, for the holder's log and checkpoints.
+        order: in which several clients are to train the parts; None leaves it to the holder.
 
     Raises:
         PartyError: model, cut, dtype, training or codecs of the two parties differ; the sentence says how.
         PartyLostError: the holder cannot be reached.
     """
     dtypes = {part: _dtype(opened, settings, part) for part in parts}
-    plan = make_plan(opened, settings, dtypes)
+    plan = with_order(make_plan(opened, settings, dtypes), order)
     hello = pb.Hello(
         protocol_version=PROTOCOL_VERSION,
         plan=plan,

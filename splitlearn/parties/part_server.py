@@ -16,7 +16,7 @@ from splitlearn.parties.errors import PartyError
 from splitlearn.parties.forward_checks import ServerLimits
 from splitlearn.parties.kept_state import kept_state_file, load_kept_state
 from splitlearn.parties.part_work import Answer, PartWork, Session
-from splitlearn.parties.plan import difference
+from splitlearn.parties.plan import difference, with_order
 from splitlearn.parties.protocol import PROTOCOL_VERSION
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import ServedPart
@@ -66,6 +66,7 @@ class PartServer:
         self._steps = self.served.share_steps(sharing.num_steps)
         self._work = SharedWork(self.served, prepared, self.limits, self._steps)
         self.order = make_order(sharing, self._steps)
+        self.served.plan = with_order(self.served.plan, sharing.order)
 
     def go_on(self, content: Mapping[str, Any]) -> None:
         """Go on from what `save` has kept; the client of the run sends a state of its own as it goes on, too.

@@ -16,6 +16,8 @@ from splitlearn.training import TrainingSettings
 
 # Of a configuration: where it was read, and which release wrote it, says nothing of the model.
 _BESIDE_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation")
+# Compared only if both sides have one: a server with one client has none, and most clients do not mind.
+_ORDER = "order"
 _COMPARED = {
     "part": "the part",
     "config_digest": "the model's configuration",
@@ -66,6 +68,21 @@ def make_plan(opened: OpenedModel, settings: TrainingSettings, dtypes: Mapping[s
     )
 
 
+def with_order(plan: pb.Plan, order: str | None) -> pb.Plan:
+    """Return a plan that says in which order several clients train the parts.
+
+    Args:
+        plan: without an order.
+        order: None leaves it as it is: this party does not mind, or there is one client.
+    """
+    if order is None:
+        return plan
+    ordered = pb.Plan()
+    ordered.CopyFrom(plan)
+    ordered.settings = json.dumps(json.loads(plan.settings) | {_ORDER: order}, sort_keys=True)
+    return ordered
+
+
 def difference(own: pb.Plan, other: pb.Plan, party: str, here: str) -> str | None:
     """Return in one sentence how two plans differ; None if they agree.
 
@@ -82,10 +99,10 @@ def difference(own: pb.Plan, other: pb.Plan, party: str, here: str) -> str | Non
     # A client cannot know the weights that it has not read, so it says nothing of them unless a checkpoint does.
     if own.model_digest and other.model_digest and own.model_digest != other.model_digest:
         return f"{party} has other weights of the {own.part} than are expected {here}; both must begin from one checkpoint"
-    if own.settings != other.settings:
-        mine, theirs = json.loads(own.settings), json.loads(other.settings)
-        name = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
-        return _sentence(name, mine.get(name), theirs.get(name), party, here)
+    mine, theirs = json.loads(own.settings), json.loads(other.settings)
+    for name in sorted({*mine, *theirs} if _ORDER in mine and _ORDER in theirs else {*mine, *theirs} - {_ORDER}):
+        if mine.get(name) != theirs.get(name):
+            return _sentence(name, mine.get(name), theirs.get(name), party, here)
     for one, two in zip(own.cuts, other.cuts, strict=False):
         for way in ("forward", "backward"):
             if getattr(one, way) != getattr(two, way):

@@ -69,6 +69,14 @@ class PatienceSettings:
 
 
 @dataclass
+class RoundsSettings:
+    """``placement.rounds``."""
+
+    folder: str | None
+    wait: Annotated[float, Rule(above=0)]
+
+
+@dataclass
 class PlacementSettings:
     """``conf/placement``; parties have names of their own."""
 
@@ -82,6 +90,7 @@ class PlacementSettings:
     clients: Any
     order: str | None
     average_every: Annotated[int | None, Rule(least=1)]
+    rounds: RoundsSettings
 
 
 @dataclass

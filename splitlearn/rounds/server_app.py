@@ -1,0 +1,143 @@
+"""The server app for Flower: after each round one of Flower's strategies averages the clients' bottoms and tops.
+
+It holds neither data nor a model, and imports neither torch nor transformers. It may run anywhere, also with one of the clients.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp, strategy
+from safetensors.numpy import save_file
+
+from splitlearn.files import whole_file
+from splitlearn.rounds.agreeing import agree_on_rounds, common_start
+from splitlearn.rounds.round_folder import Arrays
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Have the clients do their rounds, and give them the mean after each."""
+    config = context.run_config
+    nodes = wait_for_clients(grid, int(config["clients"]), float(config["start-seconds"]))
+    started = ask(grid, nodes, "query.start", RecordDict({"config": ConfigRecord()}), float(config["start-seconds"]))
+    figures = [reply["metrics"] for reply in started]
+    number, rounds = agree_on_rounds(
+        [int(own["number"]) for own in figures], [int(own["rounds-left"]) for own in figures], int(config["rounds"])
+    )
+    own = [to_numpy(reply["arrays"]) for reply in started]
+    averaging = make_strategy(str(config["strategy"]), json.loads(str(config["strategy-settings"])), len(nodes))
+    result = averaging.start(
+        grid=grid,
+        initial_arrays=to_record(common_start(own, [int(one["num-examples"]) for one in figures])),
+        num_rounds=rounds,
+        timeout=float(config["round-seconds"]),
+        train_config=ConfigRecord({"start": number}),
+    )
+    last = RecordDict({"arrays": result.arrays, "config": ConfigRecord({"number": number + rounds})})
+    ask(grid, nodes, "query.finish", last, float(config["round-seconds"]))
+    if config["out"]:
+        with whole_file(Path(str(config["out"]))) as file:
+            save_file(to_numpy(result.arrays), file)
+
+
+def wait_for_clients(grid: Grid, count: int, seconds: float) -> list[int]:
+    """Return the nodes of the clients, once all are connected.
+
+    Raises:
+        TimeoutError: there are fewer of them.
+        ValueError: there are more of them.
+    """
+    until = time.monotonic() + seconds
+    while len(nodes := sorted(grid.get_node_ids())) < count:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{len(nodes)} of {count} SuperNodes have come in {seconds:g} s")
+        time.sleep(1.0)
+    if len(nodes) > count:
+        raise ValueError(f"{len(nodes)} SuperNodes are connected, but clients is {count}; set it to their number")
+    return nodes
+
+
+def ask(grid: Grid, nodes: Iterable[int], kind: str, content: RecordDict, seconds: float) -> list[RecordDict]:
+    """Send one message to all clients, and return their answers.
+
+    Raises:
+        RuntimeError: a client answers with an error, or not at all.
+    """
+    messages = [Message(content, message_type=kind, dst_node_id=node) for node in nodes]
+    return [reply.content for reply in checked(grid.send_and_receive(messages, timeout=seconds), len(messages))]
+
+
+def checked(replies: Iterable[Message], count: int) -> list[Message]:
+    """Return the answers of all clients: a mean of some of them is none of the trunk's clients.
+
+    Raises:
+        RuntimeError: a client has answered with an error, or not at all.
+    """
+    answers = list(replies)
+    for reply in answers:
+        if reply.has_error():
+            raise RuntimeError(f"the client of the node {reply.metadata.src_node_id} failed: {reply.error.reason}")
+    if len(answers) != count:
+        raise RuntimeError(f"{len(answers)} of {count} clients have answered in time; the others' runs and SuperNodes say why")
+    return sorted(answers, key=lambda reply: reply.metadata.src_node_id)
+
+
+def make_strategy(name: str, settings: Mapping[str, Any], count: int) -> strategy.Strategy:
+    """Return a strategy of Flower that averages all clients, in double precision.
+
+    Args:
+        name: of a class of ``flwr.serverapp.strategy``.
+        settings: further arguments of the class.
+        count: how many clients there are.
+
+    Raises:
+        ValueError: there is no such strategy, or it is none for tensors.
+    """
+    kind = getattr(strategy, name, None) if name in strategy.__all__ else None
+    if not (isinstance(kind, type) and issubclass(kind, strategy.FedAvg)):
+        known = [
+            other
+            for other in strategy.__all__
+            if isinstance(getattr(strategy, other), type) and issubclass(getattr(strategy, other), strategy.FedAvg)
+        ]
+        raise ValueError(f"strategy is {name!r}; use one of {', '.join(known)}")
+
+    class OfAllClients(kind):  # type: ignore[misc, valid-type]
+        """Refuses a round that a client has not been through."""
+
+        def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+            answers = checked(replies, count)
+            for reply in answers:
+                for key, record in list(reply.content.array_records.items()):
+                    reply.content[key] = to_record(to_numpy(record), np.float64)
+            arrays, metrics = super().aggregate_train(server_round, answers)
+            return None if arrays is None else to_record(to_numpy(arrays), np.float32), metrics
+
+    averaging: strategy.Strategy = OfAllClients(
+        **{"fraction_evaluate": 0.0, "min_train_nodes": count, "min_available_nodes": count, **settings}
+    )
+    return averaging
+
+
+def to_numpy(record: ArrayRecord) -> Arrays:
+    """Return the tensors of a record of Flower."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def to_record(tensors: Arrays, dtype: Any = None) -> ArrayRecord:
+    """Return tensors as a record of Flower.
+
+    Args:
+        tensors: by name.
+        dtype: what they become; None leaves it.
+    """
+    return ArrayRecord({name: Array(np.asarray(tensor, dtype)) for name, tensor in tensors.items()})
