@@ -16,7 +16,7 @@ from pathlib import Path
 from splitlearn.certificates import make_certificates
 
 # Groups of settings that both parties must have alike.
-_SHARED = ("model", "split", "peft", "optimizer", "boundary", "gradient_checkpointing")
+SHARED = ("model", "split", "peft", "optimizer", "boundary", "gradient_checkpointing")
 _FIGURES = ("train_loss_step", "train_loss", "val_loss", "gradient_norm")
 _START_SECONDS = 300.0
 
@@ -26,7 +26,7 @@ def main() -> None:
     folder, settings = Path(sys.argv[1]).resolve(), sys.argv[2:]
     folder.mkdir(parents=True)
     make_certificates(folder / "certificates", ["server", "client"], ["localhost"])
-    server = start_server(folder, [text for text in settings if text.lstrip("+~").split("=")[0].split(".")[0] in _SHARED])
+    server = start_server(folder, [text for text in settings if text.lstrip("+~").split("=")[0].split(".")[0] in SHARED])
     try:
         ready = folder / "server" / "ready"
         own = [f"placement.server={ready.read_text().strip()}", f"placement.certificates={folder / 'certificates' / 'client'}"]
@@ -75,12 +75,12 @@ def largest_difference(one: Path, other: Path) -> float:
     return max(abs(value - rows[1][key]) for key, value in rows[0].items())
 
 
-def losses(folder: Path) -> dict[tuple[int, str], float]:
-    """Return what a run has logged, by line of its metrics.csv and name."""
+def losses(folder: Path, names: tuple[str, ...] = _FIGURES) -> dict[tuple[int, str], float]:
+    """Return what a run has logged of some names, by line of its metrics.csv and name."""
     (file,) = folder.rglob("metrics.csv")
     with file.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
-    return {(number, name): float(row[name]) for number, row in enumerate(rows) for name in _FIGURES if row.get(name)}
+    return {(number, name): float(row[name]) for number, row in enumerate(rows) for name in names if row.get(name)}
 
 
 if __name__ == "__main__":

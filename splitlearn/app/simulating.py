@@ -95,15 +95,15 @@ def _settle_rounds(cfg: DictConfig) -> None:
     """
     where, placement, data = f"placement.rounds.folder is {rounds_folder_of(cfg)}", cfg.placement, cfg.data
     if placement.server is None and not any(party.get("address") for party in placement.parties.values()):
-        raise ValueError(f"{where}, but no server has the trunk; set placement.server, or leave it null to simulate all clients")
+        raise ValueError(
+            f"{where}, but no server has the trunk; set placement.server, or leave it null to simulate all clients"
+        )
     if placement.average_every is None:
         raise ValueError(f"{where}, but placement.average_every is null; set it to the number of steps in a round")
     if cfg.load_best_model_at_end:
         raise ValueError(f"{where}, and load_best_model_at_end is true; set it to false: the trunk goes on with all clients")
     with naming_group("placement"):
-        num_clients = len(
-            ClientSettings.from_plain({"clients": plain(placement.clients), "order": placement.order}).clients
-        )
+        num_clients = len(ClientSettings.from_plain({"clients": plain(placement.clients), "order": placement.order}).clients)
     if data.get("partition") is None:
         return
     if data.get("num_shares") not in (None, num_clients):
