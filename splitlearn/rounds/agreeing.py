@@ -29,7 +29,8 @@ def agree_on_rounds(numbers: Sequence[int], rounds_left: Sequence[int], wanted: 
         raise ValueError(f"rounds is {wanted}; give the number of rounds, or 0 for as many as the runs have left")
     if wanted == 0 and len(set(rounds_left)) != 1:
         raise ValueError(
-            f"the clients' runs have {_list(rounds_left)} rounds left; set trainer.max_steps alike for all, or rounds to a number"
+            f"the clients' runs have {_list(rounds_left)} rounds left; set trainer.max_steps alike for all, or rounds to a "
+            "number"
         )
     rounds = wanted or rounds_left[0]
     if rounds > min(rounds_left):

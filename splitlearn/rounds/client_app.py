@@ -1,7 +1,7 @@
 """A client's app for Flower. Its ``train`` message has the client's run do one round, as a client of the trunk's server.
 
-Flower starts a process for each message, so the run is a process of its own that lasts: `RoundFolder` is where the two meet. The
-app reads neither the model nor the data, and imports neither torch nor transformers.
+Flower starts a process for each message, so the run is a process of its own that lasts: `RoundFolder` is where the two meet.
+The app reads neither the model nor the data, and imports neither torch nor transformers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A folder on a client's machine by which its run and the app of its rounds meet.
 
-At the end of a round the run writes the weights that it holds into one file, and waits. The app hands them to whoever averages,
-and writes the mean into another. Each file is there whole or not at all. The run holds a lock, so the app knows whether there is
-one. The app's process may end at any time: whatever it waited for still stands in the folder.
+At the end of a round the run writes the weights that it holds into one file, and waits. The app hands them to whoever
+averages, and writes the mean into another. Each file is there whole or not at all. The run holds a lock, so the app knows
+whether there is one. The app's process may end at any time: whatever it waited for still stands in the folder.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class RoundFolder:
         tensors = _wait(mean, seconds)
         if tensors is None:
             raise TimeoutError(
-                f"no mean of round {number} has come to {self.path} in {seconds:g} s: whoever averages is to be started by then, "
-                "and the other clients' rounds to be done (placement.rounds.wait)"
+                f"no mean of round {number} has come to {self.path} in {seconds:g} s; start whoever averages by then, or set "
+                "placement.rounds.wait to more if other clients take so long"
             )
         (self.path / _ENDS).unlink(missing_ok=True)
         return tensors

@@ -1,6 +1,7 @@
 """The server app for Flower: after each round one of Flower's strategies averages the clients' bottoms and tops.
 
-It holds neither data nor a model, and imports neither torch nor transformers. It may run anywhere, also with one of the clients.
+It holds neither data nor a model, and imports neither torch nor transformers. It may run anywhere, also with one of the
+clients.
 """
 
 from __future__ import annotations
@@ -123,6 +124,8 @@ def make_strategy(name: str, settings: Mapping[str, Any], count: int) -> strateg
             arrays, metrics = super().aggregate_train(server_round, answers)
             return None if arrays is None else to_record(to_numpy(arrays), np.float32), metrics
 
+    # Flower's log names the class.
+    OfAllClients.__name__ = name
     averaging: strategy.Strategy = OfAllClients(
         **{"fraction_evaluate": 0.0, "min_train_nodes": count, "min_available_nodes": count, **settings}
     )

@@ -30,7 +30,10 @@ from splitlearn.parties import (
     add_port,
     join,
 )
+from splitlearn.rounds import RoundFolder
+from splitlearn.rounds.agreeing import common_start
 from splitlearn.training import SimulatedClients, SplitCausalLM, TrainingSettings, count_supervised
+from splitlearn.training.callbacks import FederatedRounds
 from splitlearn.training.part_owner import PartElsewhere
 from splitlearn.training.simulated_clients import average_ends
 from tests.parties.conftest import LIMITS, QUICK
@@ -39,6 +42,8 @@ from tests.training.test_remote_steps import LossLog
 CLIENTS = ("alice", "bob")
 CUT = (2, 4)
 STEPS = 4
+# Steps of a round.
+EVERY = 2
 CLIP = 0.5
 SETTINGS: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_fraction": 0.5}}
 Identify = Callable[..., Identity]
@@ -114,15 +119,22 @@ class Saves(Callback):
 
 
 def fit(
-    module: SplitCausalLM, connection: GrpcConnection, client: int, delay: float, folder: Path | None, goes_on: bool
+    module: SplitCausalLM,
+    connection: GrpcConnection,
+    client: int,
+    delay: float,
+    folder: Path | None,
+    goes_on: bool,
+    rounds: Path | None = None,
 ) -> list[float]:
     log = LossLog(draws=False)
+    further = [] if rounds is None else [FederatedRounds(rounds / str(client), EVERY, 30.0)]
     path = None if folder is None else folder / f"{client}.ckpt"
     trainer = Trainer(
         accelerator="cpu",
         max_steps=STEPS,
         gradient_clip_val=CLIP,
-        callbacks=[log, Delays(delay), *([] if path is None or goes_on else [Saves(path)])],
+        callbacks=[log, Delays(delay), *further, *([] if path is None or goes_on else [Saves(path)])],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -146,13 +158,14 @@ def with_server(
     delays: tuple[float, ...],
     folder: Path | None = None,
     goes_on: bool = False,
+    rounds: Path | None = None,
 ) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     modules = [make_module(checkpoint) for _ in CLIENTS]
     with Server(checkpoint, order, identity("server")) as server, ThreadPoolExecutor(len(CLIENTS)) as pool:
         connections = [
             server.connect(module, checkpoint, identity(name)) for module, name in zip(modules, CLIENTS, strict=True)
         ]
-        chosen = ((folder, goes_on) for _ in CLIENTS)
+        chosen = ((folder, goes_on, rounds) for _ in CLIENTS)
         runs = zip(modules, connections, range(len(CLIENTS)), delays, chosen, strict=True)
         losses = list(pool.map(lambda run: fit(*run[:-1], *run[-1]), runs))
         return losses, server.trunk()
@@ -308,6 +321,33 @@ def test_clients_are_averaged_after_so_many_steps_of_each(order: str, tiny_check
     average_ends(list(module.clients.values()), [1, 3])
     # A client with more rows counts more.
     assert torch.equal(next(alice.top.parameters()), (own * 0.25 + other * 0.75).float())
+
+
+def average(folders: list[RoundFolder]) -> list[tuple[int, int]]:
+    """Do what an app of rounds does, and return the numbers of rounds that clients have offered and have left."""
+    seen = []
+    for number in range(STEPS // EVERY + 1):
+        offered = [folder.ends(30.0, at_least=number, start_seconds=30.0) for folder in folders]
+        seen += [(ends.number, ends.rounds_left) for ends in offered]
+        mean = common_start([ends.tensors for ends in offered], [ends.num_examples for ends in offered])
+        for folder in folders:
+            folder.bring(number, mean)
+    return seen
+
+
+@pytest.mark.parametrize("order", ["sequential", "concurrent"])
+def test_rounds_with_a_server_are_those_of_the_simulation(
+    order: str, tiny_checkpoint: Callable[..., Path], identity: Identify, tmp_path: Path
+) -> None:
+    checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
+    expected, _ = simulated(checkpoint, order, average_every=EVERY)
+    folders = [RoundFolder(tmp_path / str(client)) for client in range(len(CLIENTS))]
+    with ThreadPoolExecutor(1) as pool:
+        averaging = pool.submit(average, folders)
+        losses, _ = with_server(checkpoint, order, identity, (0.0, 0.0), rounds=tmp_path)
+        assert averaging.result() == [(0, 2), (0, 2), (1, 1), (1, 1), (2, 0), (2, 0)]
+    assert [of_client[:-1] for of_client in losses] == expected
+    assert expected != simulated(checkpoint, order)[0]
 
 
 @pytest.mark.parametrize("order", ["sequential", "concurrent"])

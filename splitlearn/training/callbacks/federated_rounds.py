@@ -109,10 +109,11 @@ def num_examples_of(trainer: Trainer) -> int:
     return len(train) if hasattr(train, "__len__") else 1
 
 
-def _parts_of(module: LightningModule) -> tuple[SplitModel, ...]:
+def _parts_of(module: LightningModule) -> list[SplitModel]:
+    """Return the client's parts: a trunk is never averaged, since there is one."""
     if not isinstance(module, SplitCausalLM):
         raise TypeError(f"rounds are for a SplitCausalLM, not for {type(module).__name__}")
-    return module.parts_here
+    return [part for part in module.parts_here if part.spec.name != "trunk"]
 
 
 def _to_numpy(parameter: torch.Tensor) -> np.ndarray[Any, Any]:
