@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # What to hand on: make train ARGS="split.point_1=2 trainer.max_epochs=1", make test ARGS="-k exactness"
 ARGS   ?=
 
-.PHONY: train train-parties test test-all lint notebooks clean
+.PHONY: train train-parties train-splitfed test test-all lint notebooks clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py $(ARGS)
@@ -14,6 +14,18 @@ train: $(VENV)/installed
 PARTIES ?= outputs/parties/$(shell date +%Y-%m-%d-%H-%M-%S)
 train-parties: $(VENV)/installed
 	$(BIN)/python benchmarks/train_parties.py $(PARTIES) $(ARGS)
+
+# SplitFed with two clients on this machine, averaged by Flower, and the same simulated in one process; fails if they differ. Flower
+# wants older packages than the rest, so it has an environment of its own: make train-splitfed ARGS="placement=splitfed_v2"
+SPLITFED_VENV ?= .venv-splitfed
+SPLITFED      ?= outputs/splitfed/$(shell date +%Y-%m-%d-%H-%M-%S)
+train-splitfed: $(SPLITFED_VENV)/installed
+	$(SPLITFED_VENV)/bin/python benchmarks/train_splitfed.py $(SPLITFED) $(ARGS)
+
+$(SPLITFED_VENV)/installed: pyproject.toml constraints-splitfed.txt
+	$(PYTHON) -m venv $(SPLITFED_VENV)
+	$(SPLITFED_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-splitfed.txt -e ".[splitfed]"
+	touch $@
 
 # Files are divided among so many processes.
 JOBS   ?= auto
@@ -39,4 +51,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(SPLITFED_VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -18,9 +18,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-# Before Flower is started: it sends its makers what it is used for, and asks them for updates, unless it is told not to.
-os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-
 import torch
 from train_parties import SHARED, losses, start_server
 
@@ -98,6 +95,8 @@ def start_flower(folder: Path) -> list[subprocess.Popen[bytes]]:
     home, certificates = folder / "flower", folder / "certificates"
     home.mkdir()
     link, *nodes = free_ports(1 + len(CLIENTS))
+    # It sends its makers what it is used for, and asks them for updates, unless it is told not to.
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     os.environ |= {"FLWR_HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     authority = certificates / "server" / "authority.pem"
     connection = f'address = "localhost:{link}"\nroot-certificates = "{authority}"\n'

@@ -1,12 +1,14 @@
-"""The container file and the Slurm script: their syntax, and that what they call is there. Neither Docker nor Slurm is used."""
+"""The container file, the Slurm script and Flower's app: their syntax, and that what they call is there. None of them is used."""
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,15 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, cluster: dict[str,
     assert not (tmp_path / "calls").exists()
     usage = subprocess.run(["bash", SLURM], env=cluster, capture_output=True, text=True)
     assert (usage.returncode, usage.stderr) == (2, "usage: bash deploy/slurm.sh FOLDER [NAME=VALUE ...]\n")
+
+
+def test_flowers_app_names_what_is_there() -> None:
+    app = tomllib.loads((ROOT / "deploy" / "flower" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    for place in app["components"].values():
+        module, _, name = place.partition(":")
+        tree = ast.parse(Path(ROOT, *module.split(".")).with_suffix(".py").read_text())
+        assigned = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}  # type: ignore[attr-defined]
+        assert name in assigned
+    # Every setting of the app is read by one of its two sides.
+    sources = "".join((ROOT / "splitlearn" / "rounds" / f"{side}_app.py").read_text() for side in ("client", "server"))
+    assert all(f'config["{name}"]' in sources for name in app["config"])

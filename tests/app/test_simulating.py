@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 
 from splitlearn.app import TrainResult, compose, train
 from splitlearn.app.run_settings import settle_settings
+from splitlearn.app.simulating import make_rounds, simulation_of
 from splitlearn.loading import ModelFactory
 from splitlearn.training import SimulatedClients
-from splitlearn.training.callbacks import LAST
+from splitlearn.training.callbacks import LAST, FederatedRounds
 
 SHORT = ["data.block_size=16", "data.batch_size=2", "data.max_train_blocks=8", "data.max_val_blocks=2", "verbose=false"]
 SHORT += ["data.max_train_rows=8", "data.max_val_rows=2"]
@@ -74,6 +75,38 @@ def test_what_several_clients_cannot_do_is_refused(overrides: list[str], sentenc
         OmegaConf.update(cfg, name, OmegaConf.create(f"value: {value}").value)
     with pytest.raises(ValueError, match=sentence):
         settle_settings(cfg)
+
+
+ROUNDS = ["placement=splitfed_v2", "placement.rounds.folder=rounds", "placement.server=localhost:1", "data.partition=iid"]
+
+
+def test_a_client_in_rounds_is_one_of_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = compose(*ROUNDS, "data.share=2", "placement.clients=[a,b,c]", "placement.average_every=3")
+    settle_settings(cfg)
+    assert cfg.data.num_shares == 3 and simulation_of(cfg) is None
+    (rounds,) = make_rounds(cfg)
+    assert isinstance(rounds, FederatedRounds) and (tmp_path / "rounds").is_dir()
+    # Without a folder the same settings simulate all clients.
+    cfg.placement.rounds.folder = None
+    assert simulation_of(cfg) == {"clients": ["a", "b", "c"], "order": "sequential", "average_every": 3}
+    assert make_rounds(cfg) == [] and make_rounds(compose()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["placement.server=null"], "folder is rounds, but no server has the trunk; set placement.server, or leave it null"),
+        (["placement.average_every=null"], "but placement.average_every is null; set it to the number of steps in a round"),
+        (["load_best_model_at_end=true"], "and load_best_model_at_end is true; set it to false"),
+        (["data.num_shares=3"], "data.num_shares is 3, but placement.clients names 2; give all clients' names there"),
+        (["data.share=null"], "data.share does not say whose rows this run trains with"),
+        (["placement.clients=[a]"], r"placement.clients is \['a'\]; give two names or more, each once"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        settle_settings(compose(*ROUNDS, "data.share=1", *overrides))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ NOT_RUN = {
     ),
     "python train.py boundary=int8 attack=quick": "takes a minute; tests/app/test_attacks_in_training.py has fewer texts",
     "make train-parties": "sets up an environment of its own; test_benchmarks.py runs what it runs",
+    "make train-splitfed": "sets up an environment of its own, with Flower; it compares what it does with the simulation itself",
+    "make train-splitfed ARGS=placement=splitfed_v2": "as above",
     "make test": "is what runs this test",
     "python -m tests.mutants": "takes minutes; test_mutants.py runs it on a tiny project",
     "python -m tests.mutants cache router": "takes minutes; test_mutants.py runs it on a tiny project",

@@ -12,7 +12,17 @@ import torch
 from splitlearn.boundary import Boundary, CallKind, Parcel, find_routes
 from splitlearn.cut import Placement
 from splitlearn.loading import ModelRequest
-from splitlearn.parties import InProcessConnection, PartServer, PartyError, RemotePart, ServedPart, ServerLimits, join
+from splitlearn.parties import (
+    InProcessConnection,
+    PartServer,
+    PartyError,
+    RemotePart,
+    ServedPart,
+    ServerLimits,
+    Sharing,
+    join,
+    join_parts,
+)
 from splitlearn.randomness import NamedGenerators
 from splitlearn.training import TrainingSettings
 
@@ -60,6 +70,26 @@ def test_a_client_with_another_plan_is_told_the_difference(
     settings = TrainingSettings.from_plain(**client.get("settings", {}))
     with pytest.raises(PartyError, match=sentence):
         remote(server, tiny_checkpoint(client.get("model", "llama")), settings, client.get("cut", CUT))
+
+
+def test_a_client_that_wants_another_order_is_told(tiny_checkpoint: Checkpoint) -> None:
+    checkpoint = tiny_checkpoint("llama")
+    served = ServedPart(ModelRequest(str(checkpoint), *CUT), "trunk")
+    server = PartServer(served, sharing=Sharing(("alice", "bob"), "concurrent", 4))
+    opened = ModelRequest(str(checkpoint), *CUT).open(["bottom", "top"])
+    alone = serve(checkpoint)
+
+    def greet(server: PartServer, client: str, order: str | None) -> bool:
+        connection = InProcessConnection(server, client)
+        parts = join_parts(connection, opened, TrainingSettings(), NamedGenerators(3), ["trunk"], order=order)
+        return parts["trunk"].welcome.is_shared
+
+    with pytest.raises(PartyError, match="order is 'concurrent' at the server, but 'sequential' with alice; both must have"):
+        greet(server, "alice", "sequential")
+    assert greet(server, "alice", "concurrent")
+    # Most clients do not mind, and a server with one client has no order.
+    assert greet(server, "bob", None)
+    assert not greet(alone, "alice", "sequential")
 
 
 @pytest.mark.parametrize(
