@@ -1,4 +1,4 @@
-"""The container file, the Slurm script and Flower's app: their syntax, and that what they call is there. None of them is used."""
+"""The container file, the Slurm script and Flower's app: their syntax, and that what they call is there. None is used."""
 
 from __future__ import annotations
 

@@ -16,6 +16,12 @@ from splitlearn.rounds import Ends, RoundFolder
 from splitlearn.training.module import SplitCausalLM
 
 
+_ABOUT_TOKENS = (
+    "the embedding is trained, and how it has changed tells whoever averages which tokens this client trains with; peft=lora "
+    "sends adapters alone"
+)
+
+
 class FederatedRounds(Callback):
     """Offers what this client has trained at the start and after each round, and goes on with the mean.
 
@@ -50,6 +56,8 @@ class FederatedRounds(Callback):
         self._stack.enter_context(self._folder.held())
         self._last_step = -1
         print(f"this client's rounds go by {self._folder.path.resolve()}; each is of {self._every} steps", flush=True)
+        if trains_embedding(pl_module):
+            print(_ABOUT_TOKENS, flush=True)
         self._exchange_if_due(trainer, pl_module)
 
     def on_train_batch_end(
@@ -100,6 +108,15 @@ def check_mean(own: dict[str, np.ndarray[Any, Any]], mean: dict[str, np.ndarray[
             )
         if not np.isfinite(mean[name]).all():
             raise ValueError(f"in the mean of round {number} the tensor {name} has numbers that are not finite")
+
+
+def trains_embedding(module: LightningModule) -> bool:
+    """Whether the embedding of tokens is among what a client's run offers."""
+    return any(
+        isinstance(layer, torch.nn.Embedding) and layer.weight.requires_grad
+        for part in _parts_of(module)
+        for layer in part.modules()
+    )
 
 
 def num_examples_of(trainer: Trainer) -> int:

@@ -44,7 +44,9 @@ def trainer_at(step: int) -> Any:
     return SimpleNamespace(global_step=step, estimated_stepping_batches=7, datamodule=SimpleNamespace(blocks=blocks))
 
 
-def test_adapters_alone_are_offered_and_become_the_mean(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_adapters_alone_are_offered_and_become_the_mean(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4, peft={"method": "lora"}, dtype="bfloat16")
     module.load_parts()
     rounds, answers = make(tmp_path)
@@ -54,6 +56,7 @@ def test_adapters_alone_are_offered_and_become_the_mean(tiny_checkpoint: Callabl
         # With accumulation a step is of several batches.
         rounds.on_train_batch_end(trainer_at(step), module, None, None, 0)
     assert [(ends.number, ends.num_examples, ends.rounds_left) for ends in answers.offered] == [(0, 9, 3), (1, 9, 2)]
+    assert "embedding" not in capsys.readouterr().out
     tensors = answers.offered[-1].tensors
     assert tensors and all("lora_" in name and tensor.dtype == np.float32 for name, tensor in tensors.items())
     assert not any(name.split(".")[2] in ("2", "3") for name in tensors if ".layers." in name)
@@ -67,12 +70,13 @@ def test_adapters_alone_are_offered_and_become_the_mean(tiny_checkpoint: Callabl
 
 
 def test_a_run_that_goes_on_in_the_middle_of_a_round_ends_it_first(
-    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4)
     module.load_parts()
     rounds, answers = make(tmp_path)
     rounds.on_train_start(trainer_at(3), module)
+    assert "how it has changed tells whoever averages which tokens" in capsys.readouterr().out
     assert not hasattr(answers, "offered")
     rounds.on_train_batch_end(trainer_at(4), module, None, None, 0)
     assert [(ends.number, ends.rounds_left) for ends in answers.offered] == [(2, 1)]
