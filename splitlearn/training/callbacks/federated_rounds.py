@@ -15,7 +15,6 @@ from splitlearn.naming import named
 from splitlearn.rounds import Ends, RoundFolder
 from splitlearn.training.module import SplitCausalLM
 
-
 _ABOUT_TOKENS = (
     "the embedding is trained, and how it has changed tells whoever averages which tokens this client trains with; peft=lora "
     "sends adapters alone"
