@@ -113,7 +113,7 @@ def make_strategy(name: str, settings: Mapping[str, Any], count: int) -> strateg
         raise ValueError(f"strategy is {name!r}; use one of {', '.join(STRATEGIES)}")
     kind = getattr(strategy, name)
 
-    class OfAllClients(kind):  # type: ignore[misc, valid-type]
+    class OfAllClients(kind):
         """Refuses a round that a client has not been through."""
 
         def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
