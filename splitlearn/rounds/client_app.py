@@ -38,6 +38,13 @@ def finish(message: Message, context: Context) -> Message:
     return Message(RecordDict({"config": ConfigRecord()}), reply_to=message)
 
 
+@app.query("end")
+def end(message: Message, context: Context) -> Message:
+    """Have the run end, since there will be no further mean."""
+    _folder_of(context).end(str(message.content["config"]["reason"]))
+    return Message(RecordDict({"config": ConfigRecord()}), reply_to=message)
+
+
 def _folder_of(context: Context) -> RoundFolder:
     folder = context.node_config.get("folder")
     if not folder:

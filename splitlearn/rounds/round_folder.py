@@ -19,9 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from splitlearn.files import check_writable, whole_file
+from splitlearn.files import check_writable, whole_file, write_text
 
-_ENDS, _MEAN, _LOCK = "ends.safetensors", "mean.safetensors", "lock"
+_ENDS, _MEAN, _END, _LOCK = "ends.safetensors", "mean.safetensors", "end.txt", "lock"
 _POLL_SECONDS = 0.1
 # How long a run tries to get the lock, which an app holds for a moment to see whether there is a run.
 _LOCK_SECONDS = 2.0
@@ -79,7 +79,7 @@ class RoundFolder:
                 if time.monotonic() > until:
                     raise ValueError(f"another run takes part in rounds in {self.path}; give each client a folder of its own")
                 time.sleep(_POLL_SECONDS)
-            for name in (_ENDS, _MEAN):
+            for name in (_ENDS, _MEAN, _END):
                 (self.path / name).unlink(missing_ok=True)
             yield
 
@@ -107,10 +107,12 @@ class RoundFolder:
 
         Raises:
             TimeoutError: it has not come.
-            ValueError: the file is broken.
+            ValueError: the rounds have ended, or the file is broken.
         """
 
         def mean() -> Arrays | None:
+            if (self.path / _END).is_file():
+                raise ValueError(f"the rounds have ended before round {number} was averaged: {(self.path / _END).read_text()}")
             content = self._read(_MEAN)
             return None if content is None or content[1].get("number") != str(number) else content[0]
 
@@ -160,6 +162,14 @@ class RoundFolder:
             OSError: the disk is full.
         """
         self._write(_MEAN, tensors, {"number": number})
+
+    def end(self, reason: str) -> None:
+        """Have the run end once it waits for a mean, since none will come.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        write_text(self.path / _END, reason)
 
     def _write(self, name: str, tensors: Mapping[str, np.ndarray[Any, Any]], told: Mapping[str, int]) -> None:
         num_bytes = sum(tensor.nbytes for tensor in tensors.values())

@@ -27,6 +27,9 @@ STRATEGIES = (
     *("Krum", "MultiKrum", "Bulyan"),
 )
 
+# How long clients may take to hear that the rounds have ended.
+_END_SECONDS = 60.0
+
 app = ServerApp()
 
 
@@ -35,6 +38,27 @@ def main(grid: Grid, context: Context) -> None:
     """Have the clients do their rounds, and give them the mean after each."""
     config = context.run_config
     nodes = wait_for_clients(grid, int(config["clients"]), float(config["start-seconds"]))
+    try:
+        do_rounds(grid, nodes, config)
+    except Exception as error:
+        # The others' runs would wait for a mean that does not come.
+        told = RecordDict({"config": ConfigRecord({"reason": str(error)})})
+        list(grid.send_and_receive(_messages(nodes, "query.end", told), timeout=_END_SECONDS))
+        raise
+
+
+def do_rounds(grid: Grid, nodes: list[int], config: Mapping[str, Any]) -> None:
+    """Do all rounds of some clients, whatever comes of them.
+
+    Args:
+        grid: by which messages go.
+        nodes: of the clients.
+        config: the app's settings.
+
+    Raises:
+        ValueError: the clients' runs do not agree, or a setting is out of range.
+        RuntimeError: a client has failed.
+    """
     started = ask(grid, nodes, "query.start", RecordDict({"config": ConfigRecord()}), float(config["start-seconds"]))
     figures = [reply["metrics"] for reply in started]
     number, rounds = agree_on_rounds(
@@ -79,8 +103,12 @@ def ask(grid: Grid, nodes: Iterable[int], kind: str, content: RecordDict, second
     Raises:
         RuntimeError: a client answers with an error, or not at all.
     """
-    messages = [Message(content, message_type=kind, dst_node_id=node) for node in nodes]
+    messages = _messages(nodes, kind, content)
     return [reply.content for reply in checked(grid.send_and_receive(messages, timeout=seconds), len(messages))]
+
+
+def _messages(nodes: Iterable[int], kind: str, content: RecordDict) -> list[Message]:
+    return [Message(content, message_type=kind, dst_node_id=node) for node in nodes]
 
 
 def checked(replies: Iterable[Message], count: int) -> list[Message]:

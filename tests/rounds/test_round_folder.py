@@ -73,3 +73,18 @@ def test_a_second_run_and_a_broken_file_are_refused(tmp_path: Path, monkeypatch:
         (tmp_path / "mean.safetensors").write_bytes(b"nothing of the kind")
         with pytest.raises(ValueError, match=r"mean\.safetensors is no file of a round .*; remove it"):
             folder.take(0, 1.0)
+
+
+def test_a_run_that_waits_is_told_of_the_end(tmp_path: Path) -> None:
+    folder = RoundFolder(tmp_path)
+    folder.end("what an earlier run was told")
+    with folder.held(), ThreadPoolExecutor(1) as pool:
+        folder.offer(ends(1))
+        taking = pool.submit(folder.take, 1, 20.0)
+        folder.end("the client of the node 5 failed")
+        with pytest.raises(ValueError, match="ended before round 1 was averaged: the client of the node 5 failed"):
+            taking.result()
+        # It may have come while the run was in the middle of its round.
+        folder.offer(ends(1))
+        with pytest.raises(ValueError, match="ended before round 1"):
+            folder.take(1, 1.0)
