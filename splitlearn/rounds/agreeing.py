@@ -41,7 +41,7 @@ def agree_on_rounds(numbers: Sequence[int], rounds_left: Sequence[int], wanted: 
 
 
 def common_start(clients: Sequence[Arrays], sizes: Sequence[int]) -> Arrays:
-    """Return what all clients begin with: what they have, if that is the same, and else their mean.
+    """Return what a strategy begins with: what all clients have, if that is the same, and else their mean.
 
     Args:
         clients: each client's tensors, by name.

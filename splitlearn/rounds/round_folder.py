@@ -1,7 +1,7 @@
 """A folder on a client's machine by which its run and the app of its rounds meet.
 
-At the end of a round the run writes the weights that it holds into one file, and waits. The app hands them to whoever
-averages, and writes the mean into another. Each file is there whole or not at all. The run holds a lock, so the app knows
+At its start, and at the end of each round, the run writes the weights that it holds into a file; after a round it waits. The app
+hands them to whoever averages, and writes the mean into another file. Each file is there whole or not at all. The run holds a lock, so the app knows
 whether there is one. The app's process may end at any time: whatever it waited for still stands in the folder.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from safetensors.numpy import save_file
 
 from splitlearn.files import check_writable, whole_file, write_text
 
-_ENDS, _MEAN, _END, _LOCK = "ends.safetensors", "mean.safetensors", "end.txt", "lock"
+_MEAN, _END, _LOCK = "mean.safetensors", "end.txt", "lock"
+_ENDS = "ends-{}.safetensors"
 _POLL_SECONDS = 0.1
 # How long a run tries to get the lock, which an app holds for a moment to see whether there is a run.
 _LOCK_SECONDS = 2.0
@@ -79,8 +80,9 @@ class RoundFolder:
                 if time.monotonic() > until:
                     raise ValueError(f"another run takes part in rounds in {self.path}; give each client a folder of its own")
                 time.sleep(_POLL_SECONDS)
-            for name in (_ENDS, _MEAN, _END):
+            for name in (_MEAN, _END):
                 (self.path / name).unlink(missing_ok=True)
+            self._remove(self._numbers())
             yield
 
     def has_run(self) -> bool:
@@ -94,12 +96,11 @@ class RoundFolder:
         Raises:
             OSError: the disk is full.
         """
-        (self.path / _MEAN).unlink(missing_ok=True)
         told = {"number": ends.number, "num_examples": ends.num_examples, "rounds_left": ends.rounds_left}
-        self._write(_ENDS, ends.tensors, told)
+        self._write(_ENDS.format(ends.number), ends.tensors, told)
 
     def take(self, number: int, seconds: float) -> Arrays:
-        """Wait for the mean after so many rounds, and return it.
+        """Wait for the mean after so many rounds, and return it. What was offered up to then is removed.
 
         Args:
             number: as in what was offered.
@@ -122,11 +123,11 @@ class RoundFolder:
                 f"no mean of round {number} has come to {self.path} in {seconds:g} s; start whoever averages by then, or set "
                 "placement.rounds.wait to more if other clients take so long"
             )
-        (self.path / _ENDS).unlink(missing_ok=True)
+        self._remove(offered for offered in self._numbers() if offered <= number)
         return tensors
 
     def ends(self, seconds: float, at_least: int = 0, start_seconds: float = 0.0) -> Ends:
-        """Wait for what the run offers, and return it.
+        """Wait for what the run offers, and return the first of it.
 
         Args:
             seconds: how long to wait.
@@ -143,9 +144,10 @@ class RoundFolder:
         def offered() -> Ends | None:
             # A run that has ended may have offered something before.
             is_running = self.has_run()
-            content = self._read(_ENDS)
-            if content is not None and int(content[1].get("number", -1)) >= at_least:
-                return Ends(tensors=content[0], **{name: int(value) for name, value in content[1].items()})
+            for number in self._numbers():
+                content = self._read(_ENDS.format(number)) if number >= at_least else None
+                if content is not None:
+                    return Ends(tensors=content[0], **{name: int(value) for name, value in content[1].items()})
             if not is_running:
                 raise NoRunError(f"the run in {self.path} has ended; the summary.json of its own folder says why")
             return None
@@ -170,6 +172,16 @@ class RoundFolder:
             OSError: the disk is full.
         """
         write_text(self.path / _END, reason)
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of rounds of what the run offers, in order."""
+        first, last = _ENDS.split("{}")
+        names = [file.name for file in self.path.glob(_ENDS.format("*"))]
+        return sorted(int(name.removeprefix(first).removesuffix(last)) for name in names)
+
+    def _remove(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            (self.path / _ENDS.format(number)).unlink(missing_ok=True)
 
     def _write(self, name: str, tensors: Mapping[str, np.ndarray[Any, Any]], told: Mapping[str, int]) -> None:
         num_bytes = sum(tensor.nbytes for tensor in tensors.values())

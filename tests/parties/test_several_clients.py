@@ -128,7 +128,7 @@ def fit(
     rounds: Path | None = None,
 ) -> list[float]:
     log = LossLog(draws=False)
-    further = [] if rounds is None else [FederatedRounds(rounds / str(client), EVERY, 30.0)]
+    further = [] if rounds is None else [FederatedRounds(rounds / str(client), EVERY, 300.0)]
     path = None if folder is None else folder / f"{client}.ckpt"
     trainer = Trainer(
         accelerator="cpu",
@@ -327,7 +327,7 @@ def average(folders: list[RoundFolder]) -> list[tuple[int, int]]:
     """Do what an app of rounds does, and return the numbers of rounds that clients have offered and have left."""
     seen = []
     for number in range(STEPS // EVERY + 1):
-        offered = [folder.ends(30.0, at_least=number, start_seconds=30.0) for folder in folders]
+        offered = [folder.ends(300.0, at_least=number, start_seconds=300.0) for folder in folders]
         seen += [(ends.number, ends.rounds_left) for ends in offered]
         mean = common_start([ends.tensors for ends in offered], [ends.num_examples for ends in offered])
         for folder in folders:

@@ -22,7 +22,7 @@ _ABOUT_TOKENS = (
 
 
 class FederatedRounds(Callback):
-    """Offers what this client has trained at the start and after each round, and goes on with the mean.
+    """Offers what this client has at the start and after each round, and goes on with the mean after each round.
 
     What is offered is all that is trained of the parts here: with LoRA the adapters alone. Optimizer states stay here.
 
@@ -45,7 +45,7 @@ class FederatedRounds(Callback):
         self._stack = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with the mean, unless the run goes on in the middle of a round.
+        """Offer what the run begins with. Nothing is waited for: clients that take turns need each other's steps to begin.
 
         Raises:
             ValueError: nothing is trained of the parts here, or another run uses the folder.
@@ -53,11 +53,11 @@ class FederatedRounds(Callback):
         if not trained_parameters(_parts_of(pl_module)):
             raise ValueError("nothing of this client's bottom and top is trained, so there is nothing to average")
         self._stack.enter_context(self._folder.held())
-        self._last_step = -1
         print(f"this client's rounds go by {self._folder.path.resolve()}; each is of {self._every} steps", flush=True)
         if trains_embedding(pl_module):
             print(_ABOUT_TOKENS, flush=True)
-        self._exchange_if_due(trainer, pl_module)
+        self._last_step = trainer.global_step
+        self._offer(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,13 +70,19 @@ class FederatedRounds(Callback):
         if step % self._every or step == self._last_step:
             return
         self._last_step = step
-        number, parts = step // self._every, _parts_of(pl_module)
+        own = self._offer(trainer, pl_module)
+        mean = self._folder.take(own.number, self._wait)
+        check_mean(own.tensors, mean, own.number)
+        fill_parameters(_parts_of(pl_module), {name: torch.from_numpy(tensor) for name, tensor in mean.items()})
+
+    def _offer(self, trainer: Trainer, pl_module: LightningModule) -> Ends:
+        """Offer what is trained now, after so many whole rounds."""
+        number = trainer.global_step // self._every
         rounds_left = int(trainer.estimated_stepping_batches) // self._every - number
-        own = {name: _to_numpy(parameter) for name, parameter in trained_parameters(parts).items()}
-        self._folder.offer(Ends(number, own, num_examples_of(trainer), rounds_left))
-        mean = self._folder.take(number, self._wait)
-        check_mean(own, mean, number)
-        fill_parameters(parts, {name: torch.from_numpy(tensor) for name, tensor in mean.items()})
+        own = {name: _to_numpy(parameter) for name, parameter in trained_parameters(_parts_of(pl_module)).items()}
+        ends = Ends(number, own, num_examples_of(trainer), rounds_left)
+        self._folder.offer(ends)
+        return ends
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the rounds."""

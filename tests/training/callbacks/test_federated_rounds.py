@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from splitlearn.model import trained_parameters
 from splitlearn.rounds import Ends, RoundFolder
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.callbacks import FederatedRounds
@@ -37,6 +38,11 @@ def make(folder: Path, every: int = 2) -> tuple[FederatedRounds, Answers]:
     rounds, answers = FederatedRounds(folder, every), Answers(folder)
     rounds._folder = answers
     return rounds, answers
+
+
+def _own(module: SplitCausalLM) -> dict[str, np.ndarray[Any, Any]]:
+    parameters = trained_parameters([module.parts[0], module.parts[2]])
+    return {name: parameter.detach().numpy() for name, parameter in parameters.items()}
 
 
 def trainer_at(step: int) -> Any:
@@ -77,9 +83,11 @@ def test_a_run_that_goes_on_in_the_middle_of_a_round_ends_it_first(
     rounds, answers = make(tmp_path)
     rounds.on_train_start(trainer_at(3), module)
     assert "how it has changed tells whoever averages which tokens" in capsys.readouterr().out
-    assert not hasattr(answers, "offered")
+    before = answers.offered[0].tensors
+    assert all(np.array_equal(tensor, before[name]) for name, tensor in _own(module).items())
     rounds.on_train_batch_end(trainer_at(4), module, None, None, 0)
-    assert [(ends.number, ends.rounds_left) for ends in answers.offered] == [(2, 1)]
+    assert [(ends.number, ends.rounds_left) for ends in answers.offered] == [(1, 2), (2, 1)]
+    assert all(np.array_equal(tensor, before[name] + 1) for name, tensor in _own(module).items())
     rounds.on_exception(trainer_at(4), module, KeyboardInterrupt())
     assert not answers.has_run()
 
