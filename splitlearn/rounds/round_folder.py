@@ -1,8 +1,9 @@
 """A folder on a client's machine by which its run and the app of its rounds meet.
 
-At its start, and at the end of each round, the run writes the weights that it holds into a file; after a round it waits. The app
-hands them to whoever averages, and writes the mean into another file. Each file is there whole or not at all. The run holds a lock, so the app knows
-whether there is one. The app's process may end at any time: whatever it waited for still stands in the folder.
+At its start, and at the end of each round, the run writes the weights that it holds into a file; after a round it waits. The
+app hands them to whoever averages, and writes the mean into another file. Each file is there whole or not at all. The run holds
+a lock, so the app knows whether there is one. The app's process may end at any time: whatever it waited for still stands in the
+folder.
 """
 
 from __future__ import annotations
