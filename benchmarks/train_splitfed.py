@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +34,24 @@ _START_SECONDS, _END_SECONDS, _GRACE_SECONDS = 120.0, 300.0, 30.0
 def main() -> None:
     """Train with processes and in one process, compare them, and say in one line how they differ."""
     folder = Path(sys.argv[1]).resolve()
-    settings = _DEFAULTS | dict(text.lstrip("+").split("=", 1) for text in sys.argv[2:])
+    settings = _DEFAULTS | {name.lstrip("+"): value for name, _, value in (text.partition("=") for text in sys.argv[2:])}
     if settings["placement"] not in ORDERS:
         raise SystemExit(f"placement is {settings['placement']}; take one of {', '.join(ORDERS)}")
     folder.mkdir(parents=True)
     make_certificates(folder / "certificates", ["server", *CLIENTS], ["localhost", "127.0.0.1"])
-    with_flower(folder, settings)
+    processes = with_flower(folder, settings)
     simulate(folder / "simulation", settings)
     difference = largest_difference(folder)
+    runs = ", ".join(f"{name} {processes[name]} ({folder / name})" for name in ("server", *CLIENTS))
     print(
-        f"{settings['placement']}, the server in {folder / 'server'}, {' and '.join(CLIENTS)} beside it: the largest "
-        f"difference of a weight or a held-out loss from the simulation is {difference:g}"
+        f"{settings['placement']}: {runs} and Flower {processes['flower']} ({folder / 'flower'}): the largest difference of a "
+        f"weight or a held-out loss from the simulation is {difference:g}"
     )
     raise SystemExit(not difference <= TOLERANCE)
 
 
-def with_flower(folder: Path, settings: Mapping[str, str]) -> None:
-    """Train with a process for each party, and Flower's beside them."""
+def with_flower(folder: Path, settings: Mapping[str, str]) -> dict[str, int]:
+    """Train with a process for each party, and Flower's beside them, and return the numbers of the processes."""
     order, steps = ORDERS[settings["placement"]], int(settings["trainer.max_steps"])
     shared = [f"{name}={value}" for name, value in settings.items() if name.split(".")[0] in (*SHARED, "seed")]
     several = [f"clients=[{','.join(CLIENTS)}]", f"order={order}"]
@@ -63,9 +64,9 @@ def with_flower(folder: Path, settings: Mapping[str, str]) -> None:
         for number, name in enumerate(CLIENTS, 1):
             clients[name] = start_client(folder, name, number, address, settings)
             stack.callback(end, clients[name])
-        for process in start_flower(folder):
-            stack.callback(end, process)
+        flower = start_flower(folder, stack)
         run_rounds(folder, clients)
+        return {"server": server.pid, **{name: client.pid for name, client in clients.items()}, "flower": flower.pid}
 
 
 def start_client(folder: Path, name: str, number: int, address: str, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -90,32 +91,47 @@ def start_run(settings: Mapping[str, Any], name: str, folder: Path) -> subproces
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
-def start_flower(folder: Path) -> list[subprocess.Popen[bytes]]:
-    """Start Flower's SuperLink, and a SuperNode for each client, with the same certificates as the server of the trunk."""
+def start_flower(folder: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
+    """Start Flower's SuperLink, and a SuperNode for each client, with the same certificates as the server of the trunk.
+
+    Args:
+        folder: of the whole trial.
+        stack: ends the processes.
+
+    Returns:
+        The SuperLink, which starts the process that averages.
+    """
     home, certificates = folder / "flower", folder / "certificates"
     home.mkdir()
     link, *nodes = free_ports(1 + len(CLIENTS))
-    # It sends its makers what it is used for, and asks them for updates, unless it is told not to.
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    os.environ |= {"FLWR_HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     authority = certificates / "server" / "authority.pem"
     connection = f'address = "localhost:{link}"\nroot-certificates = "{authority}"\n'
     (home / "config.toml").write_text(f'[superlink]\ndefault = "local"\n\n[superlink.local]\n{connection}')
     own = [f"--ssl-certfile={certificates / 'server' / 'certificate.pem'}", f"--ssl-ca-certfile={authority}"]
     own += [f"--ssl-keyfile={certificates / 'server' / 'certificate.key'}", "--disable-runtime-dependency-installation"]
-    processes = [start_service(folder, "flower-superlink", "--host=localhost", f"--port={link}", *own)]
-    wait_for_port(link, processes[0])
+    superlink = start_service(folder, stack, "flower-superlink", "--host=localhost", f"--port={link}", *own)
+    wait_for_port(link, superlink)
     for name, port in zip(CLIENTS, nodes, strict=True):
         chosen = [f"--superlink=localhost:{link}", f"--root-certificates={certificates / name / 'authority.pem'}"]
         told = f'--node-config=folder="{folder / "rounds" / name}"'
-        processes.append(start_service(folder, "flower-supernode", f"--port={port}", *chosen, told))
-    return processes
+        start_service(folder, stack, "flower-supernode", f"--port={port}", *chosen, told)
+    return superlink
 
 
-def start_service(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a process of Flower, with those that it starts itself in a group of its own."""
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of Flower's processes, which would otherwise tell its makers what it is used for."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    return {**os.environ, **quiet, "FLWR_HOME": str(folder / "flower"), "PATH": path}
+
+
+def start_service(folder: Path, stack: ExitStack, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a process of Flower, which ends with those that it starts itself."""
     with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen([name, *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        output = {"stdout": log, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen([name, *arguments], **output, env=environment(folder), start_new_session=True)
+    stack.callback(end, process, leads_group=True)
+    return process
 
 
 def run_rounds(folder: Path, clients: Mapping[str, subprocess.Popen[bytes]]) -> None:
@@ -124,15 +140,40 @@ def run_rounds(folder: Path, clients: Mapping[str, subprocess.Popen[bytes]]) -> 
     Raises:
         SystemExit: one has failed.
     """
-    subprocess.run(["flwr", "run", str(_APP), "local", "--stream"], check=True)
-    until = time.monotonic() + _END_SECONDS
-    for name, client in clients.items():
-        try:
-            status = client.wait(max(until - time.monotonic(), 0.0))
-        except subprocess.TimeoutExpired:
-            raise SystemExit(f"Flower's run has ended, and {name} has not: see {folder / name}.log") from None
-        if status:
-            raise SystemExit(f"{name} has failed: see {folder / name}.log")
+    rounds = subprocess.Popen(["flwr", "run", str(_APP), "local", "--stream"], env=environment(folder))
+    try:
+        wait_for_all({"Flower's run": rounds, **clients}, folder)
+    finally:
+        rounds.terminate()
+
+
+def wait_for_all(processes: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> None:
+    """Return once all processes are done; those beside the first have so many seconds more than it.
+
+    Raises:
+        SystemExit: one has failed, or does not end.
+    """
+    first = next(iter(processes.values()))
+    until = float("inf")
+    while running := [name for name, process in processes.items() if process.poll() is None]:
+        refuse_failed(processes, folder)
+        if first.poll() is not None:
+            until = min(until, time.monotonic() + _END_SECONDS)
+        if time.monotonic() > until:
+            raise SystemExit(f"{' and '.join(running)} should have ended by now; the files named .log in {folder} say why")
+        time.sleep(0.2)
+    refuse_failed(processes, folder)
+
+
+def refuse_failed(processes: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> None:
+    """Refuse processes of which one has failed.
+
+    Raises:
+        SystemExit: it has.
+    """
+    for name, process in processes.items():
+        if process.poll():
+            raise SystemExit(f"{name} has failed; the files named .log in {folder} say why")
 
 
 def simulate(folder: Path, settings: Mapping[str, str]) -> None:
@@ -172,20 +213,22 @@ def last_loss(folder: Path, name: str) -> float:
     return last
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process, and those that it has started if it leads a group of its own."""
-    leads = process.poll() is None and os.getpgid(process.pid) == process.pid
+def end(process: subprocess.Popen[bytes], leads_group: bool = False) -> None:
+    """End a process.
+
+    Args:
+        process: which.
+        leads_group: whether it leads a group of processes, which it has started and which are to end, too.
+    """
     process.terminate()
     try:
         process.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if leads:
-        try:
+    if leads_group:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
 
 
 def free_ports(count: int) -> list[int]:

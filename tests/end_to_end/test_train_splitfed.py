@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,33 @@ def write_splitfed(folder: Path, **changed: Any) -> None:
 def test_train_splitfed_sees_what_differs(train_splitfed: Any, tmp_path: Path, changed: str | None) -> None:
     write_splitfed(tmp_path, **({} if changed is None else {changed: 1.5}))
     assert train_splitfed.largest_difference(tmp_path) == (0.0 if changed is None else 0.5)
+
+
+def test_train_splitfed_has_flower_tell_nobody(train_splitfed: Any, tmp_path: Path) -> None:
+    settings = train_splitfed.environment(tmp_path)
+    assert (settings["FLWR_TELEMETRY_ENABLED"], settings["FLWR_DISABLE_UPDATE_CHECK"]) == ("0", "1")
+    # Nothing is read from or left in the user's own folder.
+    assert settings["FLWR_HOME"] == str(tmp_path / "flower")
+
+
+def test_train_splitfed_waits_for_all_and_names_what_fails(
+    train_splitfed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["bash", "-c", command])
+
+    train_splitfed.wait_for_all({"rounds": start("true"), "client": start("sleep 0.1")}, tmp_path)
+    # One that fails last, and one whose failure the others would wait for.
+    for first, second in (("true", "sleep 0.1; exit 3"), ("exec sleep 60", "exit 3")):
+        processes = {"rounds": start(first), "client": start(second)}
+        with pytest.raises(SystemExit, match=r"client has failed; the files named \.log in"):
+            train_splitfed.wait_for_all(processes, tmp_path)
+        train_splitfed.end(processes["rounds"])
+    monkeypatch.setattr(train_splitfed, "_END_SECONDS", 0.1)
+    processes = {"rounds": start("true"), "client": start("exec sleep 60")}
+    with pytest.raises(SystemExit, match="client should have ended by now"):
+        train_splitfed.wait_for_all(processes, tmp_path)
+    train_splitfed.end(processes["client"])
 
 
 def test_train_splitfed_takes_nothing_for_the_same(train_splitfed: Any) -> None:
