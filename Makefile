@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # What to hand on: make train ARGS="split.point_1=2 trainer.max_epochs=1", make test ARGS="-k exactness"
 ARGS   ?=
 
-.PHONY: train train-parties train-splitfed test test-all lint notebooks clean
+.PHONY: train train-parties train-splitfed test test-splitfed test-all lint notebooks clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py $(ARGS)
@@ -24,13 +24,18 @@ train-splitfed: $(SPLITFED_VENV)/installed
 
 $(SPLITFED_VENV)/installed: pyproject.toml constraints-splitfed.txt
 	$(PYTHON) -m venv $(SPLITFED_VENV)
-	$(SPLITFED_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-splitfed.txt -e ".[splitfed]"
+	$(SPLITFED_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-splitfed.txt -e ".[splitfed]" \
+	  hypothesis pytest
 	touch $@
 
 # Files are divided among so many processes.
 JOBS   ?= auto
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# What is tested of the rounds with Flower itself.
+test-splitfed: $(SPLITFED_VENV)/installed
+	$(SPLITFED_VENV)/bin/python -m pytest tests/rounds $(ARGS)
 
 # Also compares every architecture of transformers with its parts, and writes docs/architectures.md; then looks for small changes
 # of the code that no test notices.

@@ -20,7 +20,7 @@ FOR_USERS = {"splitlearn", "splitlearn.utils", "splitlearn.__main__"}
 # Modules that other packages import past the package's face, each with its reason.
 PAST_THE_FACE: dict[str, str] = {}
 # Units that answer at once: importing them must not import a library that takes seconds.
-QUICK = ("cli", "cut", "files", "memory", "report", "runs", "settings", "terminal")
+QUICK = ("cli", "cut", "files", "memory", "report", "rounds", "runs", "settings", "terminal")
 SLOW_LIBRARIES = {"bitsandbytes", "datasets", "lightning", "peft", "torch", "torchao", "transformers"}
 
 
@@ -217,3 +217,16 @@ def test_some_units_import_no_slow_library(unit: str) -> None:
         if unit_of(module) == unit:
             way = way_to_slow_library(module)
             assert not way, f"{unit} must not import a library that takes seconds: " + " imports ".join(way)
+
+
+@pytest.mark.parametrize("side", ["client_app", "server_app"])
+def test_the_apps_of_rounds_have_neither_data_nor_a_model(side: str) -> None:
+    todo, seen = [f"splitlearn.rounds.{side}"], set()
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        # In a function too: what an app does not import at all, it cannot hold.
+        targets = {entry.target for entry in imports() if entry.importer == module and entry.target in modules()}
+        todo += sorted(targets - seen)
+    units = {unit_of(module) for module in seen} - {""}
+    assert units <= {"rounds", "files", "naming"}, f"{side} must import neither data nor models, but imports {sorted(units)}"

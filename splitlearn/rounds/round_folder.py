@@ -140,7 +140,10 @@ class RoundFolder:
             TimeoutError: it has not offered anything.
         """
         if not _wait(lambda: self.has_run() or None, start_seconds):
-            raise NoRunError(f"no run takes part in rounds in {self.path}; start the client's with placement.rounds.folder")
+            raise NoRunError(
+                f"no run takes part in rounds in {self.path}; start the client's with placement.rounds.folder, or see in the "
+                "summary.json of its own folder why it has ended"
+            )
 
         def offered() -> Ends | None:
             # A run that has ended may have offered something before.
@@ -188,7 +191,7 @@ class RoundFolder:
         num_bytes = sum(tensor.nbytes for tensor in tensors.values())
         with whole_file(self.path / name, num_bytes) as file:
             # Others' arrays may be views, of which safetensors would write the wrong bytes.
-            whole = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+            whole = {key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}
             save_file(whole, file, {key: str(value) for key, value in told.items()})
 
     def _read(self, name: str) -> tuple[Arrays, dict[str, str]] | None:

@@ -126,8 +126,28 @@ def checked(replies: Iterable[Message], count: int) -> list[Message]:
     return sorted(answers, key=lambda reply: reply.metadata.src_node_id)
 
 
-def make_strategy(name: str, settings: Mapping[str, Any], count: int) -> strategy.Strategy:
-    """Return a strategy of Flower that averages all clients, in double precision.
+class OfAllClients(strategy.Strategy):
+    """Has a strategy of Flower average all clients, in double precision, and refuse a round that one has not been through."""
+
+    num_clients: int
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+        """Average the clients' tensors, which keep their dtypes."""
+        answers = checked(replies, self.num_clients)
+        dtypes: dict[str, Any] = {}
+        for reply in answers:
+            for key, record in list(reply.content.array_records.items()):
+                tensors = to_numpy(record)
+                dtypes |= {name: tensor.dtype for name, tensor in tensors.items()}
+                reply.content[key] = to_record({name: tensor.astype(np.float64) for name, tensor in tensors.items()})
+        arrays, metrics = super().aggregate_train(server_round, answers)
+        if arrays is None:
+            return None, metrics
+        return to_record({name: tensor.astype(dtypes[name]) for name, tensor in to_numpy(arrays).items()}), metrics
+
+
+def make_strategy(name: str, settings: Mapping[str, Any], count: int) -> OfAllClients:
+    """Return a strategy of Flower that averages all clients.
 
     Args:
         name: of a class of ``flwr.serverapp.strategy``.
@@ -139,37 +159,19 @@ def make_strategy(name: str, settings: Mapping[str, Any], count: int) -> strateg
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy is {name!r}; use one of {', '.join(STRATEGIES)}")
-    kind = getattr(strategy, name)
-
-    class OfAllClients(kind):
-        """Refuses a round that a client has not been through."""
-
-        def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
-            answers = checked(replies, count)
-            for reply in answers:
-                for key, record in list(reply.content.array_records.items()):
-                    reply.content[key] = to_record(to_numpy(record), np.float64)
-            arrays, metrics = super().aggregate_train(server_round, answers)
-            return None if arrays is None else to_record(to_numpy(arrays), np.float32), metrics
-
     # Flower's log names the class.
-    OfAllClients.__name__ = name
-    averaging: strategy.Strategy = OfAllClients(
-        **{"fraction_evaluate": 0.0, "min_train_nodes": count, "min_available_nodes": count, **settings}
-    )
+    kind: Any = type(name, (OfAllClients, getattr(strategy, name)), {"num_clients": count})
+    needed = {"fraction_evaluate": 0.0, "min_train_nodes": count, "min_available_nodes": count}
+    averaging: OfAllClients = kind(**{**needed, **settings})
     return averaging
 
 
 def to_numpy(record: ArrayRecord) -> Arrays:
     """Return the tensors of a record of Flower."""
-    return {name: array.numpy() for name, array in record.items()}
+    # safetensors writes the wrong bytes of views.
+    return {name: np.asarray(array.numpy(), order="C") for name, array in record.items()}
 
 
-def to_record(tensors: Arrays, dtype: Any = None) -> ArrayRecord:
-    """Return tensors as a record of Flower.
-
-    Args:
-        tensors: by name.
-        dtype: what they become; None leaves it.
-    """
-    return ArrayRecord({name: Array(np.asarray(tensor, dtype)) for name, tensor in tensors.items()})
+def to_record(tensors: Arrays) -> ArrayRecord:
+    """Return tensors as a record of Flower."""
+    return ArrayRecord({name: Array(tensor) for name, tensor in tensors.items()})

@@ -28,7 +28,7 @@ from splitlearn.training.checkpoint_fit import check_checkpoint, check_noise, de
 from splitlearn.training.loss import Losses
 from splitlearn.training.part_owner import PartElsewhere
 from splitlearn.training.settings import TrainingSettings, parse_dtype, plain_request
-from splitlearn.training.step_figures import is_logged, learning_rates, perplexity
+from splitlearn.training.step_figures import is_logged, learning_rates, num_steps_of, perplexity
 from splitlearn.training.token_window import count_supervised
 
 Batch = dict[str, torch.Tensor]
@@ -376,13 +376,8 @@ class SplitCausalLM(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return one AdamW over the trained parts and its schedule, stepped after every optimizer step."""
         optimizer = self._loaded.step.make_optimizer(self.optimization)
-        schedule = self.optimization.make_schedule(optimizer, self._num_steps())
+        schedule = self.optimization.make_schedule(optimizer, num_steps_of(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _num_steps(self) -> int:
-        # Asking Lightning has the data loader begin; a stream would then not begin where a checkpoint says.
-        is_streamed = getattr(getattr(self.trainer, "datamodule", None), "streaming", False)
-        return self.trainer.max_steps if is_streamed else int(self.trainer.estimated_stepping_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put trained tensors under the unsplit model's names; what was not trained is in the base checkpoint."""

@@ -30,7 +30,7 @@ from splitlearn.training.client_settings import ClientSettings
 from splitlearn.training.clipping import clip_coefficient, total_norm
 from splitlearn.training.module import Batch, SplitCausalLM
 from splitlearn.training.shared_steps import mean_gradients
-from splitlearn.training.step_figures import is_logged, learning_rates
+from splitlearn.training.step_figures import is_logged, learning_rates, num_steps_of
 from splitlearn.training.token_window import count_supervised
 
 _ENDS = ("bottom", "top")
@@ -228,7 +228,7 @@ class SimulatedClients(SplitCausalLM):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-        num_steps, in_turn = self._num_steps(), len(self.clients) if self.simulation.is_sequential else 1
+        num_steps, in_turn = num_steps_of(self.trainer), len(self.clients) if self.simulation.is_sequential else 1
         of_trunk, of_client = (_factors(self, steps) for steps in (num_steps, self.simulation.steps_of_each(num_steps)))
         lambdas: list[Callable[[int], float]] = [
             of_trunk if group["name"].split("/")[0] == PART_NAMES[_TRUNK] else lambda step: of_client(step // in_turn)

@@ -1,4 +1,4 @@
-"""Figures of training: the learning rates of a step, whether they are logged, and the perplexity of a loss."""
+"""Figures of training: the steps of a run, the learning rates of one, whether it is logged, and the perplexity of a loss."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def is_logged(trainer: Trainer) -> bool:
     # The trainer's logger connector sets it; the class does not declare it.
     every: int = getattr(trainer, "log_every_n_steps", 0)
     return every > 0 and (trainer.global_step + 1) % every == 0
+
+
+def num_steps_of(trainer: Trainer) -> int:
+    """Return of how many optimizer steps a run is made."""
+    # Asking Lightning has the data loader begin; a stream would then not begin where a checkpoint says.
+    is_streamed = getattr(getattr(trainer, "datamodule", None), "streaming", False)
+    return trainer.max_steps if is_streamed else int(trainer.estimated_stepping_batches)
 
 
 def perplexity(loss: torch.Tensor) -> float:

@@ -77,11 +77,12 @@ def check(library: str, internal: Internal) -> None:
 
 # Modules whose names without an underscore are public: documented as such by their library.
 PUBLIC_MODULES = {
+    *("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"),
     *("datasets", "huggingface_hub", "huggingface_hub.errors", "huggingface_hub.constants"),
     *("hydra", "hydra.core.hydra_config", "hydra.errors", "hydra.utils", "omegaconf", "omegaconf.errors"),
     *("lightning.pytorch", "lightning.pytorch.accelerators", "lightning.pytorch.callbacks", "lightning.pytorch.loggers"),
     *("lightning.pytorch.plugins.io", "lightning.pytorch.plugins.precision", "lightning.pytorch.strategies"),
-    *("peft", "safetensors", "safetensors.torch", "torchao.quantization"),
+    *("peft", "safetensors", "safetensors.numpy", "safetensors.torch", "torchao.quantization"),
     *("torch", "torch.nn", "torch.nn.functional", "torch.nn.utils.rnn", "torch.utils.checkpoint", "torch.utils.data"),
     *("torch.utils.flop_counter", "torch.optim", "torch.autograd.function"),
     *("transformers", "transformers.modeling_outputs", "transformers.utils"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from splitlearn.certificates import Identity
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.loading import ModelRequest
-from splitlearn.model import ComposedCausalLM
+from splitlearn.model import ComposedCausalLM, trained_parameters
 from splitlearn.parties import (
     Conversation,
     GrpcConnection,
@@ -30,7 +31,7 @@ from splitlearn.parties import (
     add_port,
     join,
 )
-from splitlearn.rounds import RoundFolder
+from splitlearn.rounds import Ends, RoundFolder
 from splitlearn.rounds.agreeing import common_start
 from splitlearn.training import SimulatedClients, SplitCausalLM, TrainingSettings, count_supervised
 from splitlearn.training.callbacks import FederatedRounds
@@ -323,31 +324,42 @@ def test_clients_are_averaged_after_so_many_steps_of_each(order: str, tiny_check
     assert torch.equal(next(alice.top.parameters()), (own * 0.25 + other * 0.75).float())
 
 
-def average(folders: list[RoundFolder]) -> list[tuple[int, int]]:
-    """Do what an app of rounds does, and return the numbers of rounds that clients have offered and have left."""
-    seen = []
+def average(folders: list[RoundFolder]) -> list[list[Ends]]:
+    """Do what an app of rounds does, and return what clients have offered in each round."""
+    rounds = []
     for number in range(STEPS // EVERY + 1):
         offered = [folder.ends(300.0, at_least=number, start_seconds=300.0) for folder in folders]
-        seen += [(ends.number, ends.rounds_left) for ends in offered]
         mean = common_start([ends.tensors for ends in offered], [ends.num_examples for ends in offered])
         for folder in folders:
             folder.bring(number, mean)
-    return seen
+        rounds.append(offered)
+    return rounds
 
 
 @pytest.mark.parametrize("order", ["sequential", "concurrent"])
 def test_rounds_with_a_server_are_those_of_the_simulation(
-    order: str, tiny_checkpoint: Callable[..., Path], identity: Identify, tmp_path: Path
+    order: str, tiny_checkpoint: Callable[..., Path], identity: Identify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("splitlearn.rounds.round_folder._POLL_SECONDS", 0.005)
     checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
-    expected, _ = simulated(checkpoint, order, average_every=EVERY)
+    expected, module = simulated(checkpoint, order, average_every=EVERY)
     folders = [RoundFolder(tmp_path / str(client)) for client in range(len(CLIENTS))]
     with ThreadPoolExecutor(1) as pool:
         averaging = pool.submit(average, folders)
         losses, _ = with_server(checkpoint, order, identity, (0.0, 0.0), rounds=tmp_path)
-        assert averaging.result() == [(0, 2), (0, 2), (1, 1), (1, 1), (2, 0), (2, 0)]
+        rounds = averaging.result()
     assert [of_client[:-1] for of_client in losses] == expected
-    assert expected != simulated(checkpoint, order)[0]
+    # What passes between a run and its app: no step, the tensors of a client's own parts, and three numbers.
+    assert [[(ends.number, ends.rounds_left) for ends in offered] for offered in rounds] == [
+        [(0, 2)] * 2,
+        [(1, 1)] * 2,
+        [(2, 0)] * 2,
+    ]
+    own = trained_parameters([module.models[0].bottom, module.models[0].top])
+    assert all(ends.tensors.keys() == own.keys() for offered in rounds for ends in offered)
+    # The mean makes a difference: clients have moved apart in each round.
+    for one, other in rounds[1:]:
+        assert any(not np.array_equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 @pytest.mark.parametrize("order", ["sequential", "concurrent"])

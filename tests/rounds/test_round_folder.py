@@ -25,8 +25,10 @@ def test_what_one_side_writes_the_other_reads(tmp_path: Path) -> None:
         assert np.array_equal(offered.tensors["weight"], np.zeros((2, 3)))
         taking = pool.submit(run.take, 0, 10.0)
         # Not contiguous: the bytes of the whole array would be others.
-        app.bring(0, {"weight": np.arange(6.0, dtype=np.float32).reshape(3, 2).T})
-        assert np.array_equal(taking.result()["weight"], [[0, 2, 4], [1, 3, 5]])
+        app.bring(0, {"weight": np.arange(6.0, dtype=np.float32).reshape(3, 2).T, "scale": np.ones(())})
+        mean = taking.result()
+        assert np.array_equal(mean["weight"], [[0, 2, 4], [1, 3, 5]])
+        assert mean["scale"].shape == ()
         assert not list(run.path.glob("ends-*"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from splitlearn.model import SplitModel, fill_parameters, trained_parameters
 from splitlearn.naming import named
 from splitlearn.rounds import Ends, RoundFolder
 from splitlearn.training.module import SplitCausalLM
+from splitlearn.training.step_figures import num_steps_of
 
 _ABOUT_TOKENS = (
     "the embedding is trained, and how it has changed tells whoever averages which tokens this client trains with; peft=lora "
@@ -78,7 +80,7 @@ class FederatedRounds(Callback):
     def _offer(self, trainer: Trainer, pl_module: LightningModule) -> Ends:
         """Offer what is trained now, after so many whole rounds."""
         number = trainer.global_step // self._every
-        rounds_left = int(trainer.estimated_stepping_batches) // self._every - number
+        rounds_left = num_steps_of(trainer) // self._every - number
         own = {name: _to_numpy(parameter) for name, parameter in trained_parameters(_parts_of(pl_module)).items()}
         ends = Ends(number, own, num_examples_of(trainer), rounds_left)
         self._folder.offer(ends)
@@ -126,9 +128,8 @@ def trains_embedding(module: LightningModule) -> bool:
 
 def num_examples_of(trainer: Trainer) -> int:
     """Return how many training blocks a run has, by which it is weighted; 1 if its data do not say it."""
-    blocks = getattr(getattr(trainer, "datamodule", None), "blocks", None) or {}
-    train = blocks.get("train")
-    return len(train) if hasattr(train, "__len__") else 1
+    train = (getattr(getattr(trainer, "datamodule", None), "blocks", None) or {}).get("train")
+    return len(train) if isinstance(train, Sized) else 1
 
 
 def _parts_of(module: LightningModule) -> list[SplitModel]:
