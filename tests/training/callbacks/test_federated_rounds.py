@@ -92,6 +92,17 @@ def test_a_run_that_goes_on_in_the_middle_of_a_round_ends_it_first(
     assert not answers.has_run()
 
 
+def test_a_stream_is_not_asked_for_its_length(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4)
+    module.load_parts()
+    rounds, answers = make(tmp_path)
+    # Lightning would begin the stream to answer, so it has no such attribute here.
+    trainer = SimpleNamespace(global_step=2, max_steps=7, datamodule=SimpleNamespace(streaming=True, blocks={}))
+    rounds.on_train_start(cast(Trainer, trainer), module)
+    rounds.on_train_end(cast(Trainer, trainer), module)
+    assert [(ends.number, ends.num_examples, ends.rounds_left) for ends in answers.offered] == [(1, 1, 2)]
+
+
 def test_what_cannot_be_averaged_is_refused(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     frozen = {"parts": {"bottom": {"train": False}, "top": {"train": False}}}
     module = SplitCausalLM(str(tiny_checkpoint("llama", tie_word_embeddings=False)), 2, 4, optimizer=frozen)
