@@ -82,7 +82,7 @@ class _LabelAttack(Attack):
         def push(change_NTD: torch.Tensor) -> torch.Tensor:
             return jacobian.push(change_NTD * scale_NT1) / width_D
 
-        target_NTD = pieces.crossed_NTD.to(top.device, torch.float32) * scale_NT1
+        target_NTD = pieces.crossed_NTD.to(jacobian.device, torch.float32) * scale_NT1
         return best_labels(call, self._estimate(pull, push, target_NTD, meter) / width_D).cpu()
 
     @abstractmethod

@@ -122,7 +122,8 @@ class HeadJacobian:
     def pull(self, gradient_NTD: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the smashed data for one of the head's input, both of shape (N, T, D)."""
         (pulled_NTD,) = torch.autograd.grad(self._input_NTD, self._smashed_NTD, gradient_NTD, retain_graph=True)
-        return pulled_NTD
+        # The lowest part may live on another device than the head; all that is computed with products is beside the head.
+        return pulled_NTD.to(self.device)
 
     def push(self, change_NTD: torch.Tensor) -> torch.Tensor:
         """Return the change of the head's input for one of the smashed data, both of shape (N, T, D).
@@ -132,6 +133,7 @@ class HeadJacobian:
         """
         given_NTD, returned_NTD = self._backward
         try:
+            change_NTD = change_NTD.to(returned_NTD.device)
             (pushed_NTD,) = torch.autograd.grad(returned_NTD, given_NTD, change_NTD, retain_graph=True)
         except RuntimeError as error:
             raise ValueError(
