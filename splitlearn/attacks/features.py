@@ -5,7 +5,7 @@ Shapes: N pieces of text, T tokens, M vectors, D hidden size, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -69,6 +69,14 @@ class Standardizer:
         ordinary = (values - self.centre_D) / self.scale_D
         large = (values - self.large_centre_D) / (self.scale_D * self.large_gain)
         return torch.cat([torch.where(is_large, large, ordinary).clamp(-_CLAMP, _CLAMP), is_large.float()], dim=-1)
+
+    def to(self, device: torch.device) -> Standardizer:
+        """Return the same with its measures on a device.
+
+        Args:
+            device: where smashed data will be given.
+        """
+        return Standardizer(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def _sizes(vectors: torch.Tensor) -> torch.Tensor:

@@ -111,13 +111,16 @@ class TrainedInverter(RankingAttack):
         width = standardize(own.crossed_NTD[:1]).shape[-1]
         network = self.make_network(width, head.embedding_width, max(own.ids_NT.shape[1], view.test.ids_NT.shape[1]))
         head.start(network, moments)
+        # What crossed stays in main memory, and a batch of it is moved at a time.
+        device = torch.device("cpu") if view.public is None else view.public.device
+        network, head, standardize = network.to(device), head.to(device), standardize.to(device)
         self._train(network, head, own, standardize, meter)
         network.eval()
 
         def project(crossed_NTD: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
                 pieces = crossed_NTD.split(self.batch_size)
-                return torch.cat([network(standardize(piece)) for piece in pieces])
+                return torch.cat([network(standardize(piece.to(device))) for piece in pieces])
 
         return Ranker(project, head.directions(), head.ids_R)
 
@@ -131,7 +134,7 @@ class TrainedInverter(RankingAttack):
                     return
                 _set_learning_rate(optimizer, self.learning_rate, meter.progress(total_steps))
                 mask_NT = None if own.mask_NT is None else own.mask_NT[rows]
-                vectors_NTE = network(standardize(own.crossed_NTD[rows]))
+                vectors_NTE = network(standardize(own.crossed_NTD[rows].to(standardize.centre_D.device)))
                 loss = head.loss(vectors_NTE, own.ids_NT[rows], mask_NT)
                 optimizer.zero_grad()
                 loss.backward()
@@ -230,9 +233,9 @@ class _Head(nn.Module):
         ids_M = ids_NT.flatten() if mask_NT is None else ids_NT[mask_NT]
         rows_M = ids_M if self.ids_R is None else torch.searchsorted(self.ids_R, ids_M)
         candidates_K = self._candidates(rows_M)
-        candidate_rows_KE = normalize(self._rows_RE[candidates_K], dim=-1)
+        candidate_rows_KE = normalize(self._rows_RE[candidates_K.to(self._rows_RE.device)], dim=-1)
         scores_MK = self._factor.exp() * (normalize(vectors_ME, dim=-1) @ candidate_rows_KE.T)
-        return cross_entropy(scores_MK, torch.searchsorted(candidates_K, rows_M))
+        return cross_entropy(scores_MK, torch.searchsorted(candidates_K, rows_M).to(scores_MK.device))
 
     def _candidates(self, rows_M: torch.Tensor) -> torch.Tensor:
         """Return the batch's tokens, tokens of the auxiliary texts and any others, as sorted numbers of rows."""

@@ -29,7 +29,7 @@ class Ranker:
     A token's score is the inner product of its row with the projected vector, plus its bias.
 
     Attributes:
-        project: from what crossed (N, T, D) to vectors (N, T, E).
+        project: from what crossed (N, T, D) to vectors (N, T, E), on the device of the rows.
         rows_RE: a row for each token that is ranked, shape (R, E).
         ids_R: the token id of each row; None if the rows are those of all ids in order.
         bias_R: added to the scores, shape (R,); None for nothing.
@@ -58,7 +58,9 @@ class Ranker:
         count = min(count, len(self.rows_RE))
         vectors_NTE = self.project(crossed_NTD)
         num_vectors = max(1, _SCORES_AT_A_TIME // len(self.rows_RE))
-        ranks = [self._scores(vectors).topk(count, dim=1).indices for vectors in vectors_NTE.flatten(0, 1).split(num_vectors)]
+        ranks = [
+            self._scores(vectors).topk(count, dim=1).indices.cpu() for vectors in vectors_NTE.flatten(0, 1).split(num_vectors)
+        ]
         order_MK = torch.cat(ranks)
         ids_MK = order_MK if self.ids_R is None else self.ids_R[order_MK]
         return ids_MK.view(*crossed_NTD.shape[:2], count)

@@ -103,6 +103,11 @@ class PublicModel:
             rows_VD = embedding(torch.arange(len(weight_VD), device=weight_VD.device))
         return cls(rows_VD.detach().float().cpu(), *model.parts)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the lowest public part is; the CPU if none is public."""
+        return next((part.device for part in (self.bottom, self.trunk, self.top) if part is not None), torch.device("cpu"))
+
     def next_tokens(self, ids_NT: torch.Tensor, mask_NT: torch.Tensor | None = None) -> torch.Tensor | None:
         """Return the language model's guess of the token after each position, shape (N, T); None if a part is not public.
 

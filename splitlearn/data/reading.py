@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,6 @@ class SourceRows:
         streaming: read a hub's data set while it is downloaded.
 
     Attributes:
-        layout: what is read from each row.
         num_rows: how many rows have been read, empty ones left out.
         num_empty: how many rows were left out as empty.
         columns: the names of all columns that were seen.
@@ -87,19 +87,21 @@ class SourceRows:
         self.columns = dict.fromkeys(self._column_names())
         if not self.columns:
             raise ValueError(f"{source}: no text in there")
-        self.layout = choose(list(self.columns), str(source))
+        layout = self.layout
         if self._hub is not None or (self.paths and kind_of(self.paths[0]) not in ("jsonl", "text")):
             for name, present in self._tables():
-                _check_columns(self.layout, name, present)
+                _check_columns(layout, name, present)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What is read from each row."""
+        return self._choose(list(self.columns), str(self.source))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a worker process needs: it chooses the layout, which holds functions, by itself."""
-        return self.__dict__ | {"layout": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what another process handed over."""
-        self.__dict__.update(state)
-        self.layout = self._choose(list(self.columns), str(self.source))
+        """Return what a worker process needs. It chooses the layout, which holds functions, by itself, once it reads a row:
+        whoever chooses is often handed over together with these rows, and not yet complete when they are.
+        """
+        return {name: value for name, value in self.__dict__.items() if name != "layout"}
 
     @property
     def is_local(self) -> bool:

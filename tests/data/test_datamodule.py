@@ -1,4 +1,5 @@
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,14 @@ def test_a_stream_is_taken_up_where_it_was_left(lines: Path, num_workers: int) -
     whole, rest = batches(0), batches(3)
     assert len(whole) > 10
     assert [each.tolist() for each in rest] == [each.tolist() for each in whole[3:]]
+
+
+def test_a_stream_can_be_handed_to_a_process_that_is_not_forked(lines: Path) -> None:
+    loader = streamed(lines, block_size=32, batch_size=2, max_train_blocks=8).train_dataloader()
+    assert isinstance(loader, ResumableLoader) and isinstance(loader.dataset, StreamedBlocks)
+    dataset = loader.dataset
+    handed_over = pickle.loads(pickle.dumps(dataset))
+    assert [row["input_ids"].tolist() for row in handed_over] == [row["input_ids"].tolist() for row in dataset]
 
 
 def added_padding(folder: Path) -> str:
