@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from splitlearn.boundary import Boundary, Freight, Ticket, load, load_gradients, unload, unload_gradients, without_graph
+from splitlearn.boundary import (
+    Boundary,
+    CallKind,
+    Freight,
+    Ticket,
+    load,
+    load_gradients,
+    unload,
+    unload_gradients,
+    without_graph,
+)
 from splitlearn.model import TopRequest
 from splitlearn.parties.cargo import (
     read_freight,
@@ -127,6 +137,8 @@ class RemoteCall:
         del self._message
         self._number = self._connection.post(head, tensors)
         if head.forward.keeps_graph:
+            if self._below.kind is CallKind.TRAIN:
+                self._owner.note_forward()
             # If the output is let go of, the holder may let go of its graph.
             self._dropping = weakref.finalize(self, self._connection.drop, self._number)
             self._dropping.atexit = False
@@ -179,6 +191,8 @@ class RemoteCall:
         zeroes_first = self._owner.takes_zeroing()
         told = pb.Backward(forward=self._number, gradients=gradients, zeroes_first=zeroes_first)
         self._backward = self._connection.post(pb.Head(backward=told), tensors)
+        if self._below.kind is CallKind.TRAIN:
+            self._owner.note_backward()
 
     def await_gradients(self) -> None:
         """Wait for the gradients of the part's input, and give them to the boundary below."""

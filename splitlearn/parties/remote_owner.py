@@ -40,6 +40,11 @@ class RemoteOwner:
         self._limits = welcome.limits
         self._parts, self._codecs = parts, codecs
         self._has_zeroed = False
+        # What the norms of the step under way will be asked for with, once no forward call waits for its backward pass.
+        self._expected_scale: float | None = None
+        self._num_waiting = 0
+        # Of the question for the norms, if it was sent with the last backward pass.
+        self._asked: int | None = None
         self.state_bytes = 0
 
     def group_settings(self) -> list[dict[str, Any]]:
@@ -59,10 +64,28 @@ class RemoteOwner:
         has_zeroed, self._has_zeroed = self._has_zeroed, False
         return has_zeroed
 
+    def expect_norms(self, scale: float) -> None:
+        """Have the question for the norms follow the last gradient of the coming backward pass, whose answer it does not await."""
+        self._expected_scale, self._num_waiting, self._asked = scale, 0, None
+
+    def note_forward(self) -> None:
+        """Know that a forward call for training was sent, whose gradient will be."""
+        self._num_waiting += 1
+
+    def note_backward(self) -> None:
+        """Know that the gradient of a forward call for training was sent."""
+        self._num_waiting -= 1
+        if self._asked is not None:
+            raise RuntimeError("a backward pass follows the question for the norms of its step, which its gradients belong to")
+        if self._expected_scale is not None and self._num_waiting == 0:
+            self._asked = self._connection.post(_question(self._expected_scale))
+            self._expected_scale = None
+
     def gradient_norms(self, scale: float) -> dict[str, dict[str, torch.Tensor]]:
         """Have the gradients scaled by ``scale``, once a step, and return the norm of each, as scalars."""
         self._tell_zeroing()
-        answer = ask(self._connection, pb.Head(ask_norms=pb.AskNorms(scale=scale)))
+        asked, self._asked, self._expected_scale = self._asked, None, None
+        answer = self._connection.wait(self._connection.post(_question(scale)) if asked is None else asked)
         tensors = {group.name: list(group.tensors) for group in self._groups}
         norms: dict[str, dict[str, torch.Tensor]] = {}
         for group in answer.head.norms.groups:
@@ -130,3 +153,7 @@ class RemoteOwner:
             if number == len(pieces) - 1:
                 told.value.CopyFrom(value)
             ask(self._connection, pb.Head(load_state=told), piece.tensors)
+
+
+def _question(scale: float) -> pb.Head:
+    return pb.Head(ask_norms=pb.AskNorms(scale=scale))

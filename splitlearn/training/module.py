@@ -319,6 +319,8 @@ class SplitCausalLM(LightningModule):
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])
         divisor = self._loaded.step.count(num_tokens)
+        if self._is_clipped_after_this_batch():
+            self._loaded.step.expect_clipping()
         losses = self._losses_of(batch, divisor, "train")
         loss = losses.text
         mean = loss.detach() * (divisor / max(num_tokens, 1))
@@ -330,6 +332,11 @@ class SplitCausalLM(LightningModule):
                 loss = loss + further.to(loss.device) * (num_tokens / divisor)
         # Lightning divides by the number of accumulated batches; the token window does that exactly.
         return loss * self.trainer.accumulate_grad_batches
+
+    def _is_clipped_after_this_batch(self) -> bool:
+        """Whether a step follows the batch under way, and the norm of its gradients is needed."""
+        trainer = self.trainer
+        return not trainer.fit_loop._should_accumulate() and (bool(trainer.gradient_clip_val) or is_logged(trainer))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss of ``input_ids`` and ``labels``, each (B, T), averaged over the set's supervised tokens."""

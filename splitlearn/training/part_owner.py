@@ -62,6 +62,9 @@ class PartOwner(Protocol):
     def zero_gradients(self) -> None:
         """Forget the gradients."""
 
+    def expect_norms(self, scale: float) -> None:
+        """Know that `gradient_norms` is called with this ``scale`` after the coming backward pass, the last one of its step."""
+
     def gradient_norms(self, scale: float) -> GradientNorms:
         """Scale the gradients by ``scale``, once a step, and return the norm of each, as scalars."""
 
@@ -194,6 +197,9 @@ class LocalOwner:
             for parameter in group["params"]:
                 parameter.grad = None
         self._is_scaled = False
+
+    def expect_norms(self, scale: float) -> None:
+        """Do nothing: norms of gradients that are here are there at once."""
 
     def gradient_norms(self, scale: float) -> dict[str, dict[str, torch.Tensor]]:
         """Scale the gradients by ``scale``, once a step, and return the norm of each, as scalars."""

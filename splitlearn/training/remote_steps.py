@@ -44,6 +44,11 @@ class RemoteSteps:
         """Note what gradients are multiplied by in the coming step, before they are clipped."""
         self._scale, self._clip_coefficient = scale, None
 
+    def expect_norms(self, scale: float) -> None:
+        """Have the norms of gradients elsewhere on their way as soon as the coming backward pass, a step's last, is over."""
+        for owner in self._owners:
+            owner.expect_norms(scale)
+
     def gradient_norms(self) -> dict[str, list[torch.Tensor]]:
         """Return the norm of each gradient elsewhere after scaling, as scalars, by the name of its parameter group."""
         return {

@@ -72,6 +72,13 @@ class StepOwner:
         """Count a micro-batch's supervised tokens, and return what to divide its summed loss by (at least 1)."""
         return self._window.add(num_tokens)
 
+    def expect_clipping(self) -> None:
+        """Know that the micro-batch that was counted is the step's last, and that `clip` will need the norm of all gradients.
+
+        So the norms of parts elsewhere come with the answer to the backward pass, without a round trip of their own.
+        """
+        self._remote.expect_norms(self._window.factor())
+
     def scale_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Scale all gradients to the mean over the step's tokens, once gradients of ties over two devices are gathered."""
         gather_gradients(self._ties)

@@ -35,9 +35,13 @@ class TokenWindow:
         self._total += num_tokens
         return self._first
 
+    def factor(self) -> float:
+        """Return what the gradients of the tokens counted so far have to be multiplied by for their mean."""
+        return self._first / max(self._total, 1)
+
     def close(self, parameters: Iterable[torch.nn.Parameter]) -> float:
         """Scale the gradients to the mean over all tokens since the last call, begin anew, and return the factor."""
-        factor = self._first / max(self._total, 1)
+        factor = self.factor()
         self.reset()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if factor != 1.0 and gradients:

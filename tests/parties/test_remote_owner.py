@@ -1,0 +1,93 @@
+"""The norms of a part's gradients come with the answer to the last backward pass of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from splitlearn.boundary import Boundary, CallKind, Parcel, find_routes
+from splitlearn.cut import Placement
+from splitlearn.parties import RemotePart
+from splitlearn.training import SplitCausalLM
+from splitlearn.training.part_owner import PartElsewhere
+from tests.training.stand_in import stand_in
+from tests.training.test_microbatches import Noted
+from tests.training.test_remote_steps import loader
+
+Checkpoint = Callable[..., Path]
+
+
+@pytest.fixture
+def connect(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[SplitCausalLM, RemotePart]]:
+    """Makes a module whose trunk is elsewhere, over a connection that notes what is posted and awaited."""
+    monkeypatch.setattr("tests.training.stand_in.InProcessConnection", Noted)
+
+    def connected(microbatches: int) -> tuple[SplitCausalLM, RemotePart]:
+        torch.manual_seed(0)
+        module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4, microbatches=microbatches)
+        trunk, _ = stand_in(tiny_checkpoint("llama"), (2, 4), module.settings, module.generators)
+        module.connect({"trunk": cast(PartElsewhere, trunk)})
+        return module, trunk
+
+    return connected
+
+
+@pytest.mark.parametrize(("accumulated", "microbatches"), [(1, 1), (1, 2), (3, 2)])
+def test_the_question_for_the_norms_follows_the_last_gradient_of_a_step(
+    accumulated: int, microbatches: int, connect: Callable[[int], tuple[SplitCausalLM, RemotePart]]
+) -> None:
+    module, trunk = connect(microbatches)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        accumulate_grad_batches=accumulated,
+        gradient_clip_val=0.05,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, loader(2 * accumulated))
+    order = cast(Noted, trunk.connection).order
+    batch = [("forward", microbatches), ("wait", microbatches), ("backward", microbatches)]
+    step = [*batch, ("wait", microbatches)] * (accumulated - 1)
+    # The answers to the gradients, and the norms.
+    step += [*batch, ("ask_norms", 1), ("wait", microbatches + 1), ("step", 1)]
+    counted = [(kind, len(list(group))) for kind, group in groupby(order[order.index("forward") :])]
+    assert counted == step * 2
+
+
+def test_without_a_last_gradient_the_norms_are_asked_for_apart(
+    connect: Callable[[int], tuple[SplitCausalLM, RemotePart]],
+) -> None:
+    _, trunk = connect(1)
+    connection = cast(Noted, trunk.connection)
+    trunk.owner.expect_norms(1.0)
+    kept = [send(trunk) for _ in range(2)]
+    kept.pop().sum().backward()
+    assert "ask_norms" not in connection.order, "another forward call may have its backward pass yet"
+    assert trunk.owner.gradient_norms(1.0)
+    assert connection.order[-2:] == ["ask_norms", "wait"]
+
+
+def test_a_gradient_after_the_question_is_an_error(connect: Callable[[int], tuple[SplitCausalLM, RemotePart]]) -> None:
+    _, trunk = connect(1)
+    trunk.owner.expect_norms(0.5)
+    send(trunk).sum().backward()
+    late = send(trunk)
+    with pytest.raises(RuntimeError, match="a backward pass follows the question for the norms of its step"):
+        late.sum().backward()
+
+
+def send(part: RemotePart) -> torch.Tensor:
+    """Run the part between two boundaries, as training does."""
+    below, above = (Boundary(route) for route in find_routes(Placement.u_shaped(num_gpus=0)))
+    ticket = below.send(Parcel(torch.ones(1, 3, 64)), CallKind.TRAIN)
+    parcel, _ = above.receive(part.receive(part.send(ticket, (below, above), {}, {})), torch.device("cpu"))
+    return parcel.hidden_BTD
