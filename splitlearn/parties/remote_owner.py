@@ -65,7 +65,7 @@ class RemoteOwner:
         return has_zeroed
 
     def expect_norms(self, scale: float) -> None:
-        """Have the question for the norms follow the last gradient of the coming backward pass, whose answer it does not await."""
+        """Have the question for the norms follow the last gradient of the coming backward pass at once."""
         self._expected_scale, self._num_waiting, self._asked = scale, 0, None
 
     def note_forward(self) -> None:
