@@ -232,6 +232,60 @@ def test_train_parties_sees_a_loss_that_differs(train_parties: Any, tmp_path: Pa
 
 
 @pytest.fixture
+def parties(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("parties")
+
+
+def test_parties_reckons_what_two_parties_can_do_at_the_same_time(parties: Any) -> None:
+    table = importlib.import_module("parties_table")
+    alike = dict.fromkeys(table.STAGES, 1.0)
+    # One waits for the other, forward and back.
+    assert table.schedule(alike, 1) == (6.0, 2.0)
+    assert table.schedule(alike, 2) == (8.0, 0.0)
+    slow_server = {**alike, "trunk": 4.0, "trunk_back": 4.0}
+    assert table.schedule(slow_server, 2) == (20.0, 12.0)
+
+
+def test_parties_keeps_each_case_and_prints_all(
+    parties: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, measured = importlib.import_module("parties_table"), []
+    stages = {str(count): dict.fromkeys(table.STAGES, 0.5 / count) for count in table.MICROBATCHES}
+    messages = {str(count): {"exact": 0.01 / count, "int8": 0.005 / count} for count in table.MICROBATCHES}
+    of_run = {"step": 2.0, "data": 0.0, "optimizer": 0.0, "link_s": 0.5, "client_gib": 1.0, "server_gib": 0.5}
+    of_run |= {"waited": 0.5, "computed": 0.4, "wire_bytes": 1001.0, "counted_bytes": 1000, "reconnects": 0}
+
+    def run(case: Any, folder: Path, title: str, args: Any) -> dict[str, Any]:
+        measured.append(title)
+        if title == "far-4-0" and len(measured) == 1 + list(parties.CASES).index("far-4"):
+            raise KeyboardInterrupt
+        return {**of_run, "step": 2.0 if case.microbatches else 1.6}
+
+    monkeypatch.setattr(parties, "run", run)
+    monkeypatch.setattr(parties, "generate", lambda *_: {"tokens_per_s": 12.5})
+    of_stages = {"stages": stages, "messages": messages, "client_step": 0.1, "server_step": 0.2}
+    monkeypatch.setattr(parties, "child", lambda *_, **__: of_stages)
+    monkeypatch.setattr(sys, "argv", ["parties.py", "--folder", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        parties.main()
+    parties.main()
+    # Only the case that was interrupted is run again.
+    assert len(measured) == len(parties.CASES) + 1 and measured.count("far-4-0") == 2
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    (plain,) = (row for row in rows if row[:2] == ["mutual TLS", "1"] and len(row) == 12)
+    ideal_s, waiting = 6 * 0.5 + 0.2, 1.0
+    assert plain[2:6] == ["2.000", "1.25x", f"{ideal_s:.3f}", "25.0%"]
+    assert plain[6:] == [f"{waiting / ideal_s:.1%}", "2.0%", "5.0%", "1.0010x", "1.00", "0.50"]
+    assert ["mutual TLS, slow link", "4", "2.000", "2.500", "0.80x", "25.0%"] in rows
+    assert ["one process", "12.5"] in rows
+    # Figures of other settings are measured anew.
+    monkeypatch.setattr(sys, "argv", ["parties.py", "--folder", str(tmp_path), "--steps", "5", "--cases", "one"])
+    parties.main()
+    assert measured[-1] == "one-0" and len(measured) == len(parties.CASES) + 2
+
+
+@pytest.fixture
 def slow_link(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("slow_link")
