@@ -858,15 +858,10 @@ class Backward(message.Message):
     FORWARD_FIELD_NUMBER: builtins.int
     GRADIENTS_FIELD_NUMBER: builtins.int
     ZEROES_FIRST_FIELD_NUMBER: builtins.int
-    WANTS_NORMS_FIELD_NUMBER: builtins.int
-    SCALE_FIELD_NUMBER: builtins.int
     forward: builtins.int
     """The number of the forward call."""
     zeroes_first: builtins.bool
     """Forget the gradients of the step before first."""
-    wants_norms: builtins.bool
-    """Set on a step's last backward: its answer then has the norms of all gradients, after they were multiplied by `scale`."""
-    scale: builtins.float
     @builtins.property
     def gradients(self) -> containers.RepeatedCompositeFieldContainer[Encoded]:
         """Of the outputs, by their places, or the results of a top, by their names; one without a gradient is left out."""
@@ -877,12 +872,10 @@ class Backward(message.Message):
         forward: builtins.int = ...,
         gradients: abc.Iterable[Encoded] | None = ...,
         zeroes_first: builtins.bool = ...,
-        wants_norms: builtins.bool = ...,
-        scale: builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["forward", b"forward", "gradients", b"gradients", "scale", b"scale", "wants_norms", b"wants_norms", "zeroes_first", b"zeroes_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["forward", b"forward", "gradients", b"gradients", "zeroes_first", b"zeroes_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -891,35 +884,33 @@ class Gradients(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     GRADIENTS_FIELD_NUMBER: builtins.int
-    NORMS_FIELD_NUMBER: builtins.int
     @builtins.property
     def gradients(self) -> containers.RepeatedCompositeFieldContainer[Encoded]:
         """Of the inputs, by the inputs' names."""
 
-    @builtins.property
-    def norms(self) -> Norms: ...
     def __init__(
         self,
         *,
         gradients: abc.Iterable[Encoded] | None = ...,
-        norms: Norms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_norms", b"_norms", "norms", b"norms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_norms", b"_norms", "gradients", b"gradients", "norms", b"norms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["gradients", b"gradients"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__norms: _TypeAlias = typing.Literal["norms"]  # noqa: Y015
-    _WhichOneofArgType__norms: _TypeAlias = typing.Literal["_norms", b"_norms"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__norms) -> _WhichOneofReturnType__norms | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class AskNorms(message.Message):
-    """--- Steps -------------------------------------------------------------------------------------------------------------------"""
+    """--- Steps -------------------------------------------------------------------------------------------------------------------
+
+    Follows a step's last backward at once, so that its answer comes with that of the backward.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
     SCALE_FIELD_NUMBER: builtins.int
     scale: builtins.float
+    """What gradients are multiplied by first, once a step."""
     def __init__(
         self,
         *,
