@@ -82,7 +82,8 @@ def main() -> None:
     parser.add_argument("--mbps", type=float, default=100.0, help="megabits a second of the slow link, in each direction")
     parser.add_argument("--rtt", type=float, default=20.0, help="milliseconds of a round trip over the slow link")
     parser.add_argument("--settings", nargs="*", default=[], help="settings of model, split, peft and optimizer, for all cases")
-    parser.add_argument("--folder", type=Path, default=Path("parties"), help="where figures are kept, to go on with")
+    folder = Path("outputs/benchmarks/parties")
+    parser.add_argument("--folder", type=Path, default=folder, help="where figures are kept, to go on with")
     add_write_option(parser)
     if "--smollm2" in sys.argv[1:]:
         parser.set_defaults(**SMOLLM2)
