@@ -141,7 +141,7 @@ def generate(args: argparse.Namespace) -> dict[str, Any]:
     """Return ``tokens_per_s`` of greedy generation after a prompt of 64 tokens, with a server if the settings name one."""
     with ExitStack() as stack:
         _, module = open_module(args.settings, stack)
-        vocab_size = int(module.composed.config.get_text_config(decoder=True).vocab_size)
+        vocab_size = int(module.composed.bottom.config.get_text_config(decoder=True).vocab_size)
         prompt_BT = torch.randint(3, vocab_size, (1, _PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
         seconds = 0.0
         # Memory is allocated in the first round.

@@ -365,15 +365,17 @@ class SplitCausalLM(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as Lightning does, and log the norm of the gradients before that."""
+        """Clip as Lightning does, log the norm of the gradients before that, and order the step elsewhere."""
         norm = self._loaded.step.clip(optimizer, gradient_clip_val, gradient_clip_algorithm, measures=is_logged(self.trainer))
         if norm is not None:
             self.log("gradient_norm", norm.to(self.device))
+        # Lightning's last hook before the optimizer's step here, during which others take theirs.
+        self._loaded.step.order(optimizer, self.trainer.global_step)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Step here and elsewhere, copy tied tensors to where they are borrowed, and let go of the gradients."""
+        """Step, copy tied tensors to where they are borrowed, and let go of the gradients."""
         super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
-        self._loaded.step.finish(optimizer, self.trainer.global_step)
+        self._loaded.step.finish(optimizer)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Forget all gradients, here and elsewhere."""

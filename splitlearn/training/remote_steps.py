@@ -60,7 +60,7 @@ class RemoteSteps:
         self._clip_coefficient = coefficient
 
     def step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
-        """Have the parts elsewhere take the step that the optimizer has taken here.
+        """Have the parts elsewhere take the step that the optimizer takes here.
 
         Args:
             optimizer: it holds the learning rates.

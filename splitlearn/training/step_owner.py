@@ -28,7 +28,8 @@ _UNFINISHED = "unfinished_step"
 class StepOwner:
     """Does what belongs to an optimizer step beside the optimizer's own: counts tokens, scales, clips, and orders it elsewhere.
 
-    A step is `begin` once a run, then for each step `count` for every micro-batch, `scale_gradients`, `clip` and `finish`.
+    A step is `begin` once a run, then for each step `count` for every micro-batch, `scale_gradients`, `clip`, `order` and
+    `finish`.
 
     Args:
         parts: the parts that are here.
@@ -115,17 +116,24 @@ class StepOwner:
             torch.nn.utils.clip_grad_value_(parameters_of(optimizer), max_value)
         return norm
 
-    def finish(self, optimizer: torch.optim.Optimizer, number: int) -> None:
-        """Have parts elsewhere take the step that was taken here, copy tied tensors, and let go of the gradients.
+    def order(self, optimizer: torch.optim.Optimizer, number: int) -> None:
+        """Have parts elsewhere take the step while it is taken here.
+
+        Args:
+            optimizer: it is about to step the parameters that are here, and holds the learning rates.
+            number: how many steps were taken before this one.
+        """
+        self._remote.step(optimizer, number)
+
+    def finish(self, optimizer: torch.optim.Optimizer) -> None:
+        """Copy tied tensors, and let go of the gradients.
 
         Tied tensors are copied to where they are borrowed. Lightning would keep the gradients until the next batch has been run
         forward, beside that batch's activations; lying between these, they made the heap grow by a quarter.
 
         Args:
-            optimizer: it has stepped the parameters that are here, and holds the learning rates.
-            number: how many steps were taken before this one.
+            optimizer: it has stepped the parameters that are here.
         """
-        self._remote.step(optimizer, number)
         copy_to_borrowers(self._ties)
         optimizer.zero_grad()
 

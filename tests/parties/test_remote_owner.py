@@ -1,15 +1,15 @@
-"""The norms of a part's gradients come with the answer to the last backward pass of a step."""
+"""The norms of a part's gradients come with the answer to the last backward pass of a step, which both parties take at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from splitlearn.boundary import Boundary, CallKind, Parcel, find_routes
 from splitlearn.cut import Placement
@@ -21,6 +21,16 @@ from tests.training.test_microbatches import Noted
 from tests.training.test_remote_steps import loader
 
 Checkpoint = Callable[..., Path]
+
+
+class NotesOwnSteps(Callback):
+    """Notes among the messages when the optimizer has stepped the parameters that are here."""
+
+    def __init__(self, connection: Noted) -> None:
+        self._connection = connection
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.optimizers[0].register_step_post_hook(lambda *_: self._connection.order.append("own step"))
 
 
 @pytest.fixture
@@ -46,6 +56,7 @@ def test_the_question_for_the_norms_follows_the_last_gradient_of_a_step(
     trainer = Trainer(
         accelerator="cpu",
         max_steps=2,
+        callbacks=[NotesOwnSteps(cast(Noted, trunk.connection))],
         accumulate_grad_batches=accumulated,
         gradient_clip_val=0.05,
         logger=False,
@@ -55,10 +66,11 @@ def test_the_question_for_the_norms_follows_the_last_gradient_of_a_step(
     )
     trainer.fit(module, loader(2 * accumulated))
     order = cast(Noted, trunk.connection).order
+    # The gradients and the order of a step are sent before the parameters that are here are stepped.
     batch = [("forward", microbatches), ("wait", microbatches), ("backward", microbatches)]
     step = [*batch, ("wait", microbatches)] * (accumulated - 1)
     # The answers to the gradients, and the norms.
-    step += [*batch, ("ask_norms", 1), ("wait", microbatches + 1), ("step", 1)]
+    step += [*batch, ("ask_norms", 1), ("wait", microbatches + 1), ("step", 1), ("own step", 1)]
     counted = [(kind, len(list(group))) for kind, group in groupby(order[order.index("forward") :])]
     assert counted == step * 2
 
