@@ -40,10 +40,11 @@ class RemoteOwner:
         self._limits = welcome.limits
         self._parts, self._codecs = parts, codecs
         self._has_zeroed = False
-        # What the norms of the step under way will be asked for with, once no forward call waits for its backward pass.
+        # The scale with which to ask for the norms once no forward call waits for its backward pass; None does not ask.
         self._expected_scale: float | None = None
+        # How many forward calls for training wait for their backward pass.
         self._num_waiting = 0
-        # Of the question for the norms, if it was sent with the last backward pass.
+        # The number of the question for the norms, if it followed the last backward pass.
         self._asked: int | None = None
         self.state_bytes = 0
 
@@ -64,8 +65,8 @@ class RemoteOwner:
         has_zeroed, self._has_zeroed = self._has_zeroed, False
         return has_zeroed
 
-    def expect_norms(self, scale: float) -> None:
-        """Have the question for the norms follow the last gradient of the coming backward pass at once."""
+    def expect_norms(self, scale: float | None) -> None:
+        """Have the question for the norms follow the last gradient of the coming backward pass; None takes that back."""
         self._expected_scale, self._num_waiting, self._asked = scale, 0, None
 
     def note_forward(self) -> None:

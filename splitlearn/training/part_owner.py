@@ -62,8 +62,11 @@ class PartOwner(Protocol):
     def zero_gradients(self) -> None:
         """Forget the gradients."""
 
-    def expect_norms(self, scale: float) -> None:
-        """Know that `gradient_norms` is called with this ``scale`` after the coming backward pass, the last one of its step."""
+    def expect_norms(self, scale: float | None) -> None:
+        """Know that `gradient_norms` is called with this ``scale`` after the coming backward pass, the last one of its step.
+
+        None takes an earlier announcement back.
+        """
 
     def gradient_norms(self, scale: float) -> GradientNorms:
         """Scale the gradients by ``scale``, once a step, and return the norm of each, as scalars."""
@@ -198,7 +201,7 @@ class LocalOwner:
                 parameter.grad = None
         self._is_scaled = False
 
-    def expect_norms(self, scale: float) -> None:
+    def expect_norms(self, scale: float | None) -> None:
         """Do nothing: norms of gradients that are here are there at once."""
 
     def gradient_norms(self, scale: float) -> dict[str, dict[str, torch.Tensor]]:

@@ -44,8 +44,12 @@ class RemoteSteps:
         """Note what gradients are multiplied by in the coming step, before they are clipped."""
         self._scale, self._clip_coefficient = scale, None
 
-    def expect_norms(self, scale: float) -> None:
-        """Have the norms of gradients elsewhere on their way as soon as the coming backward pass, a step's last, is over."""
+    def expect_norms(self, scale: float | None) -> None:
+        """Have the norms of gradients elsewhere on their way as soon as the coming backward pass, a step's last, is over.
+
+        Args:
+            scale: what gradients are multiplied by in this step; None takes an earlier announcement back.
+        """
         for owner in self._owners:
             owner.expect_norms(scale)
 

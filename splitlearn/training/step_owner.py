@@ -61,8 +61,9 @@ class StepOwner:
 
     def begin(self) -> None:
         """Begin a step, or go on with the one in which a checkpoint was written."""
-        # A search for a batch size may have ended in the middle of a step.
+        # A search for a batch size, or an interrupted run, may have ended in the middle of a step.
         self._window.reset()
+        self._remote.expect_norms(None)
         if self._unfinished is not None:
             self._window.reset(self._unfinished["counts"])
             load_gradients(self._parts, self._unfinished["gradients"])

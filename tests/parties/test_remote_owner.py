@@ -97,6 +97,25 @@ def test_a_gradient_after_the_question_is_an_error(connect: Callable[[int], tupl
         late.sum().backward()
 
 
+def test_a_run_forgets_the_question_of_one_that_was_interrupted(
+    connect: Callable[[int], tuple[SplitCausalLM, RemotePart]],
+) -> None:
+    module, trunk = connect(1)
+    # The run before was interrupted between the announcement and the backward pass. This one neither clips nor logs.
+    trunk.owner.expect_norms(0.5)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, loader(1))
+    assert "step" in cast(Noted, trunk.connection).order
+    assert "ask_norms" not in cast(Noted, trunk.connection).order
+
+
 def send(part: RemotePart) -> torch.Tensor:
     """Run the part between two boundaries, as training does."""
     below, above = (Boundary(route) for route in find_routes(Placement.u_shaped(num_gpus=0)))
