@@ -64,8 +64,8 @@ class Kept:
             figures[name] = json.loads(json.dumps(measure()))
             write_json(self._path, self._content)
             print(f"{name}: {json.dumps(figures[name])}", flush=True)
-        found: dict[str, Any] = figures[name]
-        return found
+        of_name: dict[str, Any] = figures[name]
+        return of_name
 
 
 def main() -> None:
@@ -97,7 +97,7 @@ def main() -> None:
 
 def measure(kept: Kept, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Run what is not kept yet, and return the figures of each case: those of its median run."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in args.cases}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in args.cases}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_certificates(folder / "keys", ["server", "client"], ["localhost"])
@@ -115,8 +115,8 @@ def measure(kept: Kept, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
                         else generate(GENERATIONS[name], folder, title, args)
                     )
 
-                found[name].append(kept.get(title, figures))
-    return {name: middle_of(several) for name, several in found.items()}
+                runs[name].append(kept.get(title, figures))
+    return {name: middle_of(several) for name, several in runs.items()}
 
 
 def middle_of(several: list[dict[str, Any]]) -> dict[str, Any]:
@@ -125,16 +125,16 @@ def middle_of(several: list[dict[str, Any]]) -> dict[str, Any]:
     return several[rates.index(statistics.median_low(rates))]
 
 
-def report(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
+def report(figures: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
     """Return the results as a Markdown section."""
-    stages, settings = found.get(STAGES), " ".join(args.settings) or "the embedded model"
+    stages, settings = figures.get(STAGES), " ".join(args.settings) or "the embedded model"
     about = (
         f"{describe_machine('torch', 'lightning', 'transformers', 'grpcio')}; {settings}; {args.rows} x {args.tokens} tokens a "
         f"step, {args.steps} steps, {args.runs} runs; client and server with a thread each, one process with two; the slow "
         f"link has {args.mbps:g} Mbit/s and {args.rtt:g} ms; {args.new_tokens} tokens are generated."
     )
-    lines = ["## A server that holds the trunk", "", about, "", *table_of_steps(CASES, found, stages)]
-    lines += [*table_of_link(CASES, found), *table_of_generation(GENERATIONS, found), *words_on_goals(found, stages)]
+    lines = ["## A server that holds the trunk", "", about, "", *table_of_steps(CASES, figures, stages)]
+    lines += [*table_of_link(CASES, figures), *table_of_generation(GENERATIONS, figures), *words_on_goals(figures, stages)]
     return "\n".join(lines) + "\n"
 
 

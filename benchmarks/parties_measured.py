@@ -51,19 +51,19 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
         cfg, module = open_module(args.settings, stack)
     module.train()
     vocab_size = int(module.composed.bottom.config.get_text_config(decoder=True).vocab_size)
-    found: dict[str, Any] = {"stages": {}, "messages": {}}
+    figures: dict[str, Any] = {"stages": {}, "messages": {}}
     for count in MICROBATCHES:
         ids_BT = torch.randint(3, vocab_size, (max(args.rows // count, 1), args.tokens))
         hidden_BTD, seconds = stages_of_microbatch(module, ids_BT, cfg.max_logits_mib)
-        found["stages"][count] = seconds
-        found["messages"][count] = {
+        figures["stages"][count] = seconds
+        figures["messages"][count] = {
             # The columns of int8: numbers, and a scale for each token.
             "exact": message_seconds({"hidden/values": hidden_BTD}),
             "int8": message_seconds({"hidden/values": hidden_BTD.to(torch.int8), "hidden/scale": hidden_BTD[..., 0]}),
         }
     bottom, trunk, top = module.parts
-    found["client_step"], found["server_step"] = optimizer_seconds([bottom, top]), optimizer_seconds([trunk])
-    return found
+    figures["client_step"], figures["server_step"] = optimizer_seconds([bottom, top]), optimizer_seconds([trunk])
+    return figures
 
 
 def stages_of_microbatch(

@@ -161,12 +161,12 @@ def environment(num_threads: int) -> dict[str, str]:
 def figures_of(summary: RunSummary) -> dict[str, Any]:
     """Return what the tables need of a run: seconds and bytes of a step, ``link_s`` of the link model, and memory in GiB."""
     phases, metrics, link = summary.phases or {}, summary.metrics or {}, summary.link or {}
-    found: dict[str, Any] = {name: phases[name]["median_s"] for name in ("step", "data", "optimizer")}
-    found |= {"link_s": link["link_s"], "client_gib": metrics["peak_rss_gib"]}
+    figures: dict[str, Any] = {name: phases[name]["median_s"] for name in ("step", "data", "optimizer")}
+    figures |= {"link_s": link["link_s"], "client_gib": metrics["peak_rss_gib"]}
     server = summary.server
     if server is not None:
         num_steps = metrics["train_steps"]
-        found |= {
+        figures |= {
             "waited": phases["waiting_for_servers"]["median_s"],
             "computed": phases["at_servers"]["median_s"],
             "wire_bytes": (server["sent_bytes"] + server["received_bytes"] - server["state_bytes"]) / num_steps,
@@ -174,4 +174,4 @@ def figures_of(summary: RunSummary) -> dict[str, Any]:
             "server_gib": server["peak_rss_bytes"] / _GIB,
             "reconnects": server["reconnects"],
         }
-    return found
+    return figures

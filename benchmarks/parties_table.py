@@ -56,12 +56,12 @@ def ideal(stages: Figures, count: int) -> tuple[float, float]:
     return step + max(stages["client_step"], stages["server_step"]), waited
 
 
-def table_of_steps(cases: Mapping[str, Any], found: Mapping[str, Figures], stages: Figures | None) -> list[str]:
+def table_of_steps(cases: Mapping[str, Any], measured: Mapping[str, Figures], stages: Figures | None) -> list[str]:
     """Return the lines of the table of training steps.
 
     Args:
         cases: the ways to train by name.
-        found: their figures; those that were not run are missing.
+        measured: their figures; those that were not run are missing.
         stages: from ``parties_measured.py``; None if they were not measured.
     """
     heads = (
@@ -76,11 +76,11 @@ def table_of_steps(cases: Mapping[str, Any], found: Mapping[str, Figures], stage
         "transport",
     )
     lines = [f"| {' | '.join((*heads, 'wire to meter', 'client GiB', 'server GiB'))} |", f"|{'---|' * 12}"]
-    one = found.get("one")
+    one = measured.get("one")
     for name, case in cases.items():
-        if name not in found:
+        if name not in measured:
             continue
-        figures, count = found[name], case.microbatches
+        figures, count = measured[name], case.microbatches
         step = figures["step"]
         cells = [case.label, str(count or ""), f"{step:.3f}", "" if one is None else f"{step / one['step']:.2f}x"]
         if count:
@@ -101,19 +101,19 @@ def _ideal_cells(stages: Figures, count: int) -> tuple[str, str]:
     return f"{step:.3f}", f"{waited / step:.1%}"
 
 
-def table_of_link(cases: Mapping[str, Any], found: Mapping[str, Figures]) -> list[str]:
+def table_of_link(cases: Mapping[str, Any], measured: Mapping[str, Figures]) -> list[str]:
     """Return the lines of the table of steps over the slow link, beside the link model; none if none was run.
 
     The model adds the link's time to a step of the same case without the link: it hides no transfer behind computing.
     """
-    far = {name: case for name, case in cases.items() if case.near and {name, case.near} <= found.keys()}
+    far = {name: case for name, case in cases.items() if case.near and {name, case.near} <= measured.keys()}
     if not far:
         return []
     lines = ["", "| over the slow link | microbatches | step s | link model s | measured to model | client waits |"]
     lines.append(f"|{'---|' * 6}")
     for name, case in far.items():
-        step, waited = found[name]["step"], found[name]["waited"]
-        model = found[case.near]["step"] + found[name]["link_s"]
+        step, waited = measured[name]["step"], measured[name]["waited"]
+        model = measured[case.near]["step"] + measured[name]["link_s"]
         cells = [
             case.label,
             str(case.microbatches),
@@ -126,20 +126,20 @@ def table_of_link(cases: Mapping[str, Any], found: Mapping[str, Figures]) -> lis
     return lines
 
 
-def table_of_generation(cases: Mapping[str, Any], found: Mapping[str, Figures]) -> list[str]:
+def table_of_generation(cases: Mapping[str, Any], measured: Mapping[str, Figures]) -> list[str]:
     """Return the lines of the table of generation; none if none was run."""
-    there = {name: case for name, case in cases.items() if name in found}
+    there = {name: case for name, case in cases.items() if name in measured}
     if not there:
         return []
     lines = ["", "| generation | tokens/s |", "|---|---|"]
-    return [*lines, *(f"| {case.label} | {found[name]['tokens_per_s']:.1f} |" for name, case in there.items())]
+    return [*lines, *(f"| {case.label} | {measured[name]['tokens_per_s']:.1f} |" for name, case in there.items())]
 
 
-def words_on_goals(found: Mapping[str, Figures], stages: Figures | None) -> list[str]:
+def words_on_goals(measured: Mapping[str, Figures], stages: Figures | None) -> list[str]:
     """Return a line on the goals, and what the measured stages allow; none if their case was not run."""
-    if _GOAL_CASE not in found or "one" not in found:
+    if _GOAL_CASE not in measured or "one" not in measured:
         return []
-    figures, one = found[_GOAL_CASE], found["one"]["step"]
+    figures, one = measured[_GOAL_CASE], measured["one"]["step"]
     reached = (figures["step"] / one, figures["waited"] / figures["step"], _wire(figures))
     words = [
         f"{name} {value:.4g} (at most {goal:g}: {'reached' if value <= goal else 'missed'})"

@@ -93,7 +93,10 @@ def test_two_hosts_take_the_steps_of_one_process(hosts: tuple[Host, Host], tmp_p
         received, sent = at_client.bytes_over_the_cable()
     finally:
         server.terminate()
-        server.wait(60)
+        try:
+            server.wait(60)
+        finally:
+            server.kill()
     train(compose(*SHORT), folder=tmp_path / "one")
     expected, found = content(tmp_path / "one"), content(tmp_path / "two")
     assert expected.keys() == found.keys()
