@@ -1,7 +1,7 @@
 """What a step costs if a server holds the trunk: client and server in processes of their own, against one process.
 
     python benchmarks/parties.py                      the small embedded model, 4 x 128 tokens a step
-    python benchmarks/parties.py --smollm2 --write    SmolLM2-135M-Instruct with LoRA, in a quarter of an hour of two cores
+    python benchmarks/parties.py --smollm2 --write    SmolLM2-135M-Instruct with LoRA, in half an hour of two quiet cores
     python benchmarks/parties.py --cases one tls-4 --steps 3 --folder /tmp/parties
 
 Client and server have one thread each, and one process has two. Cases: with mutual TLS or in the clear, with 1, 2 or 4
@@ -9,7 +9,7 @@ microbatches, with the codec int8, and over a link as slow as a network (100 Mbi
 medians of the steps of a run, without its first. The ideal follows from the stages of a step, each measured alone with one
 thread: the two parties do what they can at the same time, and the way between them takes no time. Serialising is the writing
 and the reading of all messages by both parties, measured alone; transport is what a client waits longer than the server
-computes.
+computes. Bytes on the wire are those of a run for each of its steps, greeting and farewell included, so few steps show more.
 
 Each case is kept in the folder as it ends, so the same command goes on after an interruption.
 """
@@ -38,7 +38,7 @@ STAGES = "stages"
 _OF_FIGURES = ("settings", "steps", "rows", "tokens", "new_tokens", "mbps", "rtt")
 SMOLLM2: dict[str, Any] = {
     "settings": ["model=smollm2_135m_instruct", "split=points", "split.point_1=4", "split.point_2=26", "peft=lora"],
-    "steps": 8,
+    "steps": 16,
 }
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     """Measure what is not there yet, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*CASES, STAGES, *GENERATIONS]
-    parser.add_argument("--smollm2", action="store_true", help="the real model, with settings for a quarter of an hour")
+    parser.add_argument("--smollm2", action="store_true", help="the real model, 16 steps unless told otherwise")
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each run; the first is not counted")
     parser.add_argument("--runs", type=int, default=1, help="runs of each case, in turn; the one of the median step is shown")
     parser.add_argument("--cases", nargs="+", choices=names, default=names, help="which to run; all by default")
