@@ -21,6 +21,17 @@ def new_key() -> str:
     return secrets.token_hex(_KEY_BYTES)
 
 
+@contextmanager
+def forked_random_state() -> Iterator[None]:
+    """Set torch's own generators back afterwards to where they are now: the CPU's, and those of all GPUs if any is in use.
+
+    A seed that is set within goes to every GPU, not only to those that the caller's tensors are on.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        yield
+
+
 class NamedGenerators:
     """Random number generators by name: one for each part, and one for each direction at a cut.
 

@@ -29,6 +29,10 @@ def without_lightning_advice() -> Iterator[None]:
     with warnings.catch_warnings():
         # Advice to use worker processes: the packed blocks are in memory already, so workers would only cost.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # The trainer knows the bottom's device alone: the other parts may well use the GPU, and who keeps off it has said so.
+        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        # Lightning's list of what GPUs can do is not complete; without a figure there is no share of it to log.
+        warnings.filterwarnings("ignore", message=".*FLOPs not found for .*")
         # Lightning calls a function that torch has deprecated.
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         yield

@@ -16,6 +16,7 @@ from splitlearn.app import TrainResult, attack, compose, conf_folder, evaluate, 
 from splitlearn.attacks import BACKWARD, AttackerView, Budget, LabelsByConjugateGradients, PublicModel, collect
 from splitlearn.loading import ModelFactory
 from splitlearn.model import ComposedCausalLM
+from splitlearn.silence import without_lightning_advice
 from splitlearn.training import SplitCausalLM, SplitPrecision, SplitStrategy, root_device_arguments
 from splitlearn.training.callbacks import ExactResume, StepPhases
 from splitlearn.training.callbacks.exact_resume import read_generators
@@ -62,23 +63,27 @@ class Fitted:
         resume, stop = settings.pop("ckpt_path", None), settings.pop("max_steps", 8)
         self.module = SplitCausalLM(str(checkpoint), 2, 4, device_map=devices, **settings)
         self.phases = StepPhases(synchronize=True)
-        self.trainer = Trainer(
+        with without_lightning_advice():
+            self.trainer = self._make_trainer(folder, devices, precision, stop)
+        self.trainer.fit(self.module, loader(DATA), ckpt_path=resume)
+        torch.use_deterministic_algorithms(False)
+        self.weights = {name: tensor.detach().cpu().clone() for name, tensor in self.module.named_parameters()}
+        self.generators = str(read_generators()), str(self.module.generators.state())
+
+    def _make_trainer(self, folder: Path, devices: dict[str, str], precision: str, max_steps: int) -> Trainer:
+        return Trainer(
             strategy=SplitStrategy(devices, precision_plugin=SplitPrecision(precision, devices)),
             **root_device_arguments(devices),
             default_root_dir=folder,
             callbacks=[ExactResume(), self.phases],
             max_epochs=2,
-            max_steps=stop,
+            max_steps=max_steps,
             logger=False,
             deterministic=True,
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        self.trainer.fit(self.module, loader(DATA), ckpt_path=resume)
-        torch.use_deterministic_algorithms(False)
-        self.weights = {name: tensor.detach().cpu().clone() for name, tensor in self.module.named_parameters()}
-        self.generators = str(read_generators()), str(self.module.generators.state())
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

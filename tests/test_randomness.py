@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from splitlearn.randomness import NamedGenerators, new_key
+from splitlearn.randomness import NamedGenerators, forked_random_state, new_key
 
 
 def draw(generators: NamedGenerators, name: str) -> torch.Tensor:
@@ -116,3 +118,28 @@ def test_the_key_is_kept_with_the_state() -> None:
         for name, numbers in zip(("one", "two"), expected, strict=True)
     )
     assert "key" not in NamedGenerators(0).state()
+
+
+@pytest.mark.parametrize(("is_in_use", "forked"), [(True, [0, 1]), (False, [])])
+def test_all_gpus_are_set_back_if_any_is_in_use(monkeypatch: pytest.MonkeyPatch, is_in_use: bool, forked: list[int]) -> None:
+    seen: list[int] = []
+
+    def fork(devices: list[int]) -> nullcontext[None]:
+        seen.extend(devices)
+        return nullcontext()
+
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: is_in_use)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.random.fork_rng", fork)
+    with forked_random_state():
+        pass
+    assert seen == forked
+
+
+def test_torchs_own_numbers_are_set_back() -> None:
+    torch.manual_seed(3)
+    with forked_random_state():
+        torch.manual_seed(4)
+    after = torch.rand(2)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(2))

@@ -19,6 +19,7 @@ from splitlearn.embedded import cache_folder
 from splitlearn.files import write_text
 from splitlearn.memory import GIB
 from splitlearn.naming import named
+from splitlearn.randomness import forked_random_state
 
 KEEP = ("none", "memory", "disk")
 # Codecs without state or noise, whose columns have one entry for each row; by the names of settings, of older releases first.
@@ -151,8 +152,7 @@ def _context(shape: torch.Size) -> CodecContext:
 
 
 def _check_no_chance(first: torch.Tensor, compute: Compute, places: torch.Tensor) -> None:
-    devices = [first.device] if first.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with forked_random_state():
         torch.manual_seed(1 + torch.initial_seed() % 2**32)
         again = compute(places, True)
     if not torch.equal(first, again):

@@ -55,7 +55,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     given = {key: value for key, value in plain(cfg.data).items() if value is not None}
     datamodule = _make_data(given, opened)
     counts = _Counts()
-    trainer = _make_trainer(opened.settings, counts, opened.placement)
+    with without_lightning_advice():
+        trainer = _make_trainer(opened.settings, counts, opened.placement)
     with opened.loaded(cfg.base) as module, without_lightning_advice():
         figures = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
     measured = {"loss": figures["val_loss"], "perplexity": figures["val_perplexity"], **counts.figures}

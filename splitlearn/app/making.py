@@ -14,6 +14,7 @@ from splitlearn.app.configuration import make, plain
 from splitlearn.app.simulating import simulation_of
 from splitlearn.cut import Placement
 from splitlearn.loading import OpenedModel
+from splitlearn.silence import without_lightning_advice
 from splitlearn.training import (
     ClientSettings,
     SimulatedClients,
@@ -84,15 +85,17 @@ def make_trainer(cfg: DictConfig, run_folder: Path, own_callbacks: Sequence[Call
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     # Without any of these callbacks Lightning would write checkpoints of its own, beside the logger's files.
     trainer_settings.setdefault("enable_checkpointing", any(isinstance(callback, Checkpoint) for callback in callbacks))
-    return make(
-        trainer_settings,
-        **root_device_arguments(devices),
-        strategy=SplitStrategy(devices, precision_plugin=precision, checkpoint_io=WholeFileCheckpointIO()),
-        callbacks=callbacks,
-        logger=[make(settings) for settings in _chosen(cfg, "logger")],
-        default_root_dir=str(run_folder),
-        _convert_="partial",
-    )
+    loggers = [make(settings) for settings in _chosen(cfg, "logger")]
+    with without_lightning_advice():
+        return make(
+            trainer_settings,
+            **root_device_arguments(devices),
+            strategy=SplitStrategy(devices, precision_plugin=precision, checkpoint_io=WholeFileCheckpointIO()),
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=str(run_folder),
+            _convert_="partial",
+        )
 
 
 def _make_callback(settings: DictConfig, cfg: DictConfig) -> Callback:

@@ -17,6 +17,7 @@ from splitlearn.attacks.budget import Budget, BudgetMeter, BudgetUse
 from splitlearn.attacks.result import AttackResult
 from splitlearn.attacks.scoring import score
 from splitlearn.attacks.view import FORWARD, AttackerView
+from splitlearn.randomness import forked_random_state
 
 # Scores that are in memory at a time: 32 MiB of float32.
 _SCORES_AT_A_TIME = 2**23
@@ -127,6 +128,6 @@ def seeded(rng: torch.Generator) -> Iterator[None]:
         rng: draws the seed.
     """
     seed = int(torch.randint(2**31, (), generator=rng))
-    with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+    with forked_random_state(), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)
         yield

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from splitlearn.model import ComposedCausalLM
+from splitlearn.randomness import forked_random_state
 
 
 @contextmanager
@@ -19,6 +20,5 @@ def rehearsing(model: ComposedCausalLM, seed: int) -> Iterator[ComposedCausalLM]
             random numbers.
         seed: seed of the codecs' noise.
     """
-    devices = sorted({part.device.index or 0 for part in model.parts if part.device.type == "cuda"})
-    with torch.random.fork_rng(devices), model.evaluating(), torch.inference_mode(False):
+    with forked_random_state(), model.evaluating(), torch.inference_mode(False):
         yield model.rehearsal(seed)

@@ -1,15 +1,11 @@
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from splitlearn.activations import ActivationCache, CacheSettings
-from splitlearn.activations.cache import _check_no_chance
 
 SHAPE_TD = (3, 8)
 ROW_BYTES = 3 * 8 * 4
@@ -145,22 +141,6 @@ def test_chance_is_found_where_the_generator_is_put_back_after_use() -> None:
 
     with pytest.raises(ValueError, match="drop activations at random"):
         ActivationCache(CacheSettings("memory"), 10, {}).fetch(torch.tensor([0]), compute)
-
-
-def test_looking_for_chance_leaves_a_gpus_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    forked: list[torch.device] = []
-    # Stands for smashed data on a GPU; there need not be one.
-    on_gpu: Any = SimpleNamespace(device=torch.device("cuda:1"))
-
-    def fork(devices: list[torch.device]) -> nullcontext[None]:
-        forked.extend(devices)
-        return nullcontext()
-
-    with torch.random.fork_rng(devices=[]):
-        monkeypatch.setattr("torch.random.fork_rng", fork)
-        monkeypatch.setattr("torch.equal", lambda first, again: first is again)
-        _check_no_chance(on_gpu, lambda places, is_trial: on_gpu, torch.tensor([0]))
-    assert forked == [torch.device("cuda:1")]
 
 
 def test_looking_for_chance_leaves_random_numbers_alone() -> None:

@@ -24,9 +24,9 @@ PAGES = [
 # Commands that are not run as they stand, and why.
 NOT_RUN = {
     "make train": "sets up an environment of its own; the CI script runs it, with fewer steps",
-    "python -m splitlearn serve part=trunk certificates=trial/server folder=trunk": "test_parties.py has it serve",
+    "python -m splitlearn serve part=trunk certificates=trial/server folder=trunk": "test_docs_of_parties.py has it serve",
     "python train.py placement=u_shaped placement.server=localhost:7443 placement.certificates=trial/alice": (
-        "needs the server above; test_parties.py runs both"
+        "needs the server above; test_docs_of_parties.py runs both"
     ),
     "python train.py boundary=int8 attack=quick": "takes a minute; tests/app/test_attacks_in_training.py has fewer texts",
     "make train-parties": "sets up an environment of its own; test_benchmarks.py runs what it runs",

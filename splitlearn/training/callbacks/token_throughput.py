@@ -9,6 +9,8 @@ import torch
 from lightning.fabric.utilities.throughput import Throughput, get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from splitlearn.silence import without_lightning_advice
+
 # Counts that go on over interruptions: checkpoints hold them.
 _COUNTS = ("busy_s", "batches", "rows", "tokens", "padding_tokens")
 
@@ -144,5 +146,6 @@ def _available_flops(trainer: Trainer, module: LightningModule) -> float | None:
     dtype = next(module.parameters()).dtype
     if str(trainer.precision_plugin.precision).startswith("bf16"):
         dtype = torch.bfloat16
-    peaks = [get_available_flops(device, dtype) for device in _devices(module)]
+    with without_lightning_advice():
+        peaks = [get_available_flops(device, dtype) for device in _devices(module)]
     return sum(flops for flops in peaks if flops) if all(peaks) else None

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from splitlearn.model import SplitModel, is_quantized
+from splitlearn.randomness import forked_random_state
 from splitlearn.training.trials.one_part import run_one_part
 
 
@@ -37,7 +38,7 @@ def count_flops(parts: Sequence[SplitModel], num_frozen: int, num_rows: int, num
     tensors = itertools.chain.from_iterable([*part.parameters(), *part.buffers()] for part in parts)
     shared = {id(tensor): tensor for tensor in tensors}
     try:
-        with torch.compiler.set_stance("force_eager"), torch.random.fork_rng():
+        with torch.compiler.set_stance("force_eager"), forked_random_state():
             return _count([copy.deepcopy(part, shared) for part in parts], num_frozen, num_rows, num_tokens)
     except Exception:
         # Fake tensors have no values. A model or a quantized weight that reads some fails here, each in its own way, and the
