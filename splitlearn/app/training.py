@@ -19,6 +19,7 @@ from splitlearn.app.connecting import connected, server_figures
 from splitlearn.app.disk_checks import check_disk
 from splitlearn.app.fitting import fit, step_of_end
 from splitlearn.app.held_out import measure_before
+from splitlearn.app.loggers import ending_logged_runs
 from splitlearn.app.making import make_module, make_trainer
 from splitlearn.app.models import open_model
 from splitlearn.app.placing import describe_placement, resolve_placement
@@ -132,6 +133,7 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
     figures = RunFigures()
     own_callbacks = [figures, Traffic(), PrivacyLoss(), RunIdentity(recorder.run_id, starts), *make_rounds(cfg)]
     trainer = make_trainer(cfg, run_folder, own_callbacks, placement)
+    stack.enter_context(ending_logged_runs(trainer))
     check_disk(opened, module, trainer, run_folder, cfg.save_parts)
     # Bad data are found here, before weights are read.
     datamodule.setup("fit")

@@ -100,9 +100,10 @@ def _sweep_or(otherwise: Any) -> Any:
 
 
 def register_resolvers() -> None:
-    """Have configurations take ``${run_name:...}`` and ``${sweep_or:...}``."""
+    """Have configurations take ``${run_name:...}``, ``${sweep_or:...}`` and ``${last_part:...}``, the last part of a path."""
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("sweep_or", _sweep_or, replace=True)
+    OmegaConf.register_new_resolver("last_part", lambda path: Path(path).name, replace=True)
 
 
 register_resolvers()
