@@ -27,6 +27,7 @@ _NAMES = {
     "packing": "data.packing",
     "precision": "trainer.precision",
     "quantization": "model.quantization",
+    "rounds": "placement.rounds",
     "unexpected_tensors": "model.unexpected_tensors",
     "untie": "model.untie",
     "microbatches": "placement.microbatches",

@@ -29,14 +29,14 @@ def agree_on_rounds(numbers: Sequence[int], rounds_left: Sequence[int], wanted: 
         raise ValueError(f"rounds is {wanted}; give the number of rounds, or 0 for as many as the runs have left")
     if wanted == 0 and len(set(rounds_left)) != 1:
         raise ValueError(
-            f"the clients' runs have {_list(rounds_left)} rounds left; set trainer.max_steps alike for all, or rounds to a "
+            f"the clients' runs have {_list(rounds_left)} rounds left; have all train for as many steps, or set rounds to a "
             "number"
         )
     rounds = wanted or rounds_left[0]
     if rounds > min(rounds_left):
         raise ValueError(f"rounds is {rounds}, but the clients' runs have {_list(rounds_left)} left; train them for more steps")
     if rounds < 1:
-        raise ValueError("the clients' runs have no round left; set trainer.max_steps to placement.average_every or more")
+        raise ValueError("the clients' runs have no round left; have them train for as many steps as a round has, or more")
     return numbers[0], rounds
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from splitlearn.files import check_writable, whole_file, write_text
+from splitlearn.naming import named
 
 _MEAN, _END, _LOCK = "mean.safetensors", "end.txt", "lock"
 _ENDS = "ends-{}.safetensors"
@@ -122,7 +123,7 @@ class RoundFolder:
         if tensors is None:
             raise TimeoutError(
                 f"no mean of round {number} has come to {self.path} in {seconds:g} s; start whoever averages by then, or set "
-                "placement.rounds.wait to more if other clients take so long"
+                f"{named('rounds.wait')} to more if other clients take so long"
             )
         self._remove(offered for offered in self._numbers() if offered <= number)
         return tensors
@@ -141,8 +142,8 @@ class RoundFolder:
         """
         if not _wait(lambda: self.has_run() or None, start_seconds):
             raise NoRunError(
-                f"no run takes part in rounds in {self.path}; start the client's with placement.rounds.folder, or see in the "
-                "summary.json of its own folder why it has ended"
+                f"no run takes part in rounds in {self.path}; start the client's with this folder for its rounds, or see in "
+                "the summary.json of its own folder why it has ended"
             )
 
         def offered() -> Ends | None:

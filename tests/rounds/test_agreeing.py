@@ -17,9 +17,9 @@ def test_rounds_are_those_that_the_runs_have_left_or_fewer() -> None:
     ("numbers", "left", "wanted", "sentence"),
     [
         ([0, 1], [3, 2], 0, "have been through 0 and 1 rounds; have all go on from checkpoints of the same step"),
-        ([0, 0], [3, 2], 0, r"have 3 and 2 rounds left; set trainer\.max_steps alike for all, or rounds to a number"),
+        ([0, 0], [3, 2], 0, r"have 3 and 2 rounds left; have all train for as many steps, or set rounds to a number"),
         ([0, 0], [3, 2], 3, "rounds is 3, but the clients' runs have 3 and 2 left; train them for more steps"),
-        ([0, 0], [0, 0], 0, r"no round left; set trainer\.max_steps to placement\.average_every or more"),
+        ([0, 0], [0, 0], 0, r"no round left; have them train for as many steps as a round has, or more"),
         ([0, 0], [3, 3], -1, "rounds is -1; give the number of rounds, or 0"),
     ],
 )

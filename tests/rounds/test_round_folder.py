@@ -54,7 +54,7 @@ def test_an_app_that_is_asked_twice_does_nothing_twice(tmp_path: Path) -> None:
 def test_the_app_knows_whether_there_is_a_run(tmp_path: Path) -> None:
     folder = RoundFolder(tmp_path)
     with pytest.raises(
-        NoRunError, match=r"no run takes part in rounds in .*; start the client's with placement\.rounds\.folder"
+        NoRunError, match=r"no run takes part in rounds in .*; start the client's with this folder for its rounds"
     ):
         folder.ends(5.0)
     with folder.held():
