@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from splitlearn.rounds import Ends, RoundFolder
 
-pytest.importorskip("flwr", reason="flwr is the extra splitfed, which make test-splitfed has")
+pytest.importorskip("flwr.app", reason="flwr is the extra splitfed, which make test-splitfed has")
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
