@@ -25,28 +25,16 @@ def schedule(seconds: Mapping[str, float], count: int) -> tuple[float, float]:
         count: of microbatches.
     """
     client = server = waited = 0.0
-    answers: list[float] = []
-
-    def wait_until(moment: float) -> None:
-        nonlocal client, waited
-        waited += max(moment - client, 0.0)
-        client = max(client, moment)
-
-    for _ in range(count):
-        client += seconds["bottom"]
-        server = max(server, client) + seconds["trunk"]
-        answers.append(server)
-    for answer in answers:
-        wait_until(answer)
-        client += seconds["top"]
-    answers.clear()
-    for _ in range(count):
-        client += seconds["top_back"]
-        server = max(server, client) + seconds["trunk_back"]
-        answers.append(server)
-    for answer in answers:
-        wait_until(answer)
-        client += seconds["bottom_back"]
+    # Forward and back, the client sends all microbatches before it awaits the first answer.
+    for before, elsewhere, after in (("bottom", "trunk", "top"), ("top_back", "trunk_back", "bottom_back")):
+        answers: list[float] = []
+        for _ in range(count):
+            client += seconds[before]
+            server = max(server, client) + seconds[elsewhere]
+            answers.append(server)
+        for answer in answers:
+            waited += max(answer - client, 0.0)
+            client = max(client, answer) + seconds[after]
     return client, waited
 
 

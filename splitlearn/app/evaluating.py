@@ -57,8 +57,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     counts = _Counts()
     with without_lightning_advice():
         trainer = _make_trainer(opened.settings, counts, opened.placement)
-    with opened.loaded(cfg.base) as module, without_lightning_advice():
-        figures = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
+        with opened.loaded(cfg.base) as module:
+            figures = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
     measured = {"loss": figures["val_loss"], "perplexity": figures["val_perplexity"], **counts.figures}
     model = "base" if cfg.base else cfg.ckpt or "end"
     source = given.get("source", plain(opened.settings.data.source))
