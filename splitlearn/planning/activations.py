@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 from transformers.pytorch_utils import Conv1D
 
@@ -110,6 +111,21 @@ class _Ledger:
         return tensor.detach()
 
 
+class _NoLayerDropped(TorchFunctionMode):
+    """Answers the draw of a single random number by 1, so that no layer is left out.
+
+    Models that drop layers draw one for each layer and look at its value, which a fake tensor has not got.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch, or answer in its place."""
+        if func is torch.rand and args in (([],), ((),)):
+            return 1.0
+        return func(*args, **kwargs or {})
+
+
 def _storages(tensors: Iterable[torch.Tensor]) -> dict[int, torch.UntypedStorage]:
     storages = [tensor.untyped_storage() for tensor in tensors]
     return {storage._cdata: storage for storage in storages}
@@ -150,8 +166,8 @@ def _measure(
     model.train()
     layers = list(blueprint.anatomy.layers(model))
     twins = _first_alike(layers)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, torch.device("cpu"), contextlib.ExitStack() as stack:
+    mode, not_dropped = FakeTensorMode(allow_non_fake_inputs=True), _NoLayerDropped()
+    with mode, torch.device("cpu"), not_dropped, contextlib.ExitStack() as stack:
         shared = _give_shapes(model, [layer for index, layer in enumerate(layers) if twins[index] != index])
         ledger = _Ledger(shared)
         if lora_rank is not None:
@@ -175,7 +191,8 @@ def _measure(
     # dtype.
     temporary = (chunk_tokens or num_rows * num_tokens) * vocabulary * (4 + dtype.itemsize)
     per_layer = tuple(saved.get(twin, 0) for twin in twins)
-    return Activations(saved.get(_BEFORE, 0), per_layer, saved.get(len(layers), 0), temporary)
+    may_drop = any((getattr(module, "layerdrop", None) or 0) > 0 for module in model.modules())
+    return Activations(saved.get(_BEFORE, 0), per_layer, saved.get(len(layers), 0), temporary, may_drop)
 
 
 def _first_alike(layers: list[nn.Module]) -> list[int]:

@@ -44,3 +44,19 @@ def test_a_signal_whose_error_torch_has_replaced_is_still_an_interruption(tmp_pa
     summary = read_summary(tmp_path)
     assert summary is not None and summary.status == "interrupted"
     assert summary.reason == "the run was stopped before there was a checkpoint; start it again"
+
+
+def test_an_interruption_of_whoever_trains_from_python_is_found_behind_the_error_that_replaced_it(tmp_path: Path) -> None:
+    def save() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            # As torch does, whose file is closed when it is half written.
+            raise RuntimeError("unexpected position of the file")
+
+    with pytest.raises(RuntimeError) as raised:
+        save()
+    recording = recorder.Recorder(compose(), tmp_path)
+    recording.end_badly(raised.value)
+    summary = read_summary(tmp_path)
+    assert summary is not None and summary.status == "interrupted"

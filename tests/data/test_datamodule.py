@@ -109,8 +109,9 @@ def lines(tmp_path: Path) -> Path:
     return path
 
 
-def test_streamed_rows_are_those_that_were_not_held_out_in_a_new_order_each_epoch(lines: Path) -> None:
-    module = streamed(lines, packing="isolated", block_size=32, batch_size=2)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_streamed_rows_are_those_that_were_not_held_out_in_a_new_order_each_epoch(lines: Path, num_workers: int) -> None:
+    module = streamed(lines, packing="isolated", block_size=32, batch_size=2, num_workers=num_workers)
     assert module.tokenizer is not None
     orders = []
     for epoch in range(2):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ def test_it_is_what_a_real_batch_keeps(model_type: str) -> None:
     measured = measure_activations(draw_blueprint(model.config, torch.float32), ROWS, TOKENS)
     assert measured is not None and not measured.is_upper_bound
     assert total(measured) == pytest.approx(really_kept(model, model.config.vocab_size), rel=0.03)
+
+
+def test_layers_that_may_be_dropped_are_counted() -> None:
+    """The plan is for a batch that drops none, and says that one may keep less."""
+    config = tiny_model("opt").config
+    whole = measure_activations(draw_blueprint(config, torch.float32), ROWS, TOKENS)
+    config.layerdrop = 0.5
+    measured = measure_activations(draw_blueprint(config, torch.float32), ROWS, TOKENS)
+    assert whole is not None and measured == replace(whole, is_upper_bound=True)
 
 
 def test_layers_of_two_kinds_are_told_apart() -> None:
