@@ -36,8 +36,11 @@ DEFENCES: dict[str, list[str]] = {
     "gaussian_0.3": ["boundary=gaussian"],
     "gaussian_1.0": ["boundary=gaussian", "boundary.cut_1.forward.noise_rms=1.0"],
     "dchi": ["defence=dchi"],
+    "dchi_40": ["defence=dchi", "defence.dchi.epsilon=40"],
     "nopeek": ["defence=nopeek"],
+    "nopeek_20": ["defence=nopeek", "defence.nopeek.weight=20"],
     "adversarial": ["defence=adversarial"],
+    "adversarial_5": ["defence=adversarial", "defence.adversarial.weight=5"],
     "mid": ["defence=mid"],
 }
 # One trained transformer for each defence; the others take less.
@@ -52,7 +55,8 @@ SMOLLM2: dict[str, Any] = {
     "model": "smollm2_135m_instruct",
     "cut": [4, 26],
     "steps": 40,
-    "defences": [PLAIN, "int8", "gaussian_1.0", "dchi", "nopeek", "adversarial", "mid"],
+    # The noise that replaces tokens depends on how far apart a model's embeddings are: here epsilon=200 would replace none.
+    "defences": [PLAIN, "int8", "gaussian_1.0", "dchi_40", "nopeek_20", "adversarial_5", "mid"],
     "settings": [
         *("peft=lora", "data.batch_size=2", "data.block_size=64", "data.max_val_blocks=16"),
         *("attack.auxiliary_pieces=300", "attack.validation_pieces=4", "attack.test_pieces=16", "attack.prompts=2"),

@@ -56,7 +56,12 @@ def find_checkpoint(ckpt_path: str | None, run_folder: Path, setting: str = "ckp
 
 
 def _newest(folder: Path) -> Path | None:
-    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+    """Return the checkpoint after the most steps. The files' times do not tell: in a copied folder they are those of the copying."""
+    checkpoints = sorted(folder.glob("*.ckpt"))
+    if len(checkpoints) < 2:
+        return checkpoints[0] if checkpoints else None
+    # Of those after one step, the last may have been written before the validation that the best was written after.
+    return max(checkpoints, key=lambda path: (read_checkpoint(path)["global_step"], path.name != LAST))
 
 
 def _last(folder: Path) -> Path | None:

@@ -33,6 +33,7 @@ class Defences:
         self._own: list[Defence] = []
         self._pending: Mapping[str, Any] = {}
         self._generators: NamedGenerators | None = None
+        self._embedding_noise: EmbeddingNoise | None = None
 
     def attach(self, model: ComposedCausalLM) -> None:
         """Put the defences on a model's boundaries and embedding.
@@ -52,7 +53,7 @@ class Defences:
             raise ValueError(f"{named(self.settings.names[0])} works where the bottom is, and another party holds it")
         dchi = self.settings.dchi
         if dchi is not None:
-            model.embedding_noise = EmbeddingNoise(dchi.epsilon, dchi.nearest)
+            model.embedding_noise = self._embedding_noise = EmbeddingNoise(dchi.epsilon, dchi.nearest)
             self._generators = model.generators
         if self.settings.trained:
             boundary = model.boundaries[cut - 1]
@@ -90,16 +91,22 @@ class Defences:
     @property
     def figures(self) -> dict[str, torch.Tensor]:
         """Scalars that the defences measured in the last batch, by the names under which they are logged."""
-        return {name: figure for defence in self._own for name, figure in defence.figures.items()}
+        found = {name: figure for defence in self._own for name, figure in defence.figures.items()}
+        if self._embedding_noise is not None and (share := self._embedding_noise.last_replaced_share) is not None:
+            found["train_replaced_tokens"] = share
+        return found
 
     def measured(self) -> dict[str, Any]:
         """Return, as plain values, what is known of the defences only in training; for the run's record.
 
-        Of those that act after training it is what they have measured, of ``dchi`` whether its noise was a secret.
+        Of those that act after training it is what they have measured. Of ``dchi`` it is whether its noise was a secret, and
+        which share of the tokens of this process's training it has replaced by others.
         """
         found = {defence.name: defence.measured() for defence in self._own}
         if self._generators is not None:
             found["dchi"] = {"noise_is_secret": self._generators.is_secret(EMBEDDING_NOISE)}
+        if self._embedding_noise is not None and (share := self._embedding_noise.replaced_share) is not None:
+            found.setdefault("dchi", {})["replaced_share"] = share
         return {name: values for name, values in found.items() if values}
 
     def load_measured(self, values: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ class DchiSettings:
         nearest: whether noisy embeddings become those of the nearest token.
     """
 
-    epsilon: float = 100.0
+    epsilon: float = 200.0
     nearest: bool = True
 
 

@@ -30,18 +30,31 @@ class EmbeddingNoise:
     Args:
         epsilon: privacy of a token for each unit of distance between embeddings; the mean length of z is E / epsilon.
         nearest: whether a noisy embedding is replaced by that of the nearest token.
+
+    Attributes:
+        last_replaced_share: of the tokens of the last counted call, those for which another was nearest, a scalar; None before
+            one, and without ``nearest``.
     """
 
     def __init__(self, epsilon: float, nearest: bool) -> None:
         self._epsilon, self._nearest = epsilon, nearest
+        self.last_replaced_share: torch.Tensor | None = None
+        # The sum of the shares stays on its device: to ask for its value in each step would have the step wait.
+        self._sum_of_shares, self._num_calls = torch.zeros(()), 0
+
+    @property
+    def replaced_share(self) -> float | None:
+        """The mean of `last_replaced_share` over all counted calls; None if there were none."""
+        return self._sum_of_shares.item() / self._num_calls if self._num_calls else None
 
     @contextmanager
-    def applied(self, bottom: SplitModel, generators: NamedGenerators | None) -> Iterator[None]:
+    def applied(self, bottom: SplitModel, generators: NamedGenerators | None, counted: bool = False) -> Iterator[None]:
         """Have the bottom's embeddings noisy while this lasts.
 
         Args:
             bottom: the part with the embedding.
             generators: random number generators by name; None takes the process's own.
+            counted: whether to count how many tokens are replaced by others.
         """
 
         def add_noise(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
@@ -51,6 +64,8 @@ class EmbeddingNoise:
             if not self._nearest:
                 return output + noise.to(output.dtype)
             nearest_BT = nearest_tokens(output.detach().float() + noise, _table(module))
+            if counted and args:
+                self._count(args[0], nearest_BT)
             # Not a call of the module, which would come back here.
             return cast(torch.Tensor, module.forward(nearest_BT))
 
@@ -59,6 +74,11 @@ class EmbeddingNoise:
             yield
         finally:
             hook.remove()
+
+    def _count(self, ids_BT: torch.Tensor, nearest_BT: torch.Tensor) -> None:
+        share = (ids_BT != nearest_BT).float().mean()
+        self.last_replaced_share = share
+        self._sum_of_shares, self._num_calls = self._sum_of_shares.to(share.device) + share, self._num_calls + 1
 
 
 def draw_noise(shape: torch.Size, epsilon: float, generator: torch.Generator) -> torch.Tensor:

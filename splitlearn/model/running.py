@@ -178,7 +178,7 @@ class Run:
         noise = self.embedding_noise
         if noise is None or not part.spec.has_embedding or all(each.passes_directly(self.kind) for each in self.boundaries):
             return nullcontext()
-        return noise.applied(part, self.generators)
+        return noise.applied(part, self.generators, counted=self.kind is CallKind.TRAIN)
 
     def finish(self, at: Arriving) -> Finished:
         """Wait for the answer of another party that runs the top.

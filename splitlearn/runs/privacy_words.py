@@ -11,7 +11,7 @@ _MOST = 8
 
 
 def privacy_in_words(privacy: Any, defence: Any) -> list[str]:
-    """Return what epsilon is, or why none holds, one sentence for each kind of example and for noise on embeddings.
+    """Return what epsilon is, or why none holds, and what noise on embeddings has changed, a sentence each.
 
     Args:
         privacy: as in ``summary.json``, which anybody may have written.
@@ -20,8 +20,13 @@ def privacy_in_words(privacy: Any, defence: Any) -> list[str]:
     sentences = []
     for name, of_kind in list(_mapping(privacy).items())[:_MOST]:
         sentences.append(_of_examples(f"{str(name).replace('_', '-')} examples", _mapping(of_kind)))
-    if _mapping(_mapping(defence).get("dchi")).get("noise_is_secret") is False:
+    dchi = _mapping(_mapping(defence).get("dchi"))
+    if dchi.get("noise_is_secret") is False:
         sentences.append(f"the epsilon of defence.dchi does not hold: {_PUBLIC_NOISE}")
+    if dchi.get("replaced_share") == 0:
+        sentences.append("defence.dchi replaced no token: all was sent as without it, and a smaller epsilon would replace some")
+    elif "replaced_share" in dchi:
+        sentences.append(f"defence.dchi replaced {_number(dchi['replaced_share'], '.1%')} of the tokens by others")
     return sentences
 
 

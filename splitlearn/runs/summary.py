@@ -50,7 +50,8 @@ class RunSummary:
             ``epsilon`` is None, and ``epsilon_if_secret`` is what it would be.
         defence: by the name of each defence that needs it after training, what it measured: ``mid`` has the ``width`` of each
             number of the smashed data, by which its noise is scaled. Of ``dchi`` it is ``noise_is_secret``: if it is false,
-            its epsilon does not hold.
+            its epsilon does not hold; and with ``nearest`` also ``replaced_share``, the share of the tokens for which others
+            were sent, since the run was last started.
         memory: bytes as measured in training: ``parts`` has for each part ``parameter_bytes``, ``gradient_bytes``,
             ``optimizer_bytes`` and ``activation_bytes`` (kept for the backward pass); ``parties`` has for each party the sum
             over its parts; ``planned_parties`` has the same sums as reckoned before training.

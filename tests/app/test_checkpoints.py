@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,22 @@ def test_best_is_what_lightning_calls_so(result: TrainResult, tmp_path: Path) ->
     for path in folder.iterdir():
         (tmp_path / "checkpoints" / path.name).write_bytes(path.read_bytes())
     assert find_checkpoint("best", tmp_path) == str(tmp_path / "checkpoints" / Path(best).name)
+
+
+@pytest.mark.parametrize("copied_last", ["last.ckpt", "step_000006.ckpt", "step_000012.ckpt"])
+def test_best_is_what_the_checkpoint_of_the_most_steps_says_in_whatever_order_a_folder_was_copied(
+    copied_last: str, result: TrainResult, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name, best in {"step_000006": "step_000006", "step_000012": "step_000012", "last": "step_000006"}.items():
+        content = read_checkpoint(result.folder / "checkpoints" / f"{name}.ckpt")
+        for state in content["callbacks"].values():
+            if state.get("monitor"):
+                state["best_model_path"] = f"elsewhere/{best}.ckpt"
+        path = tmp_path / "checkpoints" / f"{name}.ckpt"
+        write_torch_file(path, content)
+        os.utime(path, (10**9, 10**9 + (path.name == copied_last)))
+    assert find_checkpoint("best", tmp_path) == str(tmp_path / "checkpoints" / "step_000012.ckpt")
 
 
 def test_checkpoints_of_another_layout_are_refused_by_all_who_read_them(result: TrainResult, tmp_path: Path) -> None:

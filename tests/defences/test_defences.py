@@ -222,6 +222,23 @@ def test_noise_on_embeddings_is_a_secret_unless_asked_otherwise(tiny_checkpoint:
     assert module_of(tiny_checkpoint("llama"), MID).defences.measured() == {}
 
 
+def test_tokens_that_noise_on_embeddings_replaces_are_counted(tiny_checkpoint: Callable[..., Path]) -> None:
+    ids = token_ids()
+    shares = []
+    for epsilon in (1e6, 20.0, 1e-3):
+        module = module_of(tiny_checkpoint("llama"), {"dchi": {"epsilon": epsilon, "nearest": True}})
+        for kind in (CallKind.EVALUATE, CallKind.TRIAL):
+            logits(module.composed, ids, kind)
+            assert module.defences.figures == {} and module.defences.measured() == {"dchi": {"noise_is_secret": True}}
+        logits(module.composed, ids, CallKind.TRAIN)
+        shares.append(module.defences.measured()["dchi"]["replaced_share"])
+        assert float(module.defences.figures["train_replaced_tokens"]) == shares[-1]
+    assert shares[0] == 0 < shares[1] < shares[2] <= 1
+    far = module_of(tiny_checkpoint("llama"), {"dchi": {"epsilon": 20.0, "nearest": False}})
+    logits(far.composed, ids, CallKind.TRAIN)
+    assert "replaced_share" not in far.defences.measured()["dchi"]
+
+
 def test_all_defences_go_on_to_the_bit(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

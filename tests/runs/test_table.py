@@ -87,6 +87,15 @@ def test_noise_that_follows_from_the_seed_has_no_epsilon(capsys: pytest.CaptureF
     assert "dchi" not in shown(capsys, defence={"dchi": {"noise_is_secret": True}})
 
 
+def test_what_noise_on_embeddings_changed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(share: Any) -> str:
+        return shown(capsys, defence={"dchi": {"noise_is_secret": True, "replaced_share": share}})
+
+    assert "defence.dchi replaced 41.2% of the tokens by others" in told(0.412)
+    assert "defence.dchi replaced no token: all was sent as without it" in told(0.0)
+    assert "defence.dchi replaced unknown of the tokens" in told("many")
+
+
 def test_the_time_over_a_network_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     link = {"bandwidth_mbps": 100, "rtt_ms": None, "step_s": 0.08, "waiting_share": 0.75}
     assert "over 100 Mbit/s with 0 ms there and back a step would take 0.08 s, 75% of it waiting" in shown(capsys, link=link)
