@@ -59,7 +59,8 @@ def test_the_run_folder(result: splitlearn.app.TrainResult) -> None:
     assert [each["part"] for each in summary["loading"]] == ["bottom", "trunk", "top"]
     assert all(each["read_bytes"] + each["shared_bytes"] == each["needed_bytes"] > 0 for each in summary["loading"])
     assert not any(each["mapped_bytes"] for each in summary["loading"]), "trained weights are memory of their own"
-    assert summary["versions"]["torch"] == torch.__version__
+    # The build of torch, such as +cu130, is told only where its package is called that.
+    assert torch.__version__.startswith(summary["versions"]["torch"])
     assert OmegaConf.load(result.folder / "config.yaml").split.point_1 == 3
 
 
