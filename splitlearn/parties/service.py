@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 Outcome = Answer | Future[Answer]
 # How much may wait in a session, in the largest messages.
 _MESSAGES_WAITING = 4
+# How often to see whether a client still waits for its welcome.
+_GLANCE_SECONDS = 0.2
 # How often sessions are looked through for those that nobody comes back to.
 _LONGEST_ROUND = 10.0
 
@@ -113,7 +115,7 @@ class PartyService(grpc.GenericRpcHandler):
             hello = self._await_hello(frames, reader, context)
             if hello is None:
                 return
-            mailbox = self._enter(client, title, hello, outbox)
+            mailbox = self._enter(client, title, hello, outbox, context.is_active)
         except (PartyError, WireError) as error:
             _log.warning("%s is refused: %s", title, error)
             yield from write_message(_error_head(error, is_final=True))
@@ -144,12 +146,14 @@ class PartyService(grpc.GenericRpcHandler):
             timer.cancel()
         return None
 
-    def _enter(self, client: str | None, title: str, hello: Message, outbox: Outbox) -> Mailbox:
+    def _enter(
+        self, client: str | None, title: str, hello: Message, outbox: Outbox, is_waiting: Callable[[], bool]
+    ) -> Mailbox:
         """Welcome a client to a new session, or to the one that it had before its connection broke."""
         if hello.kind != "hello":
             raise WireError(f"{title} sent {hello.kind} before hello")
         token = hello.head.hello.session
-        mailbox = self._mailboxes.find(token, client) if token else self._begin(client, hello)
+        mailbox = self._mailboxes.find(token, client) if token else self._begin(client, hello, is_waiting)
         welcome = pb.Welcome()
         welcome.CopyFrom(mailbox.welcome or welcome)
         welcome.session, welcome.last_call = mailbox.token, mailbox.last_call
@@ -157,16 +161,23 @@ class PartyService(grpc.GenericRpcHandler):
         _log.info("%s %s", title, "goes on with its session" if token else "has begun a session")
         return mailbox
 
-    def _begin(self, client: str | None, hello: Message) -> Mailbox:
+    def _begin(self, client: str | None, hello: Message, is_waiting: Callable[[], bool]) -> Mailbox:
+        """Have the thread that computes answer a hello; the client says how long it waits for its turn."""
         answerer = self._answerer_for(client)
         mailbox = self._mailboxes.begin(client, answerer)
         greeted: Future[Outcome] = Future()
-        self.run(lambda: greeted.set_result(self._attempt(mailbox, hello, partial(answerer.answer, hello))))
-        try:
-            answer = greeted.result(self._settings.greeting_seconds)
-        except TimeoutError:
-            self._mailboxes.remove(mailbox)
-            raise PartyError("the server computes for other clients; try again later", pb.ERROR_KIND_BUSY, True) from None
+
+        def greet() -> None:
+            # A client that has gone is not greeted: the part would be kept for it.
+            if greeted.set_running_or_notify_cancel():
+                greeted.set_result(self._attempt(mailbox, hello, partial(answerer.answer, hello)))
+
+        self.run(greet)
+        while not wait([greeted], _GLANCE_SECONDS).done:
+            if (self._is_stopped.is_set() or not is_waiting()) and greeted.cancel():
+                self._mailboxes.remove(mailbox)
+                raise PartyError("the server computed for other clients until one of both ended", pb.ERROR_KIND_BUSY, True)
+        answer = greeted.result()
         head = pb.Head() if isinstance(answer, Future) else answer[0]
         if not head.HasField("welcome"):
             self._mailboxes.remove(mailbox)

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from splitlearn.parties import (
     CONVERSE,
     MessageReader,
     PartyError,
+    PartyLostError,
     ServiceSettings,
     WireLimits,
     open_channel,
@@ -136,6 +138,19 @@ def test_a_connection_that_says_nothing_is_ended(serve: Serve, identity: Identif
     served = serve(ServiceSettings(greeting_seconds=0.2))
     with hostile(served, identity("alice"), greets=False) as alice, pytest.raises(grpc.RpcError, match="CANCELLED"):
         alice.hear()
+
+
+def test_a_client_waits_for_its_welcome_as_long_as_it_likes(serve: Serve, identity: Identify) -> None:
+    """The server computes for another one for longer than a connection may say nothing."""
+    served = serve(ServiceSettings(greeting_seconds=0.2))
+    with Connected(served.target, identity("alice")) as alice:
+        alice.pause(1500)
+        with pytest.raises(PartyLostError, match="did not answer within 0.5 s"):
+            Connected(served.target, identity("bob"), replace(QUICK, connect=0.5))
+        with Connected(served.target, identity("bob")) as bob:
+            assert bob.ask(seed=party_pb2.Seed(seed=0)).kind == "done"
+    # The one that did not wait is not greeted once its turn has come.
+    assert served.counting.greeted == ["alice", "bob"]
 
 
 def test_a_client_that_acknowledges_nothing_is_ended(serve: Serve, identity: Identify) -> None:
