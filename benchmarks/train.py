@@ -131,7 +131,9 @@ def main() -> None:
     arguments = parser.parse_args()
     blocks = 8 * arguments.batch if arguments.blocks is None else arguments.blocks
     if blocks < 3 * arguments.batch:
-        parser.error(f"--blocks is {blocks}, and --batch {arguments.batch}: an epoch needs 3 steps at least, to time one within it")
+        parser.error(
+            f"--blocks is {blocks}, and --batch {arguments.batch}: an epoch needs 3 steps at least, to time one within it"
+        )
     sizes = {"blocks": blocks, "batch": arguments.batch, "length": arguments.length}
     places = {"device": arguments.device, "precision": arguments.precision}
     setting = Setting(arguments.model, tuple(arguments.cut), **sizes, **places)

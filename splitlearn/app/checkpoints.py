@@ -56,7 +56,7 @@ def find_checkpoint(ckpt_path: str | None, run_folder: Path, setting: str = "ckp
 
 
 def _newest(folder: Path) -> Path | None:
-    """Return the checkpoint after the most steps. The files' times do not tell: in a copied folder they are those of the copying."""
+    """Return the checkpoint after the most steps. The times of files in a copied folder are those of the copying."""
     checkpoints = sorted(folder.glob("*.ckpt"))
     if len(checkpoints) < 2:
         return checkpoints[0] if checkpoints else None

@@ -146,9 +146,7 @@ class PartyService(grpc.GenericRpcHandler):
             timer.cancel()
         return None
 
-    def _enter(
-        self, client: str | None, title: str, hello: Message, outbox: Outbox, is_waiting: Callable[[], bool]
-    ) -> Mailbox:
+    def _enter(self, client: str | None, title: str, hello: Message, outbox: Outbox, is_waiting: Callable[[], bool]) -> Mailbox:
         """Welcome a client to a new session, or to the one that it had before its connection broke."""
         if hello.kind != "hello":
             raise WireError(f"{title} sent {hello.kind} before hello")

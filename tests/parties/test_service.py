@@ -145,7 +145,7 @@ def test_a_client_waits_for_its_welcome_as_long_as_it_likes(serve: Serve, identi
     served = serve(ServiceSettings(greeting_seconds=0.2))
     with Connected(served.target, identity("alice")) as alice:
         alice.pause(1500)
-        with pytest.raises(PartyLostError, match="did not answer within 0.5 s"):
+        with pytest.raises(PartyLostError, match=r"did not answer within 0\.5 s"):
             Connected(served.target, identity("bob"), replace(QUICK, connect=0.5))
         with Connected(served.target, identity("bob")) as bob:
             assert bob.ask(seed=party_pb2.Seed(seed=0)).kind == "done"
