@@ -16,6 +16,7 @@ from splitlearn.checkpoint.main_file import SINGLE_FILE
 from splitlearn.checkpoint.shard import open_shard
 from splitlearn.checkpoint.source import CheckpointSource
 from splitlearn.files import check_room
+from splitlearn.redaction import reason_of
 
 _MAX_SHARD_SIZE = "100MB"
 
@@ -71,12 +72,20 @@ def _prepare_gguf(file: Path, out: Path, dtype: torch.dtype, max_shard_size: str
     if absent:
         raise ImportError(f"reading {file.name} needs {' and '.join(absent)}: pip install 'splitlearn[gguf]'")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import __version__ as version
 
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(
+            f"transformers {version} cannot make a tokenizer of what {file} holds ({type(error).__name__}: "
+            f"{reason_of(error)}); a newer release may, or take another file of that model"
+        ) from error
     model = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True), trust_remote_code=False
     )
     model.save_pretrained(out, max_shard_size=max_shard_size)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False).save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 def _prepare_single_file(file: Path, out: Path, max_shard_size: str) -> None:

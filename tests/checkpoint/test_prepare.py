@@ -30,7 +30,7 @@ def test_a_single_file_becomes_shards_with_the_same_bits(tiny_checkpoint: Callab
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
-def write_gguf(path: Path, model: torch.nn.Module) -> None:
+def write_gguf(path: Path, model: torch.nn.Module, has_tokenizer: bool = True) -> None:
     """Write a tiny llama as a GGUF file with a two-token-type vocabulary, the way llama.cpp lays it out."""
     config: Any = model.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -42,11 +42,13 @@ def write_gguf(path: Path, model: torch.nn.Module) -> None:
     writer.add_head_count_kv(config.num_attention_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["t", "1", *(f"t{index}" for index in range(1, config.vocab_size - 1))])
-    writer.add_token_types([1] * config.vocab_size)
-    writer.add_token_merges(["t 1"])
-    writer.add_eos_token_id(2)
+    if has_tokenizer:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(["t", "1", *(f"t{index}" for index in range(1, config.vocab_size - 1))])
+        writer.add_token_types([1] * config.vocab_size)
+        writer.add_token_merges(["t 1", "t1 1"])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
     names = {
         "self_attn.q_proj": "attn_q",
         "self_attn.k_proj": "attn_k",
@@ -80,6 +82,14 @@ def test_a_gguf_becomes_shards(tmp_path: Path) -> None:
     read = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     for name in ("model.embed_tokens.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight"):
         assert torch.equal(read[name], model.state_dict()[name]), name
+
+
+def test_a_gguf_without_a_tokenizer_that_can_be_read_is_refused_before_its_weights_are(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", tiny_model("llama"), has_tokenizer=False)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot make a tokenizer of what .*tiny\.gguf holds"):
+        prepare_checkpoint(tmp_path / "tiny.gguf", tmp_path / "out")
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_sources_that_cannot_be_prepared(tmp_path: Path) -> None:

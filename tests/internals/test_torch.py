@@ -24,6 +24,7 @@ INTERNALS = [
     Internal(a_tensor, "_version", "whether a gradient is another than before"),
     Internal("torch", "_foreach_mul_", "scaling all gradients in few kernels"),
     Internal("torch._subclasses.fake_tensor", "FakeTensorMode", "figures of a run without values", ("allow_non_fake_inputs",)),
+    Internal("torch.overrides", "TorchFunctionMode", "answering draws of numbers that a model looks at"),
     Internal("torch.nn.attention", "sdpa_kernel", "attention that can be differentiated twice", ("backends",)),
     Internal("torch.nn.attention", "SDPBackend", "attention that can be differentiated twice"),
     Internal("torch.utils._pytree", "tree_flatten", "the tensors in whatever a layer returns", ("tree",)),
