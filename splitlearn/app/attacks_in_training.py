@@ -11,13 +11,12 @@ from omegaconf import DictConfig
 from splitlearn.app.attack_texts import WHOLE_DOCUMENTS, attack_texts
 from splitlearn.app.attacking import decoder_of, public_model, refuse_uncrossed
 from splitlearn.app.configuration import make, plain
-from splitlearn.attacks import AttackPlan, AttackReport, run_attacks
-from splitlearn.boundary import BoundaryCodecs
+from splitlearn.attacks import AVERAGING, BACKWARD, AttackPlan, AttackReport, run_attacks
 from splitlearn.cut import PART_NAMES, Placement
 from splitlearn.data import BlockDataModule, read_tokenizer
 from splitlearn.loading import OpenedModel
 from splitlearn.model import ComposedCausalLM
-from splitlearn.naming import naming_group
+from splitlearn.naming import named, naming_group
 from splitlearn.training import SplitCausalLM
 from splitlearn.training.callbacks import Attacks, find_callback, keeping_generators
 
@@ -54,7 +53,7 @@ def prepare_attacks(
     with naming_group("attack"):
         plan = AttackPlan.from_plain(settings)
     refuse_uncrossed(plan, placement)
-    _refuse_at_servers(cfg, placement)
+    _refuse_at_servers(plan, placement)
     source = {"tokenizer_name_or_path": opened.source.name, "tokenizer_revision": opened.source.commit}
     if not isinstance(datamodule, BlockDataModule):
         raise ValueError("attack is set, but data of another class than splitlearn's own cannot be attacked; set attack=none")
@@ -75,20 +74,24 @@ def prepare_attacks(
     attacks.waits_for_best = cfg.load_best_model_at_end
 
 
-def _refuse_at_servers(cfg: DictConfig, placement: Placement) -> None:
-    """Refuse attacks whose rehearsals a server cannot take part in: it decodes no trials, and keeps the top to itself.
+def _refuse_at_servers(plan: AttackPlan, placement: Placement) -> None:
+    """Refuse attacks that a server cannot take part in: it keeps a top to itself, and would keep gradients of its weights.
 
     Raises:
         ValueError: there is such a server.
     """
     if not any(placement.addresses()):
         return
-    with naming_group("boundary"):
-        is_coded = BoundaryCodecs.from_plain(plain(cfg.get("boundary"))) != BoundaryCodecs()
-    if is_coded or not placement.party(placement.holder(PART_NAMES[-1])).is_here:
+    otherwise = "attack the run's checkpoint afterwards: python -m splitlearn attack run=FOLDER ckpt=last"
+    if not placement.party(placement.holder(PART_NAMES[-1])).is_here:
         raise ValueError(
-            "attack is set, but with the top at a server, or codecs on the way to one, attacks cannot rehearse what crosses; "
-            "set attack=none, and attack the run's checkpoint afterwards: python -m splitlearn attack run=FOLDER ckpt=last"
+            f"attack is set, but the top is at a server, which keeps it to itself; set attack=none, and {otherwise}"
+        )
+    trunk_is_here = placement.party(placement.holder(PART_NAMES[1])).is_here
+    if not trunk_is_here and (AVERAGING in plan.directions or (BACKWARD in plan.directions and 1 in plan.cuts)):
+        raise ValueError(
+            f"{named('attack.directions')} is [{', '.join(plan.directions)}] at the cuts {list(plan.cuts)}, which takes "
+            f"gradients of the trunk, and a server would keep them for its next step; leave these out, and {otherwise}"
         )
 
 

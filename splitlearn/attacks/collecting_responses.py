@@ -36,10 +36,14 @@ def collect_responses(
         prompt and behind a response that ended early.
 
     Raises:
-        ValueError: nothing crosses there, or the model cannot generate as it is cut.
+        ValueError: nothing crosses there, another process holds a part, or the model cannot generate as it is cut.
     """
     if not model.boundaries[cut - 1].route.is_crossed:
         raise ValueError(f"nothing crosses cut {cut}: the parts on both sides are one party's")
+    elsewhere = [part.spec.name for part in model.parts if part.is_elsewhere]
+    if elsewhere:
+        # What a server generates with is its own, and not a trial.
+        raise ValueError(f"responses are generated with parts of this process, and another holds the {' and '.join(elsewhere)}")
     num_prompt_tokens, ids, crossed = prompts_NP.shape[1], [], []
     with rehearsing(model, seed) as rehearsal, torch.no_grad():
         recorder = _Recorder()

@@ -146,7 +146,8 @@ class Run:
             cache = None if self.caches is None else self.caches[index]
             if cache is not None:
                 own |= {"past_key_values": cache, "use_cache": True}
-            if part.is_elsewhere and (isinstance(at, Arriving) or not self.boundaries[index - 1].passes_directly(self.kind)):
+            # A trial crosses its boundaries here, if it crosses any, and asks for what the part alone makes of it.
+            if part.is_elsewhere and self.kind is not CallKind.TRIAL:
                 at = self._call_elsewhere(index, at, {**own, **settings}, head)
                 continue
             at = self._reach(index, at, device)

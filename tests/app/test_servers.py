@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from splitlearn.app.placing import resolve_placement
 from splitlearn.app.serving import make_part_server
 from splitlearn.cut import PlacementError
 from splitlearn.parties import Conversation, LinkSettings, PartServer, PartyService, add_port
+from splitlearn.runs import read_summary
 from splitlearn.training.callbacks import LAST
 from tests.run_comparison import assert_alike, content
 
@@ -81,6 +83,53 @@ def test_a_run_with_two_servers_is_that_of_one_process(tmp_path: Path) -> None:
     figures = record.server or {}
     assert [part["part"] for part in figures["loading"]["parts"]] == ["trunk", "top"]
     assert figures["sent_bytes"] == sum(party["sent_bytes"] for party in figures["parties"].values())
+
+
+ATTACK = ["attack=quick", "attack.attacks=[ridge,labels,responses]", "attack.cuts=[2]", "attack.directions=[forward,backward]"]
+ATTACK += ["attack.test_pieces=4", "attack.auxiliary_pieces=24", "attack.tokens=16", "attack.budgets.labels.seconds=null"]
+ATTACK += ["attack.recording_seconds=null", "attack.budgets.ridge.seconds=null", "attack.prompts=2"]
+
+
+@pytest.mark.parametrize("codec", ["exact", "int8"])
+def test_a_run_with_a_server_is_attacked_as_that_of_one_process_and_stays_what_it_is(codec: str, tmp_path: Path) -> None:
+    own = [*SHORT, f"boundary={codec}", "data.max_train_rows=12", "data.max_val_rows=3"]
+    one = train(compose(*own, *ATTACK), folder=tmp_path / "one")
+    with listening("trunk", f"boundary={codec}") as (address, held):
+        two = train(compose(*own, *ATTACK, f"placement.server={address}"), folder=tmp_path / "two")
+        assert held.num_steps == 3
+    with listening("trunk", f"boundary={codec}") as (address, _):
+        alone = train(compose(*own, f"placement.server={address}"), folder=tmp_path / "alone")
+    records = [assert_alike(one, run) for run in (two, alone)]
+    expected, found = (read_summary(run.folder) for run in (one, two))
+    assert expected is not None and found is not None and expected.attacks and found.attacks
+    assert records[1].attacks is None
+
+    def recoveries(attacks: dict[str, Any], *left_out: str) -> dict[tuple[str, str], float]:
+        results = [result for result in attacks["attacks"] if result["attack"] not in left_out]
+        return {(result["attack"], result["direction"]): result["token_recovery"] for result in results}
+
+    for moment in (lambda attacks: attacks, lambda attacks: attacks["before"]):
+        assert recoveries(moment(found.attacks)) == recoveries(moment(expected.attacks), "responses")
+    assert set(recoveries(found.attacks)) == {("ridge", "forward"), ("labels", "backward")}
+    (left_out,) = found.attacks["left_out"]
+    assert left_out["attack"] == "responses" and "another holds the trunk" in left_out["reason"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["placement=vanilla"], "the top is at a server, which keeps it to itself; set attack=none"),
+        (["attack.directions=[averaging]"], "takes gradients of the trunk, and a server would keep them"),
+        (["attack.directions=[backward]"], "takes gradients of the trunk, and a server would keep them"),
+    ],
+)
+def test_attacks_that_a_server_cannot_take_part_in_are_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
+    own = ["attack=quick", "attack.attacks=[ridge,labels,bag_of_tokens]", "attack.cuts=[1]", *overrides]
+    with (
+        pytest.raises(ValueError, match=message),
+        listening("[trunk,top]" if "vanilla" in overrides[0] else "trunk") as (at, _),
+    ):
+        train(compose(*SHORT, *own, f"placement.server={at}"), folder=tmp_path)
 
 
 @pytest.mark.parametrize(
