@@ -66,12 +66,12 @@ def connected(
         yield []
         return
     from splitlearn.certificates import CertificateFiles, Role, read_identity
-    from splitlearn.parties import GrpcConnection, LinkSettings, PartyLostError, join_parts
+    from splitlearn.parties import GrpcConnection, PartyLostError, Patience, join_parts
 
     folder = settings.certificates
     identity = None if folder is None else read_identity(CertificateFiles.in_folder(folder), Role.CLIENT)
     with naming_group("placement.patience"):
-        patience = LinkSettings(**plain(settings.patience))
+        patience = Patience(**plain(settings.patience))
     servers = []
     with ExitStack() as stack:
         for party, address in placement.addresses():

@@ -143,9 +143,9 @@ def _listen(cfg: DictConfig, part_server: PartServer, identity: Identity | None)
 
     from splitlearn.parties import (
         Conversation,
-        LinkSettings,
         PartyError,
         PartyService,
+        Patience,
         ServiceSettings,
         add_port,
         party_pb2,
@@ -169,7 +169,7 @@ def _listen(cfg: DictConfig, part_server: PartServer, identity: Identity | None)
     )
     # gRPC's health service takes a thread for each call, too.
     pool = ThreadPoolExecutor(service.num_threads + 4, thread_name_prefix="party")
-    server = grpc.server(pool, handlers=[service], options=LinkSettings().server_options(limits.wire))
+    server = grpc.server(pool, handlers=[service], options=Patience().server_options(limits.wire))
     answers_health = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers_health, server)
     address = f"{cfg.host}:{add_port(server, f'{cfg.host}:{cfg.port}', identity)}"

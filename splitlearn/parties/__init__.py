@@ -13,7 +13,7 @@ from splitlearn.parties.kept_state import kept_state_file, read_kept_state
 from splitlearn.parties.part_server import PartServer
 from splitlearn.parties.protocol import CONVERSE, PROTOCOL_VERSION, party_pb2
 from splitlearn.parties.remote_part import RemotePart
-from splitlearn.parties.security import LinkSettings, add_port, check_target, open_channel, peer_name
+from splitlearn.parties.security import Patience, add_port, check_target, open_channel, peer_name
 from splitlearn.parties.served_part import ServedPart
 from splitlearn.parties.service import PartyService
 from splitlearn.parties.service_settings import Answer, Answerer, ServiceSettings
@@ -31,13 +31,13 @@ __all__ = [
     "Conversation",
     "GrpcConnection",
     "InProcessConnection",
-    "LinkSettings",
     "Message",
     "MessageReader",
     "PartServer",
     "PartyError",
     "PartyLostError",
     "PartyService",
+    "Patience",
     "RemotePart",
     "ServedPart",
     "ServerLimits",

@@ -20,7 +20,7 @@ from splitlearn.certificates import Identity
 from splitlearn.parties.errors import PartyError, PartyLostError
 from splitlearn.parties.losses import Loss, loss_of, raised_again
 from splitlearn.parties.protocol import party_pb2 as pb
-from splitlearn.parties.security import LinkSettings
+from splitlearn.parties.security import Patience
 from splitlearn.parties.stream import Server, Stream, open_stream
 from splitlearn.parties.wire import Message, write_message
 from splitlearn.parties.wire_checks import WireError, WireLimits
@@ -84,11 +84,11 @@ class GrpcConnection:
         self,
         target: str,
         identity: Identity | None = None,
-        settings: LinkSettings | None = None,
+        settings: Patience | None = None,
         limits: WireLimits | None = None,
         name: str = "the server",
     ) -> None:
-        self._settings = settings or LinkSettings()
+        self._settings = settings or Patience()
         self._server = Server(target, identity, self._settings, limits or _LARGEST_ANSWER, name)
         self.party = self._server.title
         self.sent_bytes = self.received_bytes = self.reconnects = self.server_peak_bytes = 0

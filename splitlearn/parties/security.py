@@ -18,7 +18,7 @@ from splitlearn.parties.wire_checks import WireLimits
 
 
 @dataclass(frozen=True)
-class LinkSettings:
+class Patience:
     """How long the two ends of a connection wait for each other. All are seconds.
 
     Args:
@@ -81,7 +81,7 @@ class LinkSettings:
         ]
 
 
-def open_channel(target: str, identity: Identity | None, settings: LinkSettings, limits: WireLimits) -> grpc.Channel:
+def open_channel(target: str, identity: Identity | None, settings: Patience, limits: WireLimits) -> grpc.Channel:
     """Return a channel to a server. It connects with the first call.
 
     Args:

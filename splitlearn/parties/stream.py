@@ -16,7 +16,7 @@ from splitlearn.parties.errors import PartyError, PartyLostError
 from splitlearn.parties.losses import Loss, loss_of
 from splitlearn.parties.protocol import CONVERSE
 from splitlearn.parties.protocol import party_pb2 as pb
-from splitlearn.parties.security import LinkSettings, open_channel
+from splitlearn.parties.security import Patience, open_channel
 from splitlearn.parties.wire import Message, MessageReader, write_message
 from splitlearn.parties.wire_checks import WireLimits
 
@@ -38,7 +38,7 @@ class Server:
 
     target: str
     identity: Identity | None
-    settings: LinkSettings
+    settings: Patience
     limits: WireLimits
     name: str
 

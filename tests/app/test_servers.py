@@ -17,7 +17,7 @@ from splitlearn.app import TrainResult, compose, evaluate, generate, train
 from splitlearn.app.placing import resolve_placement
 from splitlearn.app.serving import make_part_server
 from splitlearn.cut import PlacementError
-from splitlearn.parties import Conversation, LinkSettings, PartServer, PartyService, add_port
+from splitlearn.parties import Conversation, PartServer, PartyService, Patience, add_port
 from splitlearn.runs import read_summary
 from splitlearn.training.callbacks import LAST
 from tests.run_comparison import assert_alike, content
@@ -35,7 +35,7 @@ def listening(part: str, *overrides: str) -> Iterator[tuple[str, PartServer]]:
     held = make_part_server(compose(f"part={part}", "verbose=false", *MODEL, *overrides, config_name="serve"))
     service = PartyService(lambda client: Conversation(held, client or "client"))
     pool = ThreadPoolExecutor(service.num_threads)
-    server = grpc.server(pool, handlers=[service], options=LinkSettings().server_options(held.limits.wire))
+    server = grpc.server(pool, handlers=[service], options=Patience().server_options(held.limits.wire))
     port = add_port(server, "localhost:0", None)
     server.start()
     try:

@@ -18,17 +18,17 @@ import torch
 from splitlearn.certificates import CertificateFiles, Identity, Role, make_certificates, read_identity
 from splitlearn.parties import (
     Answer,
-    LinkSettings,
     Message,
     PartyError,
     PartyService,
+    Patience,
     ServiceSettings,
     WireLimits,
     add_port,
     party_pb2,
 )
 
-QUICK = LinkSettings(keepalive=1.0, keepalive_timeout=1.0, connect=5.0, reconnect=5.0, answer=20.0)
+QUICK = Patience(keepalive=1.0, keepalive_timeout=1.0, connect=5.0, reconnect=5.0, answer=20.0)
 LIMITS = WireLimits(max_message_bytes=1 << 22)
 
 

@@ -14,10 +14,10 @@ import torch
 from splitlearn.certificates import Identity
 from splitlearn.parties import (
     GrpcConnection,
-    LinkSettings,
     Message,
     PartyError,
     PartyLostError,
+    Patience,
     ServiceSettings,
     WireError,
     WireLimits,
@@ -32,7 +32,7 @@ Identify = Callable[..., Identity]
 class Connected(GrpcConnection):
     """A connection that has said hello, and is closed in the end."""
 
-    def __init__(self, target: str, identity: Identity | None, settings: LinkSettings = QUICK) -> None:
+    def __init__(self, target: str, identity: Identity | None, settings: Patience = QUICK) -> None:
         super().__init__(target, identity, settings, LIMITS, "the trunk's server")
         self.welcome = self.wait(self.post(hello())).head.welcome
 

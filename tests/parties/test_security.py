@@ -18,8 +18,8 @@ import pytest
 from splitlearn.certificates import Identity
 from splitlearn.parties import (
     GrpcConnection,
-    LinkSettings,
     PartyLostError,
+    Patience,
     WireLimits,
     add_port,
     check_target,
@@ -112,7 +112,7 @@ def test_addresses_are_accepted(target: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "trunk.example.org", "10.0.0.1", "[::]"])
 def test_nothing_is_sent_in_the_clear_to_other_machines(host: str) -> None:
     with pytest.raises(ValueError, match="without certificates everybody on the way could read and change what is sent"):
-        open_channel(f"{host}:7443", None, LinkSettings(), WireLimits())
+        open_channel(f"{host}:7443", None, Patience(), WireLimits())
     with pytest.raises(ValueError, match="without certificates everybody"):
         add_port(grpc.server(ThreadPoolExecutor(1)), f"{host}:0", None)
 
@@ -120,21 +120,21 @@ def test_nothing_is_sent_in_the_clear_to_other_machines(host: str) -> None:
 def test_a_port_that_is_taken_is_refused(serve: Serve, identity: Identify) -> None:
     port = serve().port
     with pytest.raises(OSError, match=f"nobody can listen at localhost:{port}: another process has the port"):
-        serve_options: Any = LinkSettings().server_options(WireLimits())
+        serve_options: Any = Patience().server_options(WireLimits())
         add_port(grpc.server(ThreadPoolExecutor(1), options=serve_options), f"localhost:{port}", identity("server"))
 
 
 def test_times_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"keepalive is 0; use 0.001 to 2,000,000 seconds"):
-        LinkSettings(keepalive=0)
+        Patience(keepalive=0)
     with pytest.raises(ValueError, match="answer is -1"):
-        LinkSettings(answer=-1)
-    assert LinkSettings(reconnect=0).reconnect == 0
+        Patience(answer=-1)
+    assert Patience(reconnect=0).reconnect == 0
 
 
 def test_the_time_for_a_sign_of_life_is_said_in_both_ways() -> None:
     """gRPC takes 60 s for the second one, whatever the first is."""
-    settings = LinkSettings(keepalive=3, keepalive_timeout=2)
+    settings = Patience(keepalive=3, keepalive_timeout=2)
     for options in (dict(settings.client_options(WireLimits())), dict(settings.server_options(WireLimits()))):
         assert options["grpc.keepalive_time_ms"] == 3000
         assert options["grpc.keepalive_timeout_ms"] == options["grpc.http2.ping_timeout_ms"] == 2000
