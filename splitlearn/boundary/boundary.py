@@ -40,6 +40,7 @@ class Ticket:
         places: from a tensor's id to its place among those under way: a tensor that is named twice crosses once.
         ways: the transfers of each tensor under way.
         rows_B: ids of the batch's examples, shape (B); None if the data have none.
+        link: of what another process has sent, the scalar that the wire was made of; None if the wire is the sender's own.
     """
 
     kind: CallKind
@@ -51,6 +52,12 @@ class Ticket:
     places: Mapping[int, int]
     ways: Sequence[Sequence[Direction]]
     rows_B: torch.Tensor | None
+    link: torch.Tensor | None = None
+
+    @property
+    def origin(self) -> torch.Tensor:
+        """The scalar at which the graph of whoever sent it ends; what lies between it and the wire sends gradients back."""
+        return self.wire if self.link is None else self.link
 
 
 class Boundary:

@@ -47,11 +47,13 @@ class Handover:
         parcel: the input of the next part. It has not crossed the cut yet.
         layer_outputs: recorded outputs of each part below, by the part's name; they go to the holder of the top.
         loss_term: scalar that the boundaries' observers add to the loss so far; None for nothing.
+        origin: of a parcel that has crossed a cut, the scalar at which the graph of its sender ends.
     """
 
     parcel: Parcel
     layer_outputs: Mapping[str, LayerOutputs] = field(default_factory=dict)
     loss_term: torch.Tensor | None = None
+    origin: torch.Tensor | None = None
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:

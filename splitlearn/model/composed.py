@@ -239,7 +239,7 @@ class ComposedCausalLM(nn.Module):
         if kind is None:
             kind = CallKind.TRAIN if self.training and torch.is_grad_enabled() else CallKind.EVALUATE
         labels_BT = arguments.get("labels") if labels_BT is None else labels_BT
-        arguments = {**self._recorded_outputs(), **arguments}
+        arguments = {**self.recorded_outputs(), **arguments}
         observers = self.stage_observers if kind is CallKind.TRAIN else ()
         beside = (labels_BT, rows_B, self.generators, observers, self.embedding_noise)
         run = Run(self.parts, self.boundaries, kind, caches, *beside, divisor)
@@ -250,7 +250,7 @@ class ComposedCausalLM(nn.Module):
             raise ValueError(f"a run cannot stop at the {self.parts[stop - 1].spec.name}, which another party holds")
         return reached
 
-    def _recorded_outputs(self) -> dict[str, bool]:
+    def recorded_outputs(self) -> dict[str, bool]:
         """Return the per-layer outputs that the model's configuration asks for.
 
         In the unsplit model the head passes the request on to the base model, but bottom and trunk run without a head.

@@ -44,10 +44,12 @@ class Finished:
     Attributes:
         output: the top's output.
         loss_term: scalar that the boundaries' observers add to the training loss; None for nothing.
+        origin: scalar at which the graph of whoever sent the top's input ends; None if nothing crossed below the top.
     """
 
     output: Any
     loss_term: torch.Tensor | None = None
+    origin: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +158,7 @@ class Run:
                 below = at.layer_outputs if knows_below else None
                 with self._drawing(part, device):
                     output = part.run(at.parcel.hidden_BTD, below=below, **at.parcel.context, **own, **settings, **head)
-                return Finished(output.output, at.loss_term)
+                return Finished(output.output, at.loss_term, at.origin)
             with self._drawing(part, device), self._noisy_embeddings(part):
                 output = part.run(at.parcel.hidden_BTD, **at.parcel.context, **own, **settings)
             outputs = {**at.layer_outputs, part.spec.name: output.layer_outputs}
@@ -243,17 +245,17 @@ class Run:
             ticket = at.part.receive(at.call)
             self._begin_stage(boundary.route.name)
             parcel, outputs = boundary.receive(ticket, device)
-            return Handover(_cast(parcel, dtype) if differs else parcel, outputs, at.loss_term)
+            return Handover(_cast(parcel, dtype) if differs else parcel, outputs, at.loss_term, ticket.origin)
         self._begin_stage(boundary.route.name)
         parcel = self._narrowed(index, at.parcel)
-        loss_term = at.loss_term
+        loss_term, origin = at.loss_term, None
         if boundary.passes_directly(self.kind):
             parcel, outputs = pass_directly(parcel, device), at.layer_outputs
         else:
             ticket = boundary.send(parcel, self.kind, at.layer_outputs, self.labels_BT, self.rows_B)
             parcel, outputs = boundary.receive(ticket, device)
-            loss_term = _sum(loss_term, ticket.loss_term)
-        return Handover(_cast(parcel, dtype) if differs else parcel, outputs, loss_term)
+            loss_term, origin = _sum(loss_term, ticket.loss_term), ticket.origin
+        return Handover(_cast(parcel, dtype) if differs else parcel, outputs, loss_term, origin)
 
 
 def _as_parcel(inputs: torch.Tensor | Parcel, context: Mapping[str, Any]) -> Parcel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ class RemoteCall:
         """Wait for the answer, and return a ticket for the boundary above the part."""
         link, self._link = self._link, None
         wire: torch.Tensor = _Receive.apply(link, self)
-        return self.make_ticket(wire)
+        return replace(self.make_ticket(wire), link=link)
 
     def finish(self) -> dict[str, torch.Tensor]:
         """Wait for the results of a top, and return them by name."""

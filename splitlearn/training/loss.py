@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,9 @@ from splitlearn.boundary import CallKind, Handover
 from splitlearn.cut import PART_NAMES
 from splitlearn.model import Arriving, ComposedCausalLM, Finished
 from splitlearn.naming import named
+from splitlearn.training.early_gradients import EarlyGradients
 from splitlearn.training.frozen_parts import FrozenParts
+from splitlearn.training.token_window import count_supervised
 from splitlearn.training.top_loss import TopLoss, TopLosses
 from splitlearn.training.trials import Trials
 
@@ -36,6 +38,11 @@ class Losses:
     text: torch.Tensor
     router: torch.Tensor | None
     boundary: torch.Tensor | None
+
+    def detached(self) -> Losses:
+        """Return the same values without autograd's graph."""
+        router, boundary = (None if term is None else term.detach() for term in (self.router, self.boundary))
+        return Losses(self.text.detach(), router, boundary)
 
 
 class SplitLoss:
@@ -94,9 +101,37 @@ class SplitLoss:
         if self._top_loss is None:
             pairs = zip(microbatches, under_way, strict=True)
             under_way = [self._send_to_top(*pair, divisor, name) for pair in pairs]
-        losses = [self._finish(*pair, divisor, name) for pair in zip(microbatches, under_way, strict=True)]
         shares = [len(microbatch["labels"]) / len(batch["labels"]) for microbatch in microbatches]
-        return losses[0] if len(losses) == 1 else _combined(losses, shares)
+        early = self._early_gradients() if name == "train" and self.goes_back_early(batch) else None
+        weight = count_supervised(batch["labels"]) / divisor
+        losses = []
+        for microbatch, reached, share in zip(microbatches, under_way, shares, strict=True):
+            finished, of_top = self._finish(microbatch, reached, divisor, name)
+            losses.append(Losses(of_top.text, of_top.router, finished.loss_term))
+            if early is not None:
+                early.add(of_top.text, finished.origin, finished.loss_term, share * weight)
+                losses[-1] = losses[-1].detached()
+        if len(losses) == 1:
+            return losses[0]
+        combined = _combined(losses, shares)
+        return combined if early is None else replace(combined, text=early.loss(combined.text))
+
+    def goes_back_early(self, batch: Batch) -> bool:
+        """Whether gradients of a training batch leave the top before its backward pass.
+
+        They do if this party gets the top's input from another one, so that both have something to do. A router loss depends on
+        all parts at once.
+
+        Args:
+            batch: ``labels`` (B, T), and what else there is.
+        """
+        route = self._composed.boundaries[-1].route
+        is_divided = len(_divided(batch, self._num_microbatches)) > 1
+        comes_from_others = route.is_crossed and not route.sends_labels
+        return is_divided and comes_from_others and torch.is_grad_enabled() and not self._composed.recorded_outputs()
+
+    def _early_gradients(self) -> EarlyGradients:
+        return EarlyGradients([parameter for parameter in self._composed.top.parameters() if parameter.requires_grad])
 
     def _begin(self, batch: Batch, divisor: int, name: str, data: object) -> Handover | Arriving:
         """Run a batch up to the top, without waiting for another party that holds the trunk."""
@@ -111,14 +146,14 @@ class SplitLoss:
         """Send a batch on to another party that holds the top, without waiting for its losses."""
         return cast(Arriving, self._run(reached, _TOP, _TOP + 1, batch, divisor, name, awaits=False))
 
-    def _finish(self, batch: Batch, reached: Handover | Arriving, divisor: int, name: str) -> Losses:
-        """Run the top on a batch from where `_begin` stopped, and return its losses."""
+    def _finish(self, batch: Batch, reached: Handover | Arriving, divisor: int, name: str) -> tuple[Finished, TopLosses]:
+        """Run the top on a batch from where `_begin` stopped, and return what came of it, and its losses."""
         settings = {} if self._top_loss is None else self._top_loss.arguments(batch["input_ids"].numel())
         finished = cast(Finished, self._run(reached, _TOP, _TOP + 1, batch, divisor, name, **settings))
         losses: TopLosses = finished.output
         if self._top_loss is not None:
             losses = self._top_loss.of(finished.output, batch["labels"], divisor)
-        return Losses(losses.text, losses.router, finished.loss_term)
+        return finished, losses
 
     def _run(
         self,

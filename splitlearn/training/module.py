@@ -318,7 +318,7 @@ class SplitCausalLM(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of ``input_ids`` and ``labels``, each (B, T), for each supervised token of the step."""
         num_tokens = count_supervised(batch["labels"])
-        divisor = self._loaded.step.count(num_tokens)
+        divisor = self._loaded.step.count(num_tokens, self._loaded.loss.goes_back_early(batch))
         if self._is_clipped_after_this_batch():
             self._loaded.step.expect_clipping()
         losses = self._losses_of(batch, divisor, "train")

@@ -45,6 +45,7 @@ class StepOwner:
         self._remote = RemoteSteps(elsewhere or {})
         self._window = TokenWindow()
         self._unfinished: Mapping[str, Any] | None = None
+        self._is_zeroed_before = False
 
     @property
     def is_under_way(self) -> bool:
@@ -70,8 +71,16 @@ class StepOwner:
             self._remote.load_gradients(self._unfinished["gradients"])
             self._unfinished = None
 
-    def count(self, num_tokens: int) -> int:
-        """Count a micro-batch's supervised tokens, and return what to divide its summed loss by (at least 1)."""
+    def count(self, num_tokens: int, goes_back_early: bool = False) -> int:
+        """Count a micro-batch's supervised tokens, and return what to divide its summed loss by (at least 1).
+
+        Args:
+            num_tokens: the tokens.
+            goes_back_early: whether its gradients leave before Lightning has those of the last step forgotten.
+        """
+        self._is_zeroed_before = goes_back_early
+        if goes_back_early and not self.is_under_way:
+            self._remote.zero_gradients()
         return self._window.add(num_tokens)
 
     def expect_clipping(self) -> None:
@@ -139,8 +148,9 @@ class StepOwner:
         optimizer.zero_grad()
 
     def zero_gradients(self) -> None:
-        """Have the parts elsewhere forget their gradients; those here are the optimizer's."""
-        self._remote.zero_gradients()
+        """Have the parts elsewhere forget their gradients, unless they have; those here are the optimizer's."""
+        if not self._is_zeroed_before:
+            self._remote.zero_gradients()
 
     def trained_names(self) -> set[str]:
         """Return the unsplit model's names of all tensors that are trained, here and elsewhere."""

@@ -67,7 +67,7 @@ def test_the_question_for_the_norms_follows_the_last_gradient_of_a_step(
     trainer.fit(module, loader(2 * accumulated))
     order = cast(Noted, trunk.connection).order
     # The gradients and the order of a step are sent before the parameters that are here are stepped.
-    batch = [("forward", microbatches), ("wait", microbatches), ("backward", microbatches)]
+    batch = [("forward", microbatches), *[("wait", 1), ("backward", 1)] * microbatches]
     step = [*batch, ("wait", microbatches)] * (accumulated - 1)
     # The answers to the gradients, and the norms.
     step += [*batch, ("ask_norms", 1), ("wait", microbatches + 1), ("step", 1), ("own step", 1)]

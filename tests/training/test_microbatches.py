@@ -94,7 +94,7 @@ class Noted(InProcessConnection):
         return super().wait(number)
 
 
-def test_all_are_sent_before_the_first_answer_is_awaited(
+def test_all_are_sent_before_the_first_answer_is_awaited_and_each_goes_back_before_the_next_is(
     tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.training.stand_in.InProcessConnection", Noted)
@@ -105,10 +105,17 @@ def test_all_are_sent_before_the_first_answer_is_awaited(
     connection = cast(Noted, trunk.connection)
     connection.order.clear()
     loss = module._losses_of(make_batch(), 20, "train").text
-    assert connection.order == ["forward"] * 3 + ["wait"] * 3
+    assert connection.order == ["forward"] * 3 + ["wait", "backward"] * 3
     connection.order.clear()
+    assert all(parameter.grad is None for parameter in module.parameters()), "Lightning forgets gradients only now"
     loss.backward()
-    assert connection.order == ["backward"] * 3 + ["wait"] * 3
+    assert connection.order == ["wait"] * 3
+
+
+def test_a_loss_whose_gradients_were_sent_is_not_scaled(tiny_checkpoint: Callable[..., Path]) -> None:
+    module = make_module(tiny_checkpoint("llama"), 3)
+    with pytest.raises(RuntimeError, match="is to count 2 times, but their gradients were sent when it was made"):
+        (2 * losses_of(module).text).backward()
 
 
 def test_none_is_refused(tmp_path: Path) -> None:
