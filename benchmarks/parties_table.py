@@ -17,24 +17,23 @@ Figures = Mapping[str, Any]
 def schedule(seconds: Mapping[str, float], count: int) -> tuple[float, float]:
     """Return how long a step takes if the way between the parties takes no time, and for how long of it the client waits.
 
-    The client sends all microbatches, runs the top on the answers in their order, and then goes back from the last to the
-    first, as autograd does. The server does what comes, one after another.
+    The client sends all microbatches, runs the top forward and back on each answer, and then goes back through the bottom, all in
+    their order. The server does what comes, one after another.
 
     Args:
         seconds: of each stage of one microbatch.
         count: of microbatches.
     """
     client = server = waited = 0.0
-    # Forward and back, the client sends all microbatches before it awaits the first answer.
-    for before, elsewhere, after in (("bottom", "trunk", "top"), ("top_back", "trunk_back", "bottom_back")):
-        answers: list[float] = []
-        for _ in range(count):
-            client += seconds[before]
-            server = max(server, client) + seconds[elsewhere]
-            answers.append(server)
-        for answer in answers:
+    # What is under way, by the time at which it comes back to the client.
+    answers = [0.0] * count
+    for own, elsewhere in ((["bottom"], "trunk"), (["top", "top_back"], "trunk_back"), (["bottom_back"], None)):
+        for number, answer in enumerate(answers):
             waited += max(answer - client, 0.0)
-            client = max(client, answer) + seconds[after]
+            client = max(client, answer) + sum(seconds[stage] for stage in own)
+            if elsewhere is not None:
+                server = max(server, client) + seconds[elsewhere]
+                answers[number] = server
     return client, waited
 
 
