@@ -17,8 +17,8 @@ Figures = Mapping[str, Any]
 def schedule(seconds: Mapping[str, float], count: int) -> tuple[float, float]:
     """Return how long a step takes if the way between the parties takes no time, and for how long of it the client waits.
 
-    The client sends all microbatches, runs the top forward and back on each answer, and then goes back through the bottom, all in
-    their order. The server does what comes, one after another.
+    The client sends all microbatches, runs the top forward and back on each answer, and then goes back through the bottom, each
+    time in their order. The server does what comes, one after another.
 
     Args:
         seconds: of each stage of one microbatch.

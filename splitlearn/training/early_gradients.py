@@ -46,11 +46,12 @@ class EarlyGradients:
         origins = [] if origin is None or not origin.requires_grad else [origin]
         below: list[tuple[torch.Tensor, torch.Tensor]] = []
         if loss.requires_grad and (origins or self.parameters):
-            with torch.autocast(loss.device.type, enabled=False):
+            # As in Lightning's backward pass, to which autocast does not reach.
+            with torch.autocast("cpu", enabled=False), torch.autocast(loss.device.type, enabled=False):
                 gradients = torch.autograd.grad(loss, [*origins, *self.parameters], allow_unused=True)
             self._add_own(gradients[len(origins) :])
             # The gradient of the scalar is never used: it only connects the two graphs.
-            below += [(sent, zero) for sent, zero in zip(origins, gradients, strict=False) if zero is not None]
+            below += [(sent, zero) for sent, zero in zip(origins, gradients[: len(origins)], strict=True) if zero is not None]
         if loss_term is not None and loss_term.requires_grad:
             below.append((loss_term, torch.full_like(loss_term, weight)))
         self._below.append(below)

@@ -55,7 +55,8 @@ class SplitLoss:
         frozen_parts: the frozen parts that all data pass first.
         max_logits_mib: how large a batch's logits may become, in MiB of float32; None has no limit.
         num_microbatches: into how many a training batch is divided. The trunk is given all of them before the top asks for the
-            first, so that a party that holds it computes while this one does.
+            first, and the top goes back on each before it asks for the next, so that a party that holds the trunk computes at
+            the same time; see `EarlyGradients`.
     """
 
     def __init__(

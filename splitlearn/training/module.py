@@ -70,7 +70,8 @@ class SplitCausalLM(LightningModule):
             None sends everything as it is.
         defence: plain settings of `DefenceSettings`, what is done so that it tells less about the text; None for nothing.
         microbatches: into how many a training batch is divided. They are all sent to a party that holds the trunk before the
-            first answer is awaited, so that both compute at once.
+            first answer is awaited, and the gradient of each is sent before the next answer is, so that both compute at once.
+            Their loss is not to be scaled afterwards.
         privacy: plain settings of `PrivacySettings`, how noise of which an epsilon is claimed is made and accounted for.
 
     Attributes:

@@ -9,10 +9,13 @@ from typing import Any, cast
 import pytest
 import torch
 
+from splitlearn.boundary import BoundaryObserver
 from splitlearn.naming import naming_as
 from splitlearn.parties.in_process import InProcessConnection
 from splitlearn.training import SplitCausalLM
+from splitlearn.training.loss import SplitLoss
 from splitlearn.training.part_owner import PartElsewhere
+from splitlearn.training.token_window import count_supervised
 from tests.training.stand_in import stand_in
 
 ROWS, TOKENS = 5, 8
@@ -110,6 +113,43 @@ def test_all_are_sent_before_the_first_answer_is_awaited_and_each_goes_back_befo
     assert all(parameter.grad is None for parameter in module.parameters()), "Lightning forgets gradients only now"
     loss.backward()
     assert connection.order == ["wait"] * 3
+
+
+class Noisy(BoundaryObserver):
+    """Adds a term to the loss that depends on the smashed data."""
+
+    def loss_term(self, cut: int, hidden_BTD: torch.Tensor) -> torch.Tensor | None:
+        return hidden_BTD.square().mean()
+
+
+@pytest.mark.parametrize("trained", [("bottom", "trunk", "top"), ("top",), ("bottom", "trunk")], ids="+".join)
+@pytest.mark.parametrize("cuts", [(), (0,), (0, 1)], ids=["no term", "term at cut 1", "terms at both"])
+def test_what_goes_back_early_is_what_autograd_would_send(
+    trained: tuple[str, ...],
+    cuts: tuple[int, ...],
+    tiny_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gradients = []
+    for is_early in (True, False):
+        parts = {name: {"train": name in trained} for name in ("bottom", "trunk", "top")}
+        checkpoint = tiny_checkpoint("llama", attention_dropout=0.0, tie_word_embeddings=False)
+        module = make_module(checkpoint, 3, optimizer={"parts": parts})
+        module.load_parts()
+        for cut in cuts:
+            module.composed.boundaries[cut].observers.append(Noisy())
+        if not is_early:
+            monkeypatch.setattr(SplitLoss, "goes_back_early", lambda *args: False)
+        losses = losses_of(module)
+        # As in a training step, each term counts as its tokens do.
+        share = count_supervised(make_batch()["labels"]) / 20
+        loss = losses.text if losses.boundary is None else losses.text + losses.boundary * share
+        assert is_early == (type(losses.text.grad_fn).__name__ == "_GoOnBackward")
+        loss.backward()
+        gradients.append({name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and gradients[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
 
 
 def test_a_loss_whose_gradients_were_sent_is_not_scaled(tiny_checkpoint: Callable[..., Path]) -> None:
