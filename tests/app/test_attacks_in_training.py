@@ -67,8 +67,11 @@ def test_the_run_is_the_same_without_attacks(attacked: TrainResult, tmp_path: Pa
         ),
         (["placement=one_party"], "attack.cuts names cut 1, but nothing crosses it"),
         (["attack.tokens=100000"], "too few"),
-        (["placement=vanilla", "model.untie=true", "placement.server=a:1"], "with the top at a server, or codecs on the way"),
-        (["placement.server=a:1", "boundary=int8"], "with the top at a server, or codecs on the way"),
+        (["placement=vanilla", "model.untie=true", "placement.server=a:1"], "the top is at a server, which keeps it to itself"),
+        (
+            ["placement.server=a:1", "attack.attacks=[bag_of_tokens]", "attack.directions=[averaging]"],
+            "takes gradients of the trunk, and a server would keep them",
+        ),
     ],
 )
 def test_attacks_that_cannot_be_run_are_refused_before_weights_are_read(
