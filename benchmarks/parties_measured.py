@@ -27,7 +27,7 @@ from splitlearn.app.models import open_model
 from splitlearn.app.placing import resolve_placement
 from splitlearn.app.run_settings import settle_settings
 from splitlearn.parties import MessageReader, WireLimits, party_pb2, write_message
-from splitlearn.training import SplitCausalLM, TopLoss
+from splitlearn.training import LogitsLimit, SplitCausalLM, TopLoss
 
 _REPEATS = 3
 _PROMPT_TOKENS = 64
@@ -67,7 +67,7 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def stages_of_microbatch(
-    module: SplitCausalLM, ids_BT: torch.Tensor, max_logits_mib: float | None
+    module: SplitCausalLM, ids_BT: torch.Tensor, max_logits_mib: LogitsLimit
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Run a microbatch (B, T) forward and back part by part; return smashed data (B, T, D), and the median of each stage."""
     # Memory is allocated in the first round.
@@ -77,7 +77,7 @@ def stages_of_microbatch(
 
 
 def run_stages(
-    module: SplitCausalLM, ids_BT: torch.Tensor, max_logits_mib: float | None
+    module: SplitCausalLM, ids_BT: torch.Tensor, max_logits_mib: LogitsLimit
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Run a microbatch (B, T) forward and back once; return smashed data (B, T, D), and the seconds of each stage."""
     bottom, trunk, top = module.parts

@@ -209,16 +209,18 @@ def split_module(setting: Setting, runner: str) -> tuple[Any, Any]:
 
     parts = {} if runner in ("splitlearn", "splitlearn_compiled") else {"bottom": False, "trunk": False}
     settings = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+    device = "cpu" if setting.device == "cpu" else "cuda:0"
     module = SplitCausalLM(
         setting.model,
         *setting.cut,
+        device=device,
         dtype=setting.dtype,
         peft={"method": "lora", "settings": settings, "parts": parts},
         optimizer={"learning_rate": LEARNING_RATE, "weight_decay": 0.01},
         activation_cache={"keep": "memory" if runner == "splitlearn_cached" else "none"},
         compile_layers=runner == "splitlearn_compiled",
     )
-    devices = dict.fromkeys(("bottom", "trunk", "top"), "cpu" if setting.device == "cpu" else "cuda:0")
+    devices = dict.fromkeys(("bottom", "trunk", "top"), device)
     return module, SplitStrategy(devices, precision_plugin=SplitPrecision(setting.precision, devices))
 
 

@@ -28,7 +28,7 @@ _OF_NO_RUN: dict[str, Any] = {
     "peft": None,
     "gradient_checkpointing": False,
     "activation_cache": None,
-    "max_logits_mib": 32,
+    "max_logits_mib": "auto",
     "compile": False,
     "verbose": False,
 }

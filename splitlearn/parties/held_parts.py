@@ -15,7 +15,7 @@ from splitlearn.model import LocalSession, SplitModel, evaluating, has_linear_he
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.parties.served_part import PreparedPart
 from splitlearn.randomness import NamedGenerators
-from splitlearn.training import TopLoss
+from splitlearn.training import LogitsLimit, TopLoss
 
 # Enough to tell whether a head does more than one linear map.
 _HEAD_TOKENS = 4
@@ -74,10 +74,10 @@ class HeldParts:
     Args:
         prepared: the parts in a run.
         device: where they live.
-        max_logits_mib: how large a batch's logits may become, in MiB; None has no limit.
+        max_logits_mib: how large a batch's logits may become, in MiB; see `TopLoss`.
     """
 
-    def __init__(self, prepared: PreparedPart, device: torch.device, max_logits_mib: float | None) -> None:
+    def __init__(self, prepared: PreparedPart, device: torch.device, max_logits_mib: LogitsLimit) -> None:
         self._prepared = prepared
         self._device = device
         self._top = next((part for part in prepared.parts if part.spec.has_head), None)

@@ -16,7 +16,7 @@ from splitlearn.model import SplitModel
 from splitlearn.parties.plan import make_plan, title_of
 from splitlearn.parties.protocol import party_pb2 as pb
 from splitlearn.randomness import NamedGenerators
-from splitlearn.training import LocalOwner, SharedSteps, TrainingSettings, load_for_training, prepare_parts
+from splitlearn.training import LocalOwner, LogitsLimit, SharedSteps, TrainingSettings, load_for_training, prepare_parts
 
 CLIENT, SERVER = "client", "server"
 
@@ -87,8 +87,8 @@ class ServedPart:
         self.prepared: PreparedPart | None = None
 
     @property
-    def max_logits_mib(self) -> float | None:
-        """How large a batch's logits may become, in MiB; None has no limit."""
+    def max_logits_mib(self) -> LogitsLimit:
+        """How large a batch's logits may become, in MiB; see `TopLoss`."""
         return self._settings.max_logits_mib
 
     def make_boundaries(self, generators: NamedGenerators | None = None) -> dict[str, Boundary]:

@@ -178,7 +178,7 @@ def _check_value(schema: type, key: str, kind: Any, rule: Rule, name: str, value
             raise SettingError(f"{name} is {value!r}; choose one of {words}{null}")
         return
     kinds = get_args(kind) or (kind,)
-    if kind is Any or (value is None and NoneType in kinds):
+    if kind is Any or (value is None and NoneType in kinds) or (isinstance(value, str) and value in rule.words):
         return
     is_low = rule.least is not None and isinstance(value, (int, float)) and value < rule.least
     is_at_most = rule.above is not None and isinstance(value, (int, float)) and value <= rule.above
@@ -190,7 +190,8 @@ def _check_value(schema: type, key: str, kind: Any, rule: Rule, name: str, value
     elif rule.least is not None:
         wanted += f" of at least {rule.least}"
     shown = value if wanted == _KINDS[bool] else repr(value)
-    raise SettingError(f"{name} is {shown}; give {wanted}{', or null' if NoneType in kinds else ''}")
+    others = (*(["null"] if NoneType in kinds else []), *rule.words)
+    raise SettingError(f"{name} is {shown}; give {wanted}{''.join(f', or {other}' for other in others)}")
 
 
 def _is_of(schema: type, key: str, value: Any) -> bool:

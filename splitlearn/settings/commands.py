@@ -44,7 +44,7 @@ class TrainSettings:
     seed: Annotated[int, Rule(least=0)]
     gradient_checkpointing: bool
     compile: Any
-    max_logits_mib: Annotated[float | None, Rule(above=0)]
+    max_logits_mib: Annotated[float | None, Rule(above=0, words=("auto",))]
     link: LinkSettings
     ckpt_path: str | None
     overwrite: bool
@@ -230,7 +230,7 @@ class ServeSettings:
     device: str
     threads: Annotated[int | None, Rule(least=1)]
     gradient_checkpointing: bool
-    max_logits_mib: Annotated[float | None, Rule(above=0)]
+    max_logits_mib: Annotated[float | None, Rule(above=0, words=("auto",))]
     limits: ServeLimits
     verbose: bool
 

@@ -15,6 +15,7 @@ class Rule:
         least: the smallest value.
         above: what a value must exceed.
         choices: the only values there are.
+        words: what may be written in the place of a number.
         holds: ``"object"``: the settings of one object, its class as ``_target_`` and the arguments; ``"objects"``: of several,
             each under a name of its own.
         each: the schema of every group in it; the groups have names of their own.
@@ -24,6 +25,7 @@ class Rule:
     least: float | None = None
     above: float | None = None
     choices: tuple[Any, ...] = ()
+    words: tuple[str, ...] = ()
     holds: Literal["object", "objects"] | None = None
     each: type | None = None
     literal: bool = False

@@ -16,6 +16,7 @@ from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.optimization import Optimization, PartOptimization, unique_parameters
 from splitlearn.training.part_memory import PartMemory, bytes_by_party, part_memory
 from splitlearn.training.part_owner import LocalOwner, PartElsewhere, StepOrder
+from splitlearn.training.parts_module import PartsModule
 from splitlearn.training.precision import SplitPrecision
 from splitlearn.training.preparing import PreparedParts, prepare_parts
 from splitlearn.training.refusals import parts_in_float32, refuse_divided_ties
@@ -24,7 +25,7 @@ from splitlearn.training.shared_steps import ORDERS, SEQUENTIAL, SharedSteps, me
 from splitlearn.training.simulated_clients import SimulatedClients
 from splitlearn.training.strategy import SplitStrategy, root_device_arguments
 from splitlearn.training.token_window import count_supervised
-from splitlearn.training.top_loss import TopLoss, TopLosses
+from splitlearn.training.top_loss import LogitsLimit, TopLoss, TopLosses
 
 __all__ = [
     "CODECS_KEY",
@@ -33,10 +34,12 @@ __all__ = [
     "SEQUENTIAL",
     "ClientSettings",
     "LocalOwner",
+    "LogitsLimit",
     "Optimization",
     "PartElsewhere",
     "PartMemory",
     "PartOptimization",
+    "PartsModule",
     "PreparedParts",
     "SharedSteps",
     "SimulatedClients",

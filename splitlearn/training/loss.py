@@ -18,7 +18,7 @@ from splitlearn.naming import named
 from splitlearn.training.early_gradients import EarlyGradients
 from splitlearn.training.frozen_parts import FrozenParts
 from splitlearn.training.token_window import count_supervised
-from splitlearn.training.top_loss import TopLoss, TopLosses
+from splitlearn.training.top_loss import LogitsLimit, TopLoss, TopLosses
 from splitlearn.training.trials import Trials
 
 Batch = dict[str, torch.Tensor]
@@ -53,7 +53,7 @@ class SplitLoss:
     Args:
         composed: the model.
         frozen_parts: the frozen parts that all data pass first.
-        max_logits_mib: how large a batch's logits may become, in MiB of float32; None has no limit.
+        max_logits_mib: how large a batch's logits may become, in MiB of float32; see `TopLoss`.
         num_microbatches: into how many a training batch is divided. The trunk is given all of them before the top asks for the
             first, and the top goes back on each before it asks for the next, so that a party that holds the trunk computes at
             the same time; see `EarlyGradients`.
@@ -63,7 +63,7 @@ class SplitLoss:
         self,
         composed: ComposedCausalLM,
         frozen_parts: FrozenParts,
-        max_logits_mib: float | None,
+        max_logits_mib: LogitsLimit,
         num_microbatches: int = 1,
     ) -> None:
         self._composed = composed

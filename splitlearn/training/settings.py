@@ -18,6 +18,7 @@ from splitlearn.model import EMBEDDING_NOISE
 from splitlearn.naming import named, naming_group
 from splitlearn.training.compilation import compile_settings
 from splitlearn.training.optimization import Optimization
+from splitlearn.training.top_loss import LogitsLimit
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TrainingSettings:
         codecs: how what crosses the cuts is sent.
         defences: what is done so that it tells less about the text.
         privacy: how noise of which an epsilon is claimed is made and accounted for.
-        max_logits_mib: how large a batch's logits may become in MiB before they are computed piece by piece; None has no limit.
+        max_logits_mib: how large a batch's logits may become in MiB before they are computed piece by piece; see `TopLoss`.
     """
 
     optimization: Optimization = field(default_factory=Optimization)
@@ -44,7 +45,7 @@ class TrainingSettings:
     codecs: BoundaryCodecs = field(default_factory=BoundaryCodecs)
     defences: DefenceSettings = field(default_factory=DefenceSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
-    max_logits_mib: float | None = 32.0
+    max_logits_mib: LogitsLimit = "auto"
 
     @classmethod
     def from_plain(
@@ -57,7 +58,7 @@ class TrainingSettings:
         boundary: Mapping[str, Any] | str | None = None,
         defence: Mapping[str, Any] | None = None,
         privacy: Mapping[str, Any] | None = None,
-        max_logits_mib: float | None = 32.0,
+        max_logits_mib: LogitsLimit = "auto",
     ) -> TrainingSettings:
         """Make them from the plain values that `SplitCausalLM` takes under these names.
 

@@ -17,7 +17,7 @@ class SplitStrategy(SingleDeviceStrategy):
     and all optimizer state to one device on resume.
 
     Args:
-        devices: the device of each part by name; batches go to the bottom's.
+        devices: the device of each part by name, the module's own; batches go to the bottom's.
         **kwargs: passed on to Lightning's `SingleDeviceStrategy`.
     """
 
@@ -25,6 +25,7 @@ class SplitStrategy(SingleDeviceStrategy):
 
     def __init__(self, devices: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(device=devices["bottom"], **kwargs)
+        self._devices = {name: torch.device(device) for name, device in devices.items()}
 
     def model_to_device(self) -> None:
         """Leave the parts where they were loaded."""
@@ -35,13 +36,27 @@ class SplitStrategy(SingleDeviceStrategy):
             optimizer.load_state_dict(state)
 
     def setup(self, trainer: Any) -> None:
-        """Set up as Lightning does, without its moving of optimizer state to one device."""
+        """Set up as Lightning does, without its moving of optimizer state to one device.
+
+        Raises:
+            ValueError: a part is on another device than this strategy was told; it would be trained there, if much slower.
+        """
+        self._refuse_parts_elsewhere()
         self._require_accelerator().setup(trainer)
         self.model: Any = self.precision_plugin.convert_module(self.model)
         self.model = self._setup_model(self.model)
         if trainer.state.fn == "fit":
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
+
+    def _refuse_parts_elsewhere(self) -> None:
+        for part in getattr(self.lightning_module, "parts_here", ()):
+            meant = self._devices[part.spec.name]
+            if (part.device.type, part.device.index or 0) != (meant.type, meant.index or 0):
+                raise ValueError(
+                    f"the {part.spec.name} is on {part.device}, but SplitStrategy was given {meant} for it; give the module "
+                    "and its strategy the same devices"
+                )
 
     def teardown(self) -> None:
         """Release what Lightning holds; parts and optimizer state stay where they are."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,8 +16,14 @@ from splitlearn.model import SplitModel, chunked_loss
 # Names of the router loss's weight in transformers' models and configurations.
 _ROUTER_LOSS_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
 _MIB = 2**20
+# A GPU takes longer to start many small pieces than to compute them, and has room for larger ones.
+_MIB_ON_CPU, _MIB_ON_GPU = 32.0, 512.0
 # Fewer at a time are slow.
 _FEWEST_CHUNK_TOKENS = 64
+
+
+# How large a batch's logits may become, in MiB of float32; "auto" is by the device of the top, None has no limit.
+LogitsLimit = float | Literal["auto"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +46,15 @@ class TopLoss:
 
     Args:
         top: the top.
-        max_logits_mib: how large a batch's logits may become, in MiB of float32; None has no limit.
+        max_logits_mib: how large a batch's logits may become, in MiB of float32; ``"auto"`` is 32 on the CPU and 512 on a GPU,
+            None has no limit.
         has_linear_head: says whether the logits are one linear map; asked only where it matters, since it runs the top.
     """
 
-    def __init__(self, top: SplitModel, max_logits_mib: float | None, has_linear_head: Callable[[], bool]) -> None:
+    def __init__(self, top: SplitModel, max_logits_mib: LogitsLimit, has_linear_head: Callable[[], bool]) -> None:
         self._top = top
+        if max_logits_mib == "auto":
+            max_logits_mib = _MIB_ON_CPU if top.device.type == "cpu" else _MIB_ON_GPU
         self._max_logits_mib = max_logits_mib
         self._has_linear_head = has_linear_head
 

@@ -77,7 +77,36 @@ def test_it_is_as_near_in_bfloat16_and_without_torchs_own(
     assert (found[1][1] - found[0][1]).abs().max() <= tolerance
 
 
-def test_under_autocast_logits_are_computed_at_once(tmp_path: Path) -> None:
+def test_under_autocast_a_trained_head_computes_all_logits_at_once(tmp_path: Path) -> None:
     top, smashed_BTD, _ = loaded("llama", tmp_path)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not has_linear_head(top, smashed_BTD)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "phi"])
+def test_under_autocast_a_frozen_head_computes_what_autocast_does(architecture: str, tmp_path: Path) -> None:
+    top, smashed_BTD, labels_BT = loaded(architecture, tmp_path)
+    head, found = top.model.get_output_embeddings(), []
+    head.requires_grad_(False)
+    for chunk_tokens in (None, 30, 4):
+        entering_BTD = smashed_BTD.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert has_linear_head(top, smashed_BTD)
+            if chunk_tokens is None:
+                loss = top.loss(top(entering_BTD).logits, labels_BT, 25)
+            else:
+                loss = chunked_loss(head, top(entering_BTD, skips_head=True)[0], labels_BT, 25, chunk_tokens)
+        loss.backward()
+        found.append((float(loss.detach()), entering_BTD.grad))
+    expected, gradient_BTD = found[0]
+    for loss, own_BTD in found[1:]:
+        assert loss == pytest.approx(expected, rel=1e-6)
+        # Each chunk's is rounded alone, as the whole is.
+        assert (own_BTD - gradient_BTD).abs().max() <= torch.finfo(torch.bfloat16).eps * gradient_BTD.abs().max()
+
+
+def test_under_autocast_a_head_that_does_more_is_told(tmp_path: Path) -> None:
+    top, smashed_BTD, _ = loaded("gemma2", tmp_path)
+    top.requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16):
         assert not has_linear_head(top, smashed_BTD)

@@ -39,7 +39,8 @@ from splitlearn.settings import SettingError, check, compose
         ("train", ["save_parts=oui"], "save_parts is oui; give true or false"),
         ("train", ["verbose=1"], "verbose is 1; give true or false"),
         ("train", ["seed=true"], "seed is True; give a whole number of at least 0"),
-        ("train", ["max_logits_mib=0"], "max_logits_mib is 0; give a positive number, or null"),
+        ("train", ["max_logits_mib=0"], "max_logits_mib is 0; give a positive number, or null, or auto"),
+        ("serve", ["max_logits_mib=much"], "max_logits_mib is 'much'; give a positive number, or null, or auto"),
         (
             "train",
             ["trainer.deterministic=maybe"],

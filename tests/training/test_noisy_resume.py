@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from splitlearn.boundary import CallKind
 from splitlearn.checkpoint import CheckpointError
 from splitlearn.data.resumable import ResumableLoader
-from splitlearn.training import module as module_of_training
+from splitlearn.training import parts_module as module_of_training
 from tests.training import test_resume
 from tests.training.test_resume import BATCH, BATCHES, ROWS, Losses, check, run
 

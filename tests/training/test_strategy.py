@@ -39,6 +39,16 @@ def test_nobody_moves_the_parts(tiny_checkpoint: Callable[..., Path], tmp_path: 
     assert trainer.global_step == 4
 
 
+def test_a_part_on_another_device_than_meant_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:
+    """Here the trunk; training would move every batch to and fro, many times slower."""
+    strategy = SplitStrategy({**CPU, "trunk": "cuda:0"}, accelerator=CPUAccelerator())
+    module = SplitCausalLM(str(tiny_checkpoint("llama")), 2, 4)
+    module.load_parts()
+    strategy.connect(module)
+    with pytest.raises(ValueError, match="the trunk is on cpu, but SplitStrategy was given cuda:0 for it; give the module"):
+        strategy.setup(SimpleNamespace(state=SimpleNamespace(fn="fit")))
+
+
 @pytest.mark.parametrize("moment", ["setup", "resume", "teardown"])
 def test_nobody_moves_optimizer_state(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning would move the state of all parts to the bottom's device, here the one that keeps no values."""
