@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from splitlearn.app.checkpoints import FinishedRunError, find_best
 from splitlearn.app.configuration import plain
 from splitlearn.app.run_folder import abandoned_searches, foreign_file, holds_run, own_files, remove, save_hydra_files
+from splitlearn.app.simulating import averages
 from splitlearn.app.sweeping import TRACEBACK_FILE, keep_traceback
 from splitlearn.cut import CutError, describe_threats
 from splitlearn.data import BlockDataModule, base_tokenizer_digest
@@ -144,7 +145,7 @@ class Recorder:
             loading=[asdict(part.receipt) for part in module.parts if part.receipt is not None],
             trained={name: what.value for name, what in module.trained.items()},
             # A part whose modules get no adapters turns out to be frozen once it is loaded.
-            threat_model=describe_threats(module.placement, module.trained),
+            threat_model=describe_threats(module.placement, module.trained, averages(cfg)),
             learning_rate=module.learning_rate,
             saved_parts=saved.get("parts"),
             adapters=saved.get("adapters"),

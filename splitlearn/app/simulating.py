@@ -40,6 +40,11 @@ def make_rounds(cfg: DictConfig) -> list[Callback]:
         return [FederatedRounds(folder, cfg.placement.average_every, cfg.placement.rounds.wait)]
 
 
+def averages(cfg: DictConfig) -> bool:
+    """Whether a run's bottom and top become the mean over several clients, here or by rounds."""
+    return (plain(cfg.get("placement")) or {}).get("average_every") is not None
+
+
 def simulation_of(cfg: DictConfig) -> dict[str, Any] | None:
     """Return how several clients are simulated, as plain settings; None for one client."""
     placement = plain(cfg.get("placement")) or {}

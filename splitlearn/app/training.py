@@ -30,7 +30,7 @@ from splitlearn.app.run_checks import check_data, check_examples, check_memory, 
 from splitlearn.app.run_folder import earlier_starts, keeping_metrics, refuse_second_run
 from splitlearn.app.run_settings import settle_settings
 from splitlearn.app.saving import save_prompt_format, save_trained
-from splitlearn.app.simulating import hand_out_in_turn, make_rounds, save_clients
+from splitlearn.app.simulating import averages, hand_out_in_turn, make_rounds, save_clients
 from splitlearn.app.step_figures import log_figures, measured_memory, measured_phases, predicted_step
 from splitlearn.app.sweeping import describe_job, refuse_done_job, settle_job
 from splitlearn.cut import describe_threats
@@ -124,7 +124,7 @@ def _train(cfg: DictConfig, recorder: Recorder, stack: ExitStack) -> TrainResult
         refuse_finished(checkpoint, str(ckpt_path), cfg, read_summary(run_folder))
     held = opened.only(placement.parts_here())
     module = make_module(cfg, held, placement, simulates=True)
-    recorder.note(threat_model=describe_threats(placement, module.trained))
+    recorder.note(threat_model=describe_threats(placement, module.trained, averages(cfg)))
     check_memory(opened, module)
     if cfg.verbose and module.adapters.method is not None:
         print(f"learning rate of adapters: {rate_of_adapters(module):g}")

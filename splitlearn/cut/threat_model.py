@@ -12,6 +12,8 @@ from splitlearn.cut.plan import PART_NAMES
 
 # Every party follows the protocol, keeps all that it gets, and computes with it whatever it likes.
 HONEST_BUT_CURIOUS = "honest-but-curious"
+# Whoever makes the mean of several clients' ends is no party of the placement: it holds no part.
+AVERAGER = "averager"
 # An attacker is taken to know all this; docs/threat-model.md says why.
 PUBLIC = ("base weights", "architecture and cut", "tokenizer", "settings, codecs and their parameters")
 
@@ -54,17 +56,19 @@ def find_exposures(placement: Placement, trained: Mapping[str, PartTraining]) ->
     return [exposure for exposure in exposures if exposure.party != placement.data]
 
 
-def describe_threats(placement: Placement, trained: Mapping[str, PartTraining]) -> dict[str, Any]:
+def describe_threats(placement: Placement, trained: Mapping[str, PartTraining], is_averaged: bool = False) -> dict[str, Any]:
     """Return the threat model as plain values, for a run's summary.
 
     Args:
         placement: who holds which part, text and labels.
         trained: which tensors of each part are trained, by the part's name.
+        is_averaged: whether what the data's owner trains becomes the mean over several such owners.
 
     Returns:
         ``attacker``, ``public``, ``text`` and ``labels`` (the parties that have them), ``labels_sent_at`` (the cut at which
         they are sent in the clear, or None), ``parties`` with what each ``holds``, ``trains``, ``knows`` and ``receives``, and
-        ``exposures`` as in `find_exposures`.
+        ``exposures`` as in `find_exposures`. Where parts are averaged, whoever does so is a party, too; its exposures have the
+        direction ``"weights"`` and no cut.
     """
     parties = {
         party.name: {
@@ -75,6 +79,12 @@ def describe_threats(placement: Placement, trained: Mapping[str, PartTraining]) 
         }
         for party in placement.parties
     }
+    exposures: list[dict[str, Any]] = [vars(exposure).copy() for exposure in find_exposures(placement, trained)]
+    if is_averaged:
+        parties[AVERAGER] = {"holds": [], "trains": [], "knows": [], "receives": _averaged(placement, trained)}
+        if PartTraining.FULL in (trained.get(part) for part in _with_vocabulary(placement)):
+            # The rows of the embedding, or of the head, that have changed are those of the text's tokens.
+            exposures.append({"party": AVERAGER, "cut": None, "direction": "weights", "of": "text"})
     labels_cut = placement.labels_cross()
     return {
         "attacker": HONEST_BUT_CURIOUS,
@@ -83,7 +93,7 @@ def describe_threats(placement: Placement, trained: Mapping[str, PartTraining]) 
         "labels": placement.labels,
         "labels_sent_at": None if labels_cut is None else f"cut_{labels_cut}",
         "parties": parties,
-        "exposures": [vars(exposure).copy() for exposure in find_exposures(placement, trained)],
+        "exposures": exposures,
     }
 
 
@@ -106,6 +116,15 @@ def _received_by(party: str, placement: Placement, trained: Mapping[str, PartTra
         if (party == below or relays) and _gradients_cross(cut, trained):
             received.append(f"gradients at cut {cut}")
     return received
+
+
+def _averaged(placement: Placement, trained: Mapping[str, PartTraining]) -> list[str]:
+    own = [part for part in placement.party(placement.data).parts if _trains(part, trained)]
+    return [f"{'adapters' if trained[part] is PartTraining.ADAPTERS else 'weights'} of the {part}" for part in own]
+
+
+def _with_vocabulary(placement: Placement) -> list[str]:
+    return [part for part in placement.party(placement.data).parts if part in (PART_NAMES[0], PART_NAMES[-1])]
 
 
 def _gradients_cross(cut: int, trained: Mapping[str, PartTraining]) -> bool:

@@ -52,8 +52,8 @@ def threats_in_words(threat_model: Mapping[str, Any]) -> ThreatWords:
     exposures = threat_model.get("exposures")
     for exposure in exposures[:_MOST] if isinstance(exposures, list) else []:
         party, cut, direction, of = (plain_text(as_mapping(exposure).get(key)) for key in ("party", "cut", "direction", "of"))
-        what = "the gradients" if direction == "backward" else "the smashed data"
-        words.exposures.append(f"{party} could recover {of} from {what} at cut {cut}.")
+        what = {"backward": f"the gradients at cut {cut}", "weights": "the weights that it averages"}
+        words.exposures.append(f"{party} could recover {of} from {what.get(direction, f'the smashed data at cut {cut}')}.")
     return words
 
 

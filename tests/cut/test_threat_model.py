@@ -85,6 +85,22 @@ def test_the_parties_of_a_u_shape() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("trained", "receives", "exposes"),
+    [
+        (FULL, ["weights of the bottom", "weights of the top"], True),
+        (dict.fromkeys(PART_NAMES, PartTraining.ADAPTERS), ["adapters of the bottom", "adapters of the top"], False),
+        ({**FULL, "bottom": PartTraining.FROZEN, "top": PartTraining.NORMS}, ["weights of the top"], False),
+    ],
+    ids=["full", "adapters", "norms"],
+)
+def test_whoever_averages_is_a_party(trained: dict[str, PartTraining], receives: list[str], exposes: bool) -> None:
+    described = describe_threats(placement("u_shaped"), trained, is_averaged=True)
+    assert described["parties"]["averager"] == {"holds": [], "trains": [], "knows": [], "receives": receives}
+    exposure = {"party": "averager", "cut": None, "direction": "weights", "of": "text"}
+    assert (exposure in described["exposures"]) == exposes
+
+
 def test_vanilla_hands_labels_over() -> None:
     described = describe_threats(placement("vanilla"), FULL)
     assert (described["labels"], described["labels_sent_at"]) == ("server", "cut_1")

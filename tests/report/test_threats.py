@@ -19,6 +19,12 @@ def test_words_of_a_u_shape() -> None:
     assert "server could recover labels from the gradients at cut 2." in words.exposures
 
 
+def test_words_of_whoever_averages() -> None:
+    words = threats_in_words(describe_threats(Placement.u_shaped(num_gpus=0), TRAINED, is_averaged=True))
+    assert words.parties[-1] == ["averager", "nothing", "nothing", "nothing", "weights of the bottom, weights of the top"]
+    assert words.exposures[-1] == "averager could recover text from the weights that it averages."
+
+
 def test_labels_in_the_clear_are_said() -> None:
     words = threats_in_words(THREATS | {"labels": "server", "labels_sent_at": "cut_1"})
     assert words.sentences[2].endswith("the labels are with server; they are sent in the clear at cut 1.")
