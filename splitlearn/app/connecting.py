@@ -43,7 +43,7 @@ class ConnectedServer:
 
 @contextmanager
 def connected(
-    cfg: DictConfig, placement: Placement, module: SplitCausalLM, opened: OpenedModel, run_id: str
+    cfg: DictConfig, placement: Placement, module: SplitCausalLM, opened: OpenedModel, run_id: str, measures: bool = False
 ) -> Iterator[list[ConnectedServer]]:
     """Connect a run's module with the servers of its placement while the block runs; none are there if it has no addresses.
 
@@ -53,6 +53,7 @@ def connected(
         module: how the model is trained; its parts are not loaded yet.
         opened: the model, for the parts that are here.
         run_id: of the run.
+        measures: nothing is trained.
 
     Raises:
         ValueError: a server refuses, since model, cut, dtype, training or codecs differ, or a certificate cannot be used.
@@ -79,7 +80,7 @@ def connected(
             connection = GrpcConnection(address, identity, patience, name=f"the server of the {' and '.join(held)}")
             stack.callback(connection.close)
             order = settings.order if in_rounds else None
-            parts = join_parts(connection, opened, module.settings, module.generators, held, run_id, order)
+            parts = join_parts(connection, opened, module.settings, module.generators, held, run_id, order, measures)
             if in_rounds and not all(part.welcome.is_shared for part in parts.values()):
                 raise ValueError(
                     f"placement.rounds.folder is set, but {connection.party} trains its part with one client; start it with "

@@ -72,7 +72,7 @@ def at_servers(
     """
     held = opened.only(placement.parts_here())
     module = make_module(settings, held, placement)
-    with connected(settings, placement, module, held, record.summary.run_id or "") as servers:
+    with connected(settings, placement, module, held, record.summary.run_id or "", measures=True) as servers:
         taken = {server.party: next(iter(server.parts.values())).welcome.num_steps for server in servers}
         wanted = _wanted_step(record, base)
         gives_state = not any(taken.values()) and record.checkpoint is not None and not base

@@ -55,6 +55,7 @@ def join_parts(
     parts: Sequence[str],
     run_id: str = "",
     order: str | None = None,
+    measures: bool = False,
 ) -> dict[str, RemotePart]:
     """Greet the holder of some parts, and return what stands for each of them here, by name.
 
@@ -66,6 +67,7 @@ def join_parts(
         parts: the names of all parts that it holds, in the order in which data pass them.
         run_id: of the run, for the holder's log and checkpoints.
         order: in which several clients are to train the parts; None leaves it to the holder.
+        measures: nothing is trained; a holder whose parts several clients train refuses that.
 
     Raises:
         PartyError: model, cut, dtype, training or codecs of the two parties differ; the sentence says how.
@@ -79,6 +81,7 @@ def join_parts(
         run_id=run_id,
         versions={name: version(name) for name in _VERSIONS},
         seeds={name: generators.seed_of(name) for name in (*parts, *sent_by(parts))},
+        measures=measures,
     )
     welcome = ask(connection, pb.Head(hello=hello)).head.welcome
     problem = difference(plan, welcome.plan, connection.party, "here")

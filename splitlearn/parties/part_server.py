@@ -117,6 +117,14 @@ class PartServer:
         problem = difference(self.served.plan, hello.plan, client, "at the server")
         if problem is not None:
             raise PartyError(problem, pb.ERROR_KIND_PLAN, is_final=True)
+        if hello.measures and self._sharing is not None:
+            # It would have to wait for its turn, and its turn would then be over.
+            raise PartyError(
+                f"several clients train the {self.part_name} at this server, which serves none that only measures: "
+                "have one started without clients and order, and take ckpt=last or ckpt=best, whose state it is then given",
+                pb.ERROR_KIND_PLAN,
+                is_final=True,
+            )
         if self.served.prepared is None:
             self._seeds = dict(hello.seeds)
         generators = NamedGenerators(0, dict(hello.seeds))

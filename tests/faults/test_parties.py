@@ -150,6 +150,57 @@ def test_a_client_that_is_killed(serve: Serve, tmp_path: Path, expected: dict[st
     assert is_equal(trained(tmp_path / "client" / "run"), expected)
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    command = start(folder, "certificates", f"out={folder / 'trial'}", "parties=[server,alice,bob]")
+    assert command.end() == 0, command.text
+    return folder / "trial"
+
+
+def last_checkpoint(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return content
+
+
+@pytest.mark.parametrize(("order", "steps"), [("sequential", 12), ("concurrent", 6)])
+def test_one_of_several_clients_is_killed(order: str, steps: int, serve: Serve, certificates: Path, tmp_path: Path) -> None:
+    """Fault: of two clients one is killed in a step. Promise: once its session has expired the other says who was lost and
+    what to do; both go on from checkpoints of one step with a server that was started anew, to the bit.
+    """
+    clients = "clients=[alice,bob]"
+
+    def begin(server: str, *goes_on: str, prepare: Callable[[], object] | None = None) -> tuple[Command, Command]:
+        how = [f"certificates={certificates / 'server'}", clients, f"order={order}", f"steps={steps}"]
+        _, address = serve(server, *how, "limits.session_seconds=2")
+
+        def begin_client(name: str, share: int, prepare: Callable[[], object] | None = None) -> Command:
+            data = ["data.partition=iid", "data.num_shares=2", f"data.share={share}"]
+            own = [f"placement.certificates={certificates / name}", *data, *goes_on]
+            return client(tmp_path / name, address, *own, prepare=prepare)
+
+        return begin_client("alice", 1), begin_client("bob", 2, prepare)
+
+    alice, bob = begin("server", prepare=partial(strike_in, SplitCausalLM, "optimizer_step", 5, signal.SIGKILL))
+    assert bob.end() == -signal.SIGKILL
+    killed = time.monotonic()
+    assert alice.end() == 2 and time.monotonic() - killed < SOON
+    assert is_told(
+        alice.text, "bob was lost", "have the server started anew, and all clients go on from checkpoints of one step"
+    )
+    for run in begin("anew", "ckpt_path=last"):
+        assert run.end() == 0, run.text
+    together = ["placement=simulated_clients", f"placement.{clients}", f"placement.order={order}", "data.partition=iid"]
+    settings = compose(*SHORT, *together, f"trainer.max_steps={steps}")
+    whole = last_checkpoint(train(settings, folder=tmp_path / "simulation").folder)
+    ends = whole["clients"]["bob"]["state_dict"]
+    for name, tensor in trained(tmp_path / "alice" / "run").items():
+        # The first client's checkpoint of its last step has the trunk as it was then.
+        assert name not in ends or tensor.equal(whole["state_dict"][name]), name
+    # The last client's has it after all steps.
+    assert is_equal(trained(tmp_path / "bob" / "run"), whole["state_dict"] | ends)
+
+
 def test_a_server_that_is_stopped(serve: Serve, tmp_path: Path) -> None:
     """Fault: the server is stopped, or its machine hangs. Promise: the client says soon that it gives no sign of life; once
     the server goes on, it ends as usual and keeps its part.

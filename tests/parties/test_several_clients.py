@@ -30,6 +30,7 @@ from splitlearn.parties import (
     Sharing,
     add_port,
     join,
+    join_parts,
 )
 from splitlearn.rounds import Ends, RoundFolder
 from splitlearn.rounds.agreeing import common_start
@@ -66,9 +67,9 @@ def batches(client: int) -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": ids_BT, "labels": ids_BT} for ids_BT in ids]
 
 
-def make_module(checkpoint: Path) -> SplitCausalLM:
+def make_module(checkpoint: Path, microbatches: int = 1) -> SplitCausalLM:
     torch.manual_seed(0)
-    return SplitCausalLM(str(checkpoint), *CUT, **SETTINGS)
+    return SplitCausalLM(str(checkpoint), *CUT, microbatches=microbatches, **SETTINGS)
 
 
 class Server:
@@ -160,8 +161,9 @@ def with_server(
     folder: Path | None = None,
     goes_on: bool = False,
     rounds: Path | None = None,
+    microbatches: int = 1,
 ) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
-    modules = [make_module(checkpoint) for _ in CLIENTS]
+    modules = [make_module(checkpoint, microbatches) for _ in CLIENTS]
     with Server(checkpoint, order, identity("server")) as server, ThreadPoolExecutor(len(CLIENTS)) as pool:
         connections = [
             server.connect(module, checkpoint, identity(name)) for module, name in zip(modules, CLIENTS, strict=True)
@@ -251,10 +253,11 @@ def in_one_process(checkpoint: Path, order: str) -> tuple[list[list[float]], dic
 
 
 def simulated(
-    checkpoint: Path, order: str, path: Path | None = None, goes_on: bool = False, **simulation: Any
+    checkpoint: Path, order: str, path: Path | None = None, goes_on: bool = False, microbatches: int = 1, **simulation: Any
 ) -> tuple[list[list[float]], SimulatedClients]:
     torch.manual_seed(0)
-    module = SimulatedClients(str(checkpoint), *CUT, simulation={"clients": CLIENTS, "order": order, **simulation}, **SETTINGS)
+    simulation |= {"clients": CLIENTS, "order": order}
+    module = SimulatedClients(str(checkpoint), *CUT, simulation=simulation, microbatches=microbatches, **SETTINGS)
     log, in_turn = LossLog(draws=False), order == "sequential"
     trainer = Trainer(
         accelerator="cpu",
@@ -376,6 +379,22 @@ def test_runs_are_those_of_one_process_whoever_is_slow(
     assert len(trunk) > 10
 
 
+@pytest.mark.parametrize("order", ["sequential", "concurrent"])
+def test_microbatches_of_several_clients_are_those_of_the_simulation(
+    order: str, tiny_checkpoint: Callable[..., Path], identity: Identify
+) -> None:
+    """Gradients of microbatches reach the server while its other client may be computing."""
+    checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
+    expected, module = simulated(checkpoint, order, microbatches=2)
+    for delays in ((0.0, 0.05), (0.05, 0.0)):
+        losses, trunk = with_server(checkpoint, order, identity, delays, microbatches=2)
+        assert [of_client[:-1] for of_client in losses] == expected
+        own = trained_parameters([module.parts[1]])
+        assert all(own[name].equal(tensor) for name, tensor in trunk.items())
+    whole, _ = simulated(checkpoint, order)
+    assert expected != whole
+
+
 # Both go on with the epoch's first batch.
 @pytest.mark.filterwarnings("ignore:.* your dataloader is not resumable")
 @pytest.mark.parametrize("order", ["sequential", "concurrent"])
@@ -387,6 +406,25 @@ def test_all_clients_go_on_from_checkpoints_of_one_step(
     losses, trunk = with_server(checkpoint, order, identity, (0.0, 0.0), tmp_path, goes_on=True)
     assert losses == [of_client[2:] for of_client in expected]
     assert all(tensor.equal(weights[name]) for name, tensor in trunk.items())
+
+
+def test_a_client_that_only_measures_is_refused_and_costs_nobody_the_turn(
+    tiny_checkpoint: Callable[..., Path], identity: Identify
+) -> None:
+    """Waiting for its turn, it would have no answer for as long as it is patient."""
+    checkpoint = tiny_checkpoint("llama", attention_dropout=0.0)
+    opened = ModelRequest(str(checkpoint), *CUT).open(["bottom", "top"])
+    with Server(checkpoint, "sequential", identity("server")) as server:
+        for name in CLIENTS:
+            module = make_module(checkpoint)
+            connection = GrpcConnection(f"localhost:{server.port}", identity(name), QUICK, LIMITS)
+            with pytest.raises(
+                PartyError, match=r"several clients train the trunk at this server.*started without clients and"
+            ):
+                join_parts(connection, opened, module.settings, module.generators, ["trunk"], measures=True)
+            connection.close()
+        # Its training begins as if it had never asked.
+        server.connect(make_module(checkpoint), checkpoint, identity("alice")).close()
 
 
 def test_clients_that_do_not_belong_or_resume_are_refused(tiny_checkpoint: Callable[..., Path], identity: Identify) -> None:

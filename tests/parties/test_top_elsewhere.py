@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from splitlearn.boundary import Boundary, CallKind, Parcel, Route
@@ -43,6 +43,10 @@ CASES: dict[str, dict[str, Any]] = {
     "logits in pieces": {"settings": {"max_logits_mib": 0.001}},
     "microbatches": {"settings": {"microbatches": 2}, "model": {"attention_dropout": 0.1}},
     "bfloat16": {"trainer": {"precision": "bf16-mixed"}},
+    "bfloat16, logits in pieces": {
+        "settings": {"peft": LORA, "max_logits_mib": 0.001},
+        "trainer": {"precision": "bf16-mixed"},
+    },
     "router loss": {"model_type": "mixtral"},
     "adapters beside a tie": {"settings": {"peft": LORA}, "model": {"tie_word_embeddings": True}},
 }
@@ -160,6 +164,45 @@ def test_steps_are_those_of_one_process(
         content["generators"] = {part: states[part] for part in ("bottom", "trunk", "top") if part in states}
     assert_equal(found, expected)
     assert {path.split(".")[1] for path, _ in other.named_parameters()} == {"bottom"}
+
+
+class NumberedBatches(LightningDataModule):
+    """Two batches of two rows, for training and held out, whose rows are numbered."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return loader(2)
+
+    val_dataloader = train_dataloader
+
+    def num_rows(self, name: str) -> int:
+        return 4
+
+    def digest(self, name: str) -> str:
+        return name
+
+
+@pytest.mark.parametrize("placement", SERVERS)
+def test_what_a_frozen_bottom_returns_is_kept_where_it_is(placement: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    """A kept batch still goes to the servers, with its labels."""
+    checkpoint = tiny_checkpoint("llama", tie_word_embeddings=False, attention_dropout=0.0)
+    runs = []
+    for keep, remote in (("none", True), ("memory", True), ("memory", False)):
+        settings = {"optimizer": {"parts": {"bottom": {"train": False}}}, "activation_cache": {"keep": keep}}
+        module, log, num_rows = make_module(checkpoint, placement, settings, remote), LossLog(draws=False), [0]
+
+        def count(_: Any, arguments: Any, num_rows: list[int] = num_rows) -> None:
+            num_rows[0] += len(arguments[0])
+
+        module.composed.bottom.register_forward_pre_hook(count)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = Trainer(accelerator="cpu", max_epochs=2, callbacks=[log], num_sanity_val_steps=0, **quiet)  # type: ignore[arg-type]
+        trainer.fit(module, datamodule=NumberedBatches())
+        runs.append(([*log.losses, float(trainer.callback_metrics["val_loss"])], module.composed.meter.totals(), num_rows[0]))
+    kept_nothing, with_servers, one = runs
+    assert with_servers == one
+    assert with_servers[1] == kept_nothing[1]
+    assert with_servers[0] == pytest.approx(kept_nothing[0], rel=1e-6)
+    assert with_servers[2] < kept_nothing[2]
 
 
 # It goes on with the epoch's first batch.

@@ -548,6 +548,7 @@ class Hello(message.Message):
     RUN_ID_FIELD_NUMBER: builtins.int
     VERSIONS_FIELD_NUMBER: builtins.int
     SEEDS_FIELD_NUMBER: builtins.int
+    MEASURES_FIELD_NUMBER: builtins.int
     protocol_version: builtins.int
     session: builtins.str
     """The token of a session to go on with after the connection broke; empty for a new one."""
@@ -555,6 +556,8 @@ class Hello(message.Message):
     """How many optimizer steps the client has taken."""
     run_id: builtins.str
     """The client's run, for the server's log and checkpoints."""
+    measures: builtins.bool
+    """The client trains nothing: it runs the part as it is, or as its checkpoint has it."""
     @builtins.property
     def plan(self) -> Plan: ...
     @builtins.property
@@ -575,10 +578,11 @@ class Hello(message.Message):
         run_id: builtins.str = ...,
         versions: abc.Mapping[builtins.str, builtins.str] | None = ...,
         seeds: abc.Mapping[builtins.str, builtins.int] | None = ...,
+        measures: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["num_steps", b"num_steps", "plan", b"plan", "protocol_version", b"protocol_version", "run_id", b"run_id", "seeds", b"seeds", "session", b"session", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["measures", b"measures", "num_steps", b"num_steps", "plan", b"plan", "protocol_version", b"protocol_version", "run_id", b"run_id", "seeds", b"seeds", "session", b"session", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
