@@ -77,18 +77,14 @@ def test_it_is_as_near_in_bfloat16_and_without_torchs_own(
     assert (found[1][1] - found[0][1]).abs().max() <= tolerance
 
 
-def test_under_autocast_a_trained_head_computes_all_logits_at_once(tmp_path: Path) -> None:
-    top, smashed_BTD, _ = loaded("llama", tmp_path)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not has_linear_head(top, smashed_BTD)
-
-
 @pytest.mark.parametrize("architecture", ["llama", "phi"])
-def test_under_autocast_a_frozen_head_computes_what_autocast_does(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_frozen", [True, False], ids=["frozen", "trained"])
+def test_under_autocast_it_computes_what_autocast_does(is_frozen: bool, architecture: str, tmp_path: Path) -> None:
     top, smashed_BTD, labels_BT = loaded(architecture, tmp_path)
     head, found = top.model.get_output_embeddings(), []
-    head.requires_grad_(False)
+    head.requires_grad_(not is_frozen)
     for chunk_tokens in (None, 30, 4):
+        top.zero_grad()
         entering_BTD = smashed_BTD.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             assert has_linear_head(top, smashed_BTD)
@@ -97,12 +93,40 @@ def test_under_autocast_a_frozen_head_computes_what_autocast_does(architecture: 
             else:
                 loss = chunked_loss(head, top(entering_BTD, skips_head=True)[0], labels_BT, 25, chunk_tokens)
         loss.backward()
-        found.append((float(loss.detach()), entering_BTD.grad))
-    expected, gradient_BTD = found[0]
-    for loss, own_BTD in found[1:]:
+        found.append((float(loss.detach()), entering_BTD.grad, *(own.grad for own in head.parameters() if not is_frozen)))
+    expected, *gradients = found[0]
+    for loss, *own in found[1:]:
         assert loss == pytest.approx(expected, rel=1e-6)
-        # Each chunk's is rounded alone, as the whole is.
-        assert (own_BTD - gradient_BTD).abs().max() <= torch.finfo(torch.bfloat16).eps * gradient_BTD.abs().max()
+        for gradient, other in zip(gradients, own, strict=True):
+            # Each chunk's is rounded alone, as the whole is.
+            assert gradient.dtype == other.dtype
+            assert (gradient - other).abs().max() <= 2 * torch.finfo(torch.bfloat16).eps * gradient.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_its_gradients_are_those_of_autograd(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 nothing is rounded; the loss is scaled after, as it is with accumulated batches."""
+    monkeypatch.setattr(import_module("splitlearn.model.chunked_loss"), "_linear_cross_entropy", None)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 11).to(dtype)
+    hidden_BTD = torch.randn(3, 7, 8, dtype=dtype, requires_grad=True)
+    labels_BT = torch.randint(0, 11, (3, 7)).masked_fill(torch.rand(3, 7) < 0.3, -100)
+    (3 * chunked_loss(head, hidden_BTD, labels_BT, torch.tensor(5), 4)).backward()
+    found = [hidden_BTD.grad, head.weight.grad, head.bias.grad]
+    inputs = [hidden_BTD, head.weight, head.bias]
+    exact = [own.detach().double().requires_grad_() for own in inputs]
+    logits_NV = torch.nn.functional.linear(exact[0][:, :-1].flatten(0, 1), *exact[1:])
+    loss = torch.nn.functional.cross_entropy(logits_NV, labels_BT[:, 1:].flatten(), reduction="sum") * 3 / 5
+    for own, expected in zip(found, torch.autograd.grad(loss, exact), strict=True):
+        assert own is not None and own.dtype == dtype
+        assert (own.double() - expected).abs().max() <= 4 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+def test_without_gradients_none_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("splitlearn.model.chunked_loss"), "_gradient_of_logits", None)
+    head, hidden_BTD = torch.nn.Linear(8, 11).bfloat16(), torch.randn(3, 7, 8).bfloat16()
+    with torch.no_grad():
+        assert chunked_loss(head, hidden_BTD, torch.ones(3, 7, dtype=torch.int64), 5, 4) > 0
 
 
 def test_under_autocast_a_head_that_does_more_is_told(tmp_path: Path) -> None:
