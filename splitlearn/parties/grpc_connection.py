@@ -256,7 +256,7 @@ class GrpcConnection:
                 # Do not keep an answer's tensors until the next one comes.
                 del message
         except grpc.RpcError as error:
-            return loss_of(error, self._server.target, self._server.identity)
+            return loss_of(error, self._server.title, self._server.target, self._server.identity)
         return Loss(f"{self.party} has ended the conversation; see its log", True)
 
     def _deliver(self, message: Message) -> None:

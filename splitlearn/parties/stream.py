@@ -120,7 +120,7 @@ class Stream:
         try:
             message = self.next()
         except grpc.RpcError as error:
-            loss = loss_of(error, self._server.target, self._server.identity)
+            loss = loss_of(error, self._server.title, self._server.target, self._server.identity)
             if is_late.is_set():
                 loss = Loss(f"{title} did not answer within {seconds:.3g} s; see whether it is stopped or overloaded", True)
             raise NotOpenedError(loss) from error

@@ -111,7 +111,7 @@ def test_a_server_that_is_killed(phase: str, serve: Serve, tmp_path: Path) -> No
     assert server.end() == -signal.SIGKILL
     killed = time.monotonic()
     assert run.end() == 2 and time.monotonic() - killed < SOON
-    assert is_told(run.text, f"the server at {address} cannot be reached", "ckpt_path=last")
+    assert is_told(run.text, f"the server of the trunk at {address} cannot be reached", "ckpt_path=last")
     record = read_summary(tmp_path / "client" / "run")
     assert record is not None and record.status == "failed"
 
@@ -148,6 +148,35 @@ def test_a_client_that_is_killed(serve: Serve, tmp_path: Path, expected: dict[st
         assert run.end() == 0, run.text
         assert link.num_connections >= 3
     assert is_equal(trained(tmp_path / "client" / "run"), expected)
+
+
+def test_one_of_two_servers_is_killed(serve: Serve, tmp_path: Path) -> None:
+    """Fault: of the servers of trunk and top one is killed in backward and started anew with the other. Promise: the client
+    says which is lost; it goes on from its checkpoint, which has the share of both, to the bit.
+    """
+    untied = ["placement=linear", "model.untie=true"]
+
+    def begin(name: str, prepare: Callable[[], object] | None = None) -> tuple[list[Command], list[str]]:
+        servers = [
+            serve(f"{name} {part}", f"part={part}", "model.untie=true", prepare=prepare if part == "top" else None)
+            for part in ("trunk", "top")
+        ]
+        return [server for server, _ in servers], [
+            f"placement.parties.server_{number}.address={address}" for number, (_, address) in enumerate(servers, 1)
+        ]
+
+    (_, top), addresses = begin("first", partial(strike_in, PartWork, "_backward", 4, signal.SIGKILL))
+    run = client(tmp_path / "client", "null", *untied, *addresses)
+    assert top.end() == -signal.SIGKILL
+    killed = time.monotonic()
+    assert run.end() == 2 and time.monotonic() - killed < SOON
+    address = addresses[1].partition("=")[2]
+    assert is_told(run.text, f"the server of the top at {address} cannot be reached", "ckpt_path=last")
+    _, addresses = begin("anew")
+    again = client(tmp_path / "client", "null", *untied, *addresses, "ckpt_path=last")
+    assert again.end() == 0, again.text
+    whole = train(compose(*SHORT, *untied), folder=tmp_path / "one")
+    assert is_equal(trained(tmp_path / "client" / "run"), trained(whole.folder))
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ def test_a_server_that_is_gone_is_given_up_after_the_stated_time(serve: Serve, i
     connection = Connected(served.target, identity("alice"), replace(QUICK, reconnect=0.6))
     served.server.stop(0).wait()
     began = time.monotonic()
-    with pytest.raises(PartyLostError, match=r"the server at localhost:\d+ cannot be reached \(Connection refused\); check"):
+    with pytest.raises(PartyLostError, match=r"the trunk's server at localhost:\d+ cannot be reached \(Connection refused\); check"):
         connection.wait(connection.pause())
     assert time.monotonic() - began < 15
     with pytest.raises(PartyLostError, match="cannot be reached"):
@@ -192,7 +192,7 @@ def test_without_reconnecting_a_reset_ends_the_connection(serve: Serve, identity
     with CutLink(serve().port) as link, Connected(f"localhost:{link.port}", identity("alice"), settings) as connection:
         number = connection.pause(300)
         link.cut()
-        with pytest.raises(PartyLostError, match=r"the connection to the server at localhost:\d+ broke"):
+        with pytest.raises(PartyLostError, match=r"the connection to the trunk's server at localhost:\d+ broke"):
             connection.wait(number)
 
 
