@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from splitlearn.app.attack_texts import WHOLE_DOCUMENTS, attack_texts
 from splitlearn.app.configuration import literal, naming_settings, plain
 from splitlearn.app.measured_models import MeasuredModel
+from splitlearn.app.simulating import averages
 from splitlearn.attacks import AttackPlan, AttackTexts, PublicModel, Watch, run_attacks
 from splitlearn.cut import Placement, describe_threats
 from splitlearn.data import read_tokenizer
@@ -22,6 +23,7 @@ from splitlearn.loading import OpenedModel
 from splitlearn.naming import named, naming_group
 from splitlearn.settings import check, conf_folder
 from splitlearn.silence import without_lightning_advice
+from splitlearn.training.callbacks import tells_tokens
 
 _OF_PLAN = ("cuts", "directions", "base_weights")
 # The data of a model without a run, unless others are given.
@@ -67,7 +69,7 @@ def attack(cfg: DictConfig, watch: Watch | None = None) -> dict[str, Any]:
     found = {
         **_describe(cfg, measured, data),
         "base_weights": plan.base_weights,
-        "threat_model": describe_threats(measured.placement, module.trained),
+        "threat_model": describe_threats(measured.placement, module.trained, averages(measured.settings), tells_tokens(module)),
         **report.to_dict(),
     }
     if cfg.out is not None:

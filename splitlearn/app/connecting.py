@@ -62,7 +62,7 @@ def connected(
         ImportError: the packages of the extra ``parties`` are missing.
     """
     settings = cfg.get("placement")
-    in_rounds = rounds_folder_of(cfg) is not None
+    in_rounds = not measures and rounds_folder_of(cfg) is not None
     if not any(placement.addresses()):
         yield []
         return

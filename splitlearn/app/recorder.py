@@ -25,7 +25,7 @@ from splitlearn.interruption import interrupting_signal
 from splitlearn.redaction import without_queries
 from splitlearn.runs import CONFIG_FILE, RUNNING, RunSummary, new_run_id, print_summary, write_summary
 from splitlearn.training import SplitCausalLM, part_memory
-from splitlearn.training.callbacks import LAST, DivergedError, Traffic, find_callback, privacy_of
+from splitlearn.training.callbacks import LAST, DivergedError, Traffic, find_callback, privacy_of, tells_tokens
 
 
 class Recorder:
@@ -145,7 +145,7 @@ class Recorder:
             loading=[asdict(part.receipt) for part in module.parts if part.receipt is not None],
             trained={name: what.value for name, what in module.trained.items()},
             # A part whose modules get no adapters turns out to be frozen once it is loaded.
-            threat_model=describe_threats(module.placement, module.trained, averages(cfg)),
+            threat_model=describe_threats(module.placement, module.trained, averages(cfg), tells_tokens(module)),
             learning_rate=module.learning_rate,
             saved_parts=saved.get("parts"),
             adapters=saved.get("adapters"),

@@ -42,7 +42,8 @@ def make_rounds(cfg: DictConfig) -> list[Callback]:
 
 def averages(cfg: DictConfig) -> bool:
     """Whether a run's bottom and top become the mean over several clients, here or by rounds."""
-    return (plain(cfg.get("placement")) or {}).get("average_every") is not None
+    simulation = simulation_of(cfg) or {}
+    return rounds_folder_of(cfg) is not None or simulation.get("average_every") is not None
 
 
 def simulation_of(cfg: DictConfig) -> dict[str, Any] | None:

@@ -12,8 +12,8 @@ from splitlearn.cut.plan import PART_NAMES
 
 # Every party follows the protocol, keeps all that it gets, and computes with it whatever it likes.
 HONEST_BUT_CURIOUS = "honest-but-curious"
-# Whoever makes the mean of several clients' ends is no party of the placement: it holds no part.
-AVERAGER = "averager"
+# Who makes the mean of several clients' ends is no party of the placement, whose names have no space.
+AVERAGER = "whoever averages"
 # An attacker is taken to know all this; docs/threat-model.md says why.
 PUBLIC = ("base weights", "architecture and cut", "tokenizer", "settings, codecs and their parameters")
 
@@ -56,13 +56,19 @@ def find_exposures(placement: Placement, trained: Mapping[str, PartTraining]) ->
     return [exposure for exposure in exposures if exposure.party != placement.data]
 
 
-def describe_threats(placement: Placement, trained: Mapping[str, PartTraining], is_averaged: bool = False) -> dict[str, Any]:
+def describe_threats(
+    placement: Placement,
+    trained: Mapping[str, PartTraining],
+    is_averaged: bool = False,
+    tells_tokens: bool | None = None,
+) -> dict[str, Any]:
     """Return the threat model as plain values, for a run's summary.
 
     Args:
         placement: who holds which part, text and labels.
         trained: which tensors of each part are trained, by the part's name.
-        is_averaged: whether what the data's owner trains becomes the mean over several such owners.
+        is_averaged: whether what the data's owner trains of bottom and top becomes the mean over several such owners.
+        tells_tokens: whether that has a row for each token; None takes it that only a part that is trained whole has.
 
     Returns:
         ``attacker``, ``public``, ``text`` and ``labels`` (the parties that have them), ``labels_sent_at`` (the cut at which
@@ -81,9 +87,12 @@ def describe_threats(placement: Placement, trained: Mapping[str, PartTraining], 
     }
     exposures: list[dict[str, Any]] = [vars(exposure).copy() for exposure in find_exposures(placement, trained)]
     if is_averaged:
-        parties[AVERAGER] = {"holds": [], "trains": [], "knows": [], "receives": _averaged(placement, trained)}
-        if PartTraining.FULL in (trained.get(part) for part in _with_vocabulary(placement)):
-            # The rows of the embedding, or of the head, that have changed are those of the text's tokens.
+        ends = [part for part in _ends(placement) if _trains(part, trained)]
+        kinds = {part: "adapters" if trained[part] is PartTraining.ADAPTERS else "weights" for part in ends}
+        received = [f"{kind} of the {part}" for part, kind in kinds.items()]
+        parties[AVERAGER] = {"holds": [], "trains": [], "knows": [], "receives": received}
+        if tells_tokens if tells_tokens is not None else any(trained[part] is PartTraining.FULL for part in ends):
+            # The rows of the embedding, or of the head, that have changed most are those of the text's tokens.
             exposures.append({"party": AVERAGER, "cut": None, "direction": "weights", "of": "text"})
     labels_cut = placement.labels_cross()
     return {
@@ -118,12 +127,8 @@ def _received_by(party: str, placement: Placement, trained: Mapping[str, PartTra
     return received
 
 
-def _averaged(placement: Placement, trained: Mapping[str, PartTraining]) -> list[str]:
-    own = [part for part in placement.party(placement.data).parts if _trains(part, trained)]
-    return [f"{'adapters' if trained[part] is PartTraining.ADAPTERS else 'weights'} of the {part}" for part in own]
-
-
-def _with_vocabulary(placement: Placement) -> list[str]:
+def _ends(placement: Placement) -> list[str]:
+    """Return which of bottom and top the owner of the data holds."""
     return [part for part in placement.party(placement.data).parts if part in (PART_NAMES[0], PART_NAMES[-1])]
 
 

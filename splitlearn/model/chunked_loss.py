@@ -32,12 +32,15 @@ def has_linear_head(top: SplitModel, smashed_BTD: torch.Tensor) -> bool:
     head = top.model.get_output_embeddings()
     if type(head) is not nn.Linear or top.model.loss_function is not ForCausalLMLoss:
         return False
+    device, is_autocast = top.device.type, torch.is_autocast_enabled(top.device.type)
+    if is_autocast and torch.get_autocast_dtype(device) == torch.float16:
+        # Its gradients are scaled before they are rounded to float16, and a chunk's are rounded first.
+        return False
     with torch.no_grad():
         # An empty `below` lets the top run alone although it may be asked for router logits of all layers.
         logits_BTV = top(smashed_BTD, below={}).logits
         hidden_BTD = top(smashed_BTD, below={}, skips_head=True)[0]
-        casts_itself = torch.is_autocast_enabled(top.device.type)
-        return (casts_itself or hidden_BTD.dtype == head.weight.dtype) and torch.equal(logits_BTV, head(hidden_BTD))
+        return (is_autocast or hidden_BTD.dtype == head.weight.dtype) and torch.equal(logits_BTV, head(hidden_BTD))
 
 
 def chunked_loss(
@@ -69,8 +72,8 @@ def chunked_loss(
     # In bfloat16 torch's own rounds each token's loss; transformers computes losses in float32.
     dtype = torch.get_autocast_dtype(device) if is_autocast else head.weight.dtype
     settings = num_tokens, chunk_tokens, dtype, torch.is_grad_enabled()
-    summed: torch.Tensor = _ChunkedLoss.apply(hidden_ND, head.weight, head.bias, targets_N, *settings)
-    return summed
+    chunked: torch.Tensor = _ChunkedLoss.apply(hidden_ND, head.weight, head.bias, targets_N, *settings)
+    return chunked
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -95,7 +98,7 @@ class _ChunkedLoss(torch.autograd.Function):
         of_bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needed[2] else None
         # Once, and not for each chunk.
         cast_VD, cast_V = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
-        loss = torch.zeros((), device=hidden_ND.device)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for start in range(0, len(hidden_ND), chunk_tokens):
                 chosen = slice(start, start + chunk_tokens)
@@ -105,12 +108,15 @@ class _ChunkedLoss(torch.autograd.Function):
                 if not any(needed):
                     continue
                 of_logits_NV = _gradient_of_logits(log_shares_NV, targets, num_tokens).to(dtype)
+                # Or it would lie beside the next chunk's logits.
+                del log_shares_NV
                 if of_hidden_ND is not None:
                     of_hidden_ND[chosen] = of_logits_NV @ cast_VD
                 if of_weight_VD is not None:
                     of_weight_VD += of_logits_NV.T @ hidden
                 if of_bias_V is not None:
                     of_bias_V += of_logits_NV.sum(0)
+                del of_logits_NV
         gradients = (of_hidden_ND, of_weight_VD, of_bias_V)
         dtypes = (hidden_ND.dtype, weight_VD.dtype, weight_VD.dtype)
         ctx.save_for_backward(*(None if one is None else one.to(own) for one, own in zip(gradients, dtypes, strict=True)))

@@ -188,8 +188,9 @@ def _measure(
             chunked_loss(model.get_output_embeddings(), hidden_BTD, ids_BT, 1, chunk_tokens)
     saved = ledger.bytes_at
     # The gradient of the loss with respect to the logits, in float32 as transformers computes it, and its copy in the model's
-    # dtype.
-    temporary = (chunk_tokens or num_rows * num_tokens) * vocabulary * (4 + dtype.itemsize)
+    # dtype; of a piece its logits in float32 and their softmax.
+    per_logit = 4 + (dtype.itemsize if chunk_tokens is None else 4)
+    temporary = (chunk_tokens or num_rows * num_tokens) * vocabulary * per_logit
     per_layer = tuple(saved.get(twin, 0) for twin in twins)
     may_drop = any((getattr(module, "layerdrop", None) or 0) > 0 for module in model.modules())
     return Activations(saved.get(_BEFORE, 0), per_layer, saved.get(len(layers), 0), temporary, may_drop)

@@ -51,8 +51,10 @@ class SplitStrategy(SingleDeviceStrategy):
 
     def _refuse_parts_elsewhere(self) -> None:
         for part in getattr(self.lightning_module, "parts_here", ()):
-            meant = self._devices[part.spec.name]
-            if (part.device.type, part.device.index or 0) != (meant.type, meant.index or 0):
+            meant = self._devices.get(part.spec.name, part.device)
+            # Without a number it is the current one of its kind.
+            indices = {part.device.index, meant.index} - {None}
+            if part.device.type != meant.type or len(indices) > 1:
                 raise ValueError(
                     f"the {part.spec.name} is on {part.device}, but SplitStrategy was given {meant} for it; give the module "
                     "and its strategy the same devices"

@@ -96,8 +96,8 @@ def test_the_parties_of_a_u_shape() -> None:
 )
 def test_whoever_averages_is_a_party(trained: dict[str, PartTraining], receives: list[str], exposes: bool) -> None:
     described = describe_threats(placement("u_shaped"), trained, is_averaged=True)
-    assert described["parties"]["averager"] == {"holds": [], "trains": [], "knows": [], "receives": receives}
-    exposure = {"party": "averager", "cut": None, "direction": "weights", "of": "text"}
+    assert described["parties"]["whoever averages"] == {"holds": [], "trains": [], "knows": [], "receives": receives}
+    exposure = {"party": "whoever averages", "cut": None, "direction": "weights", "of": "text"}
     assert (exposure in described["exposures"]) == exposes
 
 

@@ -17,7 +17,7 @@ from splitlearn.cut import Placement
 from splitlearn.defences import AdversarialTraining, divergence_of
 from splitlearn.model import ComposedCausalLM, Finished
 from splitlearn.training import SplitCausalLM
-from splitlearn.training import module as module_of_training
+from splitlearn.training import parts_module as module_of_training
 from tests.tiny_models import token_ids
 from tests.training.test_resume import Losses, check, run
 

@@ -178,7 +178,9 @@ def test_a_server_that_is_gone_is_given_up_after_the_stated_time(serve: Serve, i
     connection = Connected(served.target, identity("alice"), replace(QUICK, reconnect=0.6))
     served.server.stop(0).wait()
     began = time.monotonic()
-    with pytest.raises(PartyLostError, match=r"the trunk's server at localhost:\d+ cannot be reached \(Connection refused\); check"):
+    with pytest.raises(
+        PartyLostError, match=r"the trunk's server at localhost:\d+ cannot be reached \(Connection refused\); check"
+    ):
         connection.wait(connection.pause())
     assert time.monotonic() - began < 15
     with pytest.raises(PartyLostError, match="cannot be reached"):

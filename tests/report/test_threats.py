@@ -21,8 +21,14 @@ def test_words_of_a_u_shape() -> None:
 
 def test_words_of_whoever_averages() -> None:
     words = threats_in_words(describe_threats(Placement.u_shaped(num_gpus=0), TRAINED, is_averaged=True))
-    assert words.parties[-1] == ["averager", "nothing", "nothing", "nothing", "weights of the bottom, weights of the top"]
-    assert words.exposures[-1] == "averager could recover text from the weights that it averages."
+    assert words.parties[-1] == [
+        "whoever averages",
+        "nothing",
+        "nothing",
+        "nothing",
+        "weights of the bottom, weights of the top",
+    ]
+    assert words.exposures[-1] == "whoever averages could recover text from the weights that it averages."
 
 
 def test_labels_in_the_clear_are_said() -> None:

@@ -4,7 +4,7 @@ from splitlearn.training.callbacks.attacks import Attacks, AttackSuite
 from splitlearn.training.callbacks.best_checkpoint import BestCheckpoint
 from splitlearn.training.callbacks.evaluation import Evaluation
 from splitlearn.training.callbacks.exact_resume import ExactResume, check_data_order, keeping_generators
-from splitlearn.training.callbacks.federated_rounds import FederatedRounds
+from splitlearn.training.callbacks.federated_rounds import FederatedRounds, tells_tokens
 from splitlearn.training.callbacks.find_callback import find_callback
 from splitlearn.training.callbacks.finders import FindBatchSize, FindLearningRate
 from splitlearn.training.callbacks.finite_loss import DivergedError, FiniteLoss
@@ -48,4 +48,5 @@ __all__ = [
     "make_progress",
     "privacy_of",
     "saved_figures",
+    "tells_tokens",
 ]

@@ -18,8 +18,8 @@ from splitlearn.training.module import SplitCausalLM
 from splitlearn.training.step_figures import num_steps_of
 
 _ABOUT_TOKENS = (
-    "the embedding is trained, and how it has changed tells whoever averages which tokens this client trains with; peft=lora "
-    "sends adapters alone"
+    "what is trained has a row for each token (the embedding or the head), and how it has changed tells whoever averages which "
+    "tokens this client trains with; peft=lora leaves both as they are"
 )
 
 
@@ -56,7 +56,7 @@ class FederatedRounds(Callback):
             raise ValueError("nothing of this client's bottom and top is trained, so there is nothing to average")
         self._stack.enter_context(self._folder.held())
         print(f"this client's rounds go by {self._folder.path.resolve()}; each is of {self._every} steps", flush=True)
-        if trains_embedding(pl_module):
+        if tells_tokens(pl_module):
             print(_ABOUT_TOKENS, flush=True)
         self._last_step = trainer.global_step
         self._offer(trainer, pl_module)
@@ -117,12 +117,12 @@ def check_mean(own: dict[str, np.ndarray[Any, Any]], mean: dict[str, np.ndarray[
             raise ValueError(f"in the mean of round {number} the tensor {name} has numbers that are not finite")
 
 
-def trains_embedding(module: LightningModule) -> bool:
-    """Whether the embedding of tokens is among what a client's run offers."""
+def tells_tokens(module: LightningModule) -> bool:
+    """Whether what a client's run offers has a row for each token: the embedding, the head, or adapters of one of them."""
     return any(
-        isinstance(layer, torch.nn.Embedding) and layer.weight.requires_grad
+        parameter.requires_grad and part.config.get_text_config(decoder=True).vocab_size in parameter.shape
         for part in _parts_of(module)
-        for layer in part.modules()
+        for parameter in part.parameters()
     )
 
 
