@@ -104,13 +104,13 @@ def test_under_autocast_it_computes_what_autocast_does(is_frozen: bool, architec
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_its_gradients_are_those_of_autograd(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64 nothing is rounded; the loss is scaled after, as it is with accumulated batches."""
+def test_its_gradients_are_those_of_autograd(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 nothing is rounded; the loss is scaled after, as it is with accumulated batches. Many pieces add up."""
     monkeypatch.setattr(import_module("splitlearn.model.chunked_loss"), "_linear_cross_entropy", None)
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 11).to(dtype)
-    hidden_BTD = torch.randn(3, 7, 8, dtype=dtype, requires_grad=True)
-    labels_BT = torch.randint(0, 11, (3, 7)).masked_fill(torch.rand(3, 7) < 0.3, -100)
+    hidden_BTD = torch.randn(3, 200, 8, dtype=dtype, requires_grad=True)
+    labels_BT = torch.randint(0, 11, (3, 200)).masked_fill(torch.rand(3, 200) < 0.3, -100)
     (3 * chunked_loss(head, hidden_BTD, labels_BT, torch.tensor(5), 4)).backward()
     found = [hidden_BTD.grad, head.weight.grad, head.bias.grad]
     inputs = [hidden_BTD, head.weight, head.bias]
@@ -119,7 +119,7 @@ def test_its_gradients_are_those_of_autograd(dtype: torch.dtype, tmp_path: Path,
     loss = torch.nn.functional.cross_entropy(logits_NV, labels_BT[:, 1:].flatten(), reduction="sum") * 3 / 5
     for own, expected in zip(found, torch.autograd.grad(loss, exact), strict=True):
         assert own is not None and own.dtype == dtype
-        assert (own.double() - expected).abs().max() <= 4 * torch.finfo(dtype).eps * expected.abs().max()
+        assert (own.double() - expected).abs().max() <= 2 * torch.finfo(dtype).eps * expected.abs().max()
 
 
 def test_without_gradients_none_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
